@@ -1,0 +1,89 @@
+"""Checkpoint files: tensors and plain Python values, with a checksum that is verified before anything is believed.
+
+The file is what `torch.save` writes, followed by one line with its SHA-256. The zip format ignores what follows, so
+`torch.load(path, weights_only=True)` reads it as it is. The line is needed because `torch.load` does not notice
+flipped bits.
+"""
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.errors import BadInput
+from common.files import write_bytes
+
+SEAL = b"\nsha256:"
+SEAL_LENGTH = len(SEAL) + 64
+
+
+class Damaged(BadInput):
+    """A checkpoint is not what was written."""
+
+
+def save_checkpoint(path: Path, content: dict, keep_old_as: Path | None = None) -> None:
+    """Write `content` (tensors, numbers, strings, lists, dicts) to `path`, whole or not at all; see `write_bytes`."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    buffer.write(_seal(buffer.getvalue()))
+    write_bytes(path, buffer.getbuffer(), keep_old_as)
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Return the content of a checkpoint that `save_checkpoint` wrote, its tensors on the CPU.
+
+    Raises:
+        Damaged: the file is missing or is not what was written.
+    """
+    content = _read(path)
+    if content[-SEAL_LENGTH:] != _seal(content[:-SEAL_LENGTH]):
+        raise Damaged(f"{path} is damaged (its checksum is wrong)")
+    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+
+
+def load_weights(model: nn.Module, file: str) -> None:
+    """Load the weights in `file` into `model`: a checkpoint of ours, or any state dict saved with `torch.save`.
+
+    Raises:
+        BadInput: the file cannot be read or belongs to another network; the text says what differs.
+    """
+    path = Path(file).expanduser()
+    content = _read(path)
+    if SEAL in content[-SEAL_LENGTH:] and content[-SEAL_LENGTH:] != _seal(content[:-SEAL_LENGTH]):
+        raise Damaged(f"--weights {file} is damaged (its checksum is wrong)")
+    try:
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise BadInput(f"--weights {file} is no checkpoint that can be read safely") from error
+    weights = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
+    difference = _difference(model.state_dict(), weights)
+    if difference:
+        raise BadInput(f"--weights {file} does not fit this network: {difference}")
+    model.load_state_dict(weights)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _seal(content: bytes) -> bytes:
+    return SEAL + hashlib.sha256(content).hexdigest().encode()
+
+
+def _difference(wanted: dict, found) -> str | None:
+    if not isinstance(found, dict):
+        return "it holds no weights by name"
+    for name, tensor in wanted.items():
+        if name not in found:
+            return f"{name} is missing"
+        if getattr(found[name], "shape", None) != tensor.shape:
+            shape = list(getattr(found[name], "shape", []))
+            return f"{name} has the shape {shape} where {list(tensor.shape)} is needed"
+    extra = set(found) - set(wanted)
+    return f"it has {sorted(extra)[0]} too" if extra else None

@@ -1,0 +1,67 @@
+"""What the terminal shows, and the copy of it that a run keeps as `log.txt`."""
+
+import logging
+import logging.handlers
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+
+class _Terminal(logging.Handler):
+    """Writes lines above a progress bar: errors to stderr, the rest to stdout."""
+
+    def emit(self, record):
+        stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
+        tqdm.write(record.getMessage(), file=stream)
+        stream.flush()
+
+
+_log = logging.getLogger("experiment")
+_log.setLevel(logging.INFO)
+_log.propagate = False
+_log.addHandler(_Terminal())
+# Lines said before the run folder exists wait here, and are its log's first lines.
+_waiting = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
+_log.addHandler(_waiting)
+_file: logging.FileHandler | None = None  # the log of the run under way
+
+
+def say(line: str) -> None:
+    """Print one line for the person, above any progress bar, and log it."""
+    _log.info(line)
+
+
+def complain(line: str) -> None:
+    """Print one line on stderr, and log it."""
+    _log.error(line)
+
+
+def log_to(path: Path) -> None:
+    """Append what has been said since the last log ended, and what will be said, to the file `path`."""
+    global _file
+    stop_log()
+    _file = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    _waiting.setTarget(_file)
+    _waiting.flush()
+    _waiting.setTarget(None)
+    _log.removeHandler(_waiting)
+    _log.addHandler(_file)
+
+
+def stop_log() -> None:
+    """Close the log, if one is open; what is said from now on waits for the next one."""
+    global _file
+    if _file is not None:
+        _log.removeHandler(_file)
+        _file.close()
+        _file = None
+        _log.addHandler(_waiting)
+
+
+def progress(iterable, total: int, title: str, unit: str = " images") -> tqdm:
+    """Return a tqdm bar over `iterable`, on stderr, which vanishes when it ends and is absent without a terminal."""
+    return tqdm(
+        iterable, total=total, desc=title, unit=unit, unit_scale=True,
+        leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True,
+    )  # fmt: skip

@@ -1,0 +1,103 @@
+"""From a data set's name to its training, validation and test images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.cifar import CIFAR, load_cifar
+from common.console import say
+from common.datasets import ArrayDataset, Part, whole
+from common.errors import BadInput
+from common.folders import load_folder
+from common.splits import balanced_subset, split_digest, stratified_split
+
+DATASETS = ("digits", *CIFAR, "folder")
+# Of a set that comes without a test part, one image in five is it: always the same ones, whatever the run's seed.
+TEST_FRACTION, TEST_SEED = 0.2, 0
+
+
+@dataclass
+class Data:
+    """Training, validation and test images of one experiment, and what config.json says of them."""
+
+    classes: list[str]
+    train: Part
+    val: Part
+    test: Part
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of which image is in which part: equal for two runs exactly if they saw the same data."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return split_digest(**{name: (part.labels, part.hashes) for name, part in parts.items()})
+
+
+def load_data(
+    name: str,
+    location: str | None,
+    image_size: int,
+    val_fraction: float,
+    seed: int,
+    limit: int | None = None,
+    workers: int = 2,
+) -> Data:
+    """Load the data set `name` and divide it.
+
+    Args:
+        name: one of DATASETS.
+        location: see `--data`; `folder` needs it, `digits` ignores it.
+        image_size: side in pixels to which photographs larger or of other shapes are brought; small square images of
+            one size keep their own.
+        val_fraction: share of the training images set aside for validation, unless the set has its own.
+        seed: of that division.
+        limit: train on at most so many images, the same number of each class.
+        workers: threads that decode files.
+
+    Raises:
+        BadInput: something is missing, damaged or contradictory; the text names it.
+    """
+    if name == "digits":
+        parts = _digits()
+    elif name in CIFAR:
+        parts = _cifar(name, location)
+    else:
+        parts = load_folder(location, image_size, workers)
+
+    train, classes = parts["train"], parts["train"].dataset.classes
+    if len(classes) < 2:
+        raise BadInput(f"{location or name} has one class only, {classes[0]!r}: there is nothing to tell apart")
+    if "test" not in parts:
+        rest, aside = stratified_split(train.labels, train.hashes, classes, TEST_FRACTION, TEST_SEED)
+        parts["test"], train = train.subset(aside), train.subset(rest)
+    if "val" not in parts:
+        rest, aside = stratified_split(train.labels, train.hashes, classes, val_fraction, seed)
+        parts["val"], train = train.subset(aside), train.subset(rest)
+    _warn_of_shared_images(train, parts["val"], parts["test"])
+    if limit is not None and limit < len(train):
+        train = train.subset(balanced_subset(train.labels, train.hashes, classes, limit))
+    return Data(classes, train, parts["val"], parts["test"])
+
+
+def _warn_of_shared_images(train: Part, val: Part, test: Part) -> None:
+    for name, part in (("validation", val), ("test", test)):
+        shared = len(set(train.hashes) & set(part.hashes))
+        if shared:
+            say(f"warning: {shared} {name} image(s) are in the training images too, so its accuracy is too good")
+
+
+def _digits() -> dict[str, Part]:
+    from sklearn.datasets import load_digits  # imports half of SciPy
+
+    digits = load_digits()
+    grey = (digits.images * 255 / 16).round().astype(np.uint8)  # (1797, 8, 8), 17 levels of grey
+    names = [str(name) for name in digits.target_names]
+    ids = [f"digits/{index}" for index in range(len(grey))]
+    return {"train": whole(ArrayDataset(np.repeat(grey[..., None], 3, axis=-1), digits.target, names, ids))}
+
+
+def _cifar(name: str, location: str | None) -> dict[str, Part]:
+    parts = {}
+    for part, source in zip(("train", "test"), load_cifar(name, location), strict=True):
+        ids = [f"{part}/{index}" for index in range(len(source.data))]
+        parts[part] = whole(ArrayDataset(source.data, source.targets, source.classes, ids))
+    return parts

@@ -1,0 +1,108 @@
+"""The kinds of data sets. Each hands out whole batches, because the batch is the unit of all work here.
+
+A data set is anything with
+    classes: list of names; labels: (N,) int64 tensor, -1 where unknown; ids: names of the N images; len();
+    batch(indices): (images (n, C, H, W) uint8, labels (n,)) for an int64 tensor of n indices.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.errors import BadInput
+from common.images import read_image, square_pixels
+
+
+class ArrayDataset:
+    """Images held in memory.
+
+    Args:
+        pixels: (N, H, W, C) uint8; channels last, so that a batch has the layout which convolutions are fastest with.
+        labels: N class numbers.
+    """
+
+    def __init__(self, pixels: np.ndarray | torch.Tensor, labels, classes: list[str], ids: list[str]):
+        self.pixels = torch.as_tensor(pixels)
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.classes, self.ids = list(classes), ids
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.pixels[indices].permute(0, 3, 1, 2), self.labels[indices]
+
+    def to(self, device: torch.device) -> "ArrayDataset":
+        """Return the same data set with its tensors on `device`."""
+        return ArrayDataset(self.pixels.to(device), self.labels.to(device), self.classes, self.ids)
+
+
+class FolderDataset:
+    """Image files, decoded in threads whenever a batch is asked for (decoding releases the interpreter lock).
+
+    Args:
+        root, paths: the files, and the folder that their ids are relative to.
+        size: side in pixels of the square that every image becomes.
+    """
+
+    def __init__(self, root: Path, paths: list[Path], labels, classes: list[str], size: int, workers: int):
+        self.paths, self.size, self.classes = paths, size, classes
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.ids = [path.relative_to(root).as_posix() for path in paths]
+        self._threads = ThreadPoolExecutor(workers)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pixels = []
+        for decoded in self.decode(indices.tolist()):
+            if isinstance(decoded, BadInput):  # the file was there when the run began
+                raise decoded
+            pixels.append(decoded)
+        return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), self.labels[indices]
+
+    def decode(self, indices: Iterable[int]) -> Iterator[np.ndarray | BadInput]:
+        """Yield (size, size, 3) uint8 for each index, or the error of a file that cannot be read."""
+        return self._threads.map(self._decode_one, indices)
+
+    def _decode_one(self, index: int) -> np.ndarray | BadInput:
+        try:
+            return square_pixels(read_image(self.paths[index]), self.size)
+        except BadInput as error:
+            return error
+
+
+@dataclass
+class Part:
+    """The images of a data set that serve one purpose: `samples` are their indices."""
+
+    dataset: ArrayDataset | FolderDataset
+    samples: torch.Tensor
+    hashes: list[bytes] = field(repr=False, default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def labels(self) -> list[int]:
+        return self.dataset.labels[self.samples].tolist()
+
+    def subset(self, places: list[int]) -> "Part":
+        """Return the part made of the images at `places` of this one."""
+        return Part(self.dataset, self.samples[torch.tensor(places)], [self.hashes[place] for place in places])
+
+
+def whole(dataset: ArrayDataset) -> Part:
+    """Return the part that is all of a data set in memory, with the hash of every image's pixels."""
+    return Part(dataset, torch.arange(len(dataset)), [pixel_hash(pixels) for pixels in dataset.pixels.numpy()])
+
+
+def pixel_hash(pixels: np.ndarray) -> bytes:
+    """Return a digest that two images share exactly if their pixels are the same."""
+    return hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).digest()

@@ -1,0 +1,51 @@
+"""What config.json says of a run: everything that a person needs to understand it or to do it again."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+from torch import nn
+
+from common.batches import Batches
+from common.data import Data
+from common.machine import Machine
+
+PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pillow")
+
+
+def describe(
+    script: str, dataset: str, options: dict, data: Data, model: nn.Module, train: Batches, machine: Machine
+) -> dict:
+    """Return the content of config.json; `script` is the experiment's name, `options` has every option by name."""
+    normalize = train.transform.normalize
+    return {
+        "script": script,
+        "dataset": dataset,
+        "classes": data.classes,
+        "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+        "split_sha256": data.digest,
+        "model": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "input_shape": list(train.input_shape),
+        "normalization": {"mean": list(normalize.mean), "std": list(normalize.std)},
+        "options": {name: value for name, value in options.items() if name != "resume"},
+        "seed": options["seed"],
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "earlier_test_evaluations": 0,
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "machine": machine.describe() | {"system": platform.platform()},
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the experiments, with "+changes" if files differ from it, or None outside a checkout."""
+    describe = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+    try:
+        git = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return git.stdout.strip() or None

@@ -1,0 +1,157 @@
+"""Class folders: `train/`, `val/` and `test/` with a folder of images for each class, or class folders alone."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from common.console import progress, say
+from common.datasets import ArrayDataset, FolderDataset, Part, pixel_hash
+from common.errors import BadInput
+
+MEMORY_SHARE = 0.5  # of the memory that is free, for decoded images; a larger set is decoded anew in every epoch
+CHUNK = 256  # images decoded between two movements of the bar
+LITTER = ("thumbs.db", "desktop.ini")  # what operating systems leave in folders
+
+
+def load_folder(location: str | None, size: int, workers: int) -> dict[str, Part]:
+    """Return the parts "train" and, where the folder has them, "val" and "test".
+
+    With `train/` and one of `val/` and `test/`, that one is the test set. A `test/` that holds images but no class
+    folders has no labels. Every image is decoded once here, so that a damaged one is found before training starts.
+
+    Args:
+        location: the root.
+        size: images become squares of this side, unless all are squares of one smaller size.
+        workers: threads that decode.
+
+    Raises:
+        BadInput: no such folder, no images, a class that training does not have, files that cannot be read.
+    """
+    if location is None:
+        raise BadInput("--dataset folder needs --data FOLDER, the folder with the class folders")
+    root = Path(location).expanduser()
+    if not root.is_dir():
+        raise BadInput(f"--data {location}: there is no such folder")
+    folders = _part_folders(root)
+    classes = _class_names(folders["train"])
+    if not classes:
+        raise BadInput(f"{folders['train']} has no class folders{_suggestion(root)}")
+    files = {part: _labelled_files(folder, classes, part) for part, folder in folders.items()}
+
+    paths = [path for part in files.values() for path, _ in part]
+    size = _stored_size(paths, size)
+    in_memory = len(paths) * size * size * 3 <= MEMORY_SHARE * available_memory()
+    if not in_memory:
+        say(f"{len(paths):,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
+    return {
+        part: _scan(FolderDataset(root, [path for path, _ in listed], [label for _, label in listed], classes, size,
+                                  workers), in_memory, part)
+        for part, listed in files.items()
+    }  # fmt: skip
+
+
+def available_memory() -> int:
+    """Return the bytes of memory that are free, or a cautious guess where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4 * 2**30
+
+
+def _part_folders(root: Path) -> dict[str, Path]:
+    if not (root / "train").is_dir():
+        return {"train": root}
+    folders = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
+    if "test" not in folders and "val" in folders:
+        folders["test"] = folders.pop("val")
+    return folders
+
+
+def _class_names(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _suggestion(root: Path) -> str:
+    inner = [root / name for name in _class_names(root) if _class_names(root / name)]
+    return f"; did you mean --data {inner[0]}?" if inner else ""
+
+
+def _labelled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Path, int]]:
+    """Return (path, label) of every image in `folder`, sorted; the label is -1 if there are no class folders."""
+    names = _class_names(folder)
+    if part == "test" and not names:
+        files = [(path, -1) for path in _files(folder)]
+        if not files:
+            raise BadInput(f"{folder} is empty: remove it, or put the test images there")
+        return files
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise BadInput(
+            f"{folder} has the class folder {unknown[0]!r}, which the training images do not have "
+            f"(they have {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}): rename or remove it"
+        )
+    if len(names) < len(classes):
+        say(f"warning: {folder} lacks {len(classes) - len(names)} of {len(classes)} classes")
+    files = []
+    for name in names:
+        of_class = [(path, classes.index(name)) for path in _files(folder / name)]
+        if not of_class:
+            raise BadInput(f"the class folder {folder / name} is empty: add images or remove it{_suggestion(folder)}")
+        files += of_class
+    return files
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield all files below `folder` in sorted order, without hidden ones and litter."""
+    for parent, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith(".") and name.lower() not in LITTER:
+                yield Path(parent, name)
+
+
+def _stored_size(paths: list[Path], size: int) -> int:
+    """Return the side of the stored squares: the images' own if all are squares of one size up to `size`."""
+    sizes = set()
+    for path in paths:
+        try:
+            with Image.open(path) as image:  # reads the header only
+                sizes.add(image.size)
+        except (OSError, Image.DecompressionBombError):
+            continue  # `_scan` will name it
+        if len(sizes) > 1:
+            return size
+    width, height = sizes.pop() if sizes else (size, size)
+    return min(width, size) if width == height else size
+
+
+def _scan(dataset: FolderDataset, in_memory: bool, part: str) -> Part:
+    """Decode every image once: keep the pixels if they fit, their hashes in any case.
+
+    Raises:
+        BadInput: some files cannot be read; the first of them are named.
+    """
+    shape = (len(dataset), dataset.size, dataset.size, 3)
+    pixels = np.empty(shape, np.uint8) if in_memory else None
+    hashes, failures = [], []
+    with progress(None, len(dataset), f"reading {part} images") as bar:
+        for start in range(0, len(dataset), CHUNK):
+            chunk = dataset.decode(range(start, min(start + CHUNK, len(dataset))))
+            for index, decoded in enumerate(chunk, start):
+                if isinstance(decoded, BadInput):
+                    failures.append(str(decoded))
+                    continue
+                hashes.append(pixel_hash(decoded))
+                if in_memory:
+                    pixels[index] = decoded
+            bar.update(min(CHUNK, len(dataset) - start))
+    if failures:
+        more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
+        raise BadInput("; ".join(failures[:5]) + more + "; repair or remove such files")
+    held = ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids) if in_memory else dataset
+    return Part(held, torch.arange(len(dataset)), hashes)

@@ -1,0 +1,108 @@
+"""Scores of a classifier on labelled images, computed from its probabilities."""
+
+import math
+import warnings
+
+import numpy as np
+
+CALIBRATION_BINS = 15
+Z_95 = 1.959963984540054  # standard normal quantile at 0.975
+
+
+def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict:
+    """Return the scores of `test.json`; one that is undefined is None, and a note says why.
+
+    Macro scores are means over the classes that have test images, each class counting the same.
+
+    Args:
+        probabilities: (N, classes) float, rows sum to 1.
+        labels: (N,) int64 in 0 … classes - 1.
+        classes: their names.
+    """
+    from sklearn.metrics import confusion_matrix, roc_auc_score
+
+    n, count = len(labels), len(classes)
+    predicted = probabilities.argmax(1)
+    matrix = confusion_matrix(labels, predicted, labels=np.arange(count))
+    scores = _scores_of_classes(labels, predicted, count)
+    images = matrix.sum(axis=1)
+    auc = [
+        roc_auc_score(labels == label, probabilities[:, label]) if 0 < images[label] < n else math.nan
+        for label in range(count)
+    ]
+    scores["auc_score"] = np.array(auc)
+    present = images > 0
+    hits = int(matrix.trace())
+    return {
+        "accuracy": hits / n,
+        **{name: _mean_where_defined(values[present]) for name, values in scores.items()},
+        "top5_accuracy": _top_accuracy(probabilities, labels, 5) if count >= 5 else None,
+        "accuracy_interval_95": wilson_interval(hits, n),
+        "expected_calibration_error": calibration_error(probabilities, predicted == labels),
+        "per_class": {
+            name: {"images": int(images[label])} | {key: _or_none(values[label]) for key, values in scores.items()}
+            for label, name in enumerate(classes)
+        },
+        "images": n,
+        "notes": _notes(classes, images, matrix.sum(axis=0)),
+    }
+
+
+def wilson_interval(hits: int, n: int) -> list[float]:
+    """Return the 95 % confidence interval [low, high] of a proportion (Wilson, 1927)."""
+    share = hits / n
+    centre = share + Z_95**2 / (2 * n)
+    margin = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
+    scale = 1 + Z_95**2 / n
+    return [max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)]
+
+
+def calibration_error(probabilities: np.ndarray, correct: np.ndarray) -> float:
+    """Return the mean gap between confidence and accuracy in 15 bins of equal width (Guo et al., 2017).
+
+    Args:
+        probabilities: (N, classes). correct: (N,) bool, whether the most probable class is the true one.
+    """
+    confidence = probabilities.max(1)
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=correct - confidence.astype(np.float64), minlength=CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / len(correct))
+
+
+def _scores_of_classes(labels: np.ndarray, predicted: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    """Return the scores of each class, (classes,) each, NaN where undefined."""
+    from sklearn.metrics import jaccard_score, precision_recall_fscore_support
+
+    options = {"labels": np.arange(count), "average": None}
+    precision, recall, f1, images = precision_recall_fscore_support(labels, predicted, zero_division=np.nan, **options)
+    with warnings.catch_warnings():  # classes without images warn here; they are NaN below
+        warnings.simplefilter("ignore")
+        iou = jaccard_score(labels, predicted, zero_division=0, **options)
+    scores = {"precision_score": precision, "recall_score": recall, "f1_score": f1, "iou_score": iou}
+    return {name: np.where(images > 0, values, np.nan) for name, values in scores.items()}
+
+
+def _top_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
+    from sklearn.metrics import top_k_accuracy_score
+
+    return float(top_k_accuracy_score(labels, probabilities, k=k, labels=np.arange(probabilities.shape[1])))
+
+
+def _notes(classes: list[str], images: np.ndarray, predictions: np.ndarray) -> list[str]:
+    absent = [name for name, number in zip(classes, images, strict=True) if number == 0]
+    never = [name for name, number in zip(classes, predictions, strict=True) if number == 0 and name not in absent]
+    notes = []
+    if absent:
+        notes.append(f"without test images, so left out of all means: {', '.join(absent)}")
+    if never:
+        notes.append(f"never predicted, so without precision and left out of its mean: {', '.join(never)}")
+    return notes
+
+
+def _mean_where_defined(values: np.ndarray) -> float | None:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if len(defined) else None
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)

@@ -1,0 +1,81 @@
+"""What the value of an option may be: each reader turns the typed text into a value, or says what is wrong with it."""
+
+import argparse
+import difflib
+import math
+from collections.abc import Callable, Sequence
+
+
+def switch(text: str) -> bool:
+    """Return the truth value that people mean by `text`: true, yes, on, 1 and their opposites, in any case."""
+    values = {"true": True, "t": True, "yes": True, "y": True, "on": True, "1": True}
+    values |= {"false": False, "f": False, "no": False, "n": False, "off": False, "0": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return values[text.lower()]
+
+
+SWITCH = {"type": switch, "nargs": "?", "const": True, "metavar": "BOOL"}  # `-bn` alone is true
+
+
+def integer(low: int, high: float = math.inf) -> Callable[[str], int]:
+    """Return a reader of integers from `low` to `high`."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
+        if not low <= value <= high:
+            bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"{text} must be {bounds}")
+        return value
+
+    return read
+
+
+def real(low: float = -math.inf, below: float = math.inf, above: float = -math.inf) -> Callable[[str], float]:
+    """Return a reader of numbers x with low <= x, above < x < below."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not (low <= value < below and above < value):
+            bounds = [f"at least {low:g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
+            bounds += [f"below {below:g}" if below < math.inf else "finite"]
+            raise argparse.ArgumentTypeError(f"{text} must be {' and '.join(bounds)}")
+        return value
+
+    return read
+
+
+def integers(text: str) -> list[int]:
+    """Return increasing positive integers from `30,40`."""
+    values = [integer(1)(word) for word in text.split(",") if word.strip()]
+    if values != sorted(set(values)):
+        raise argparse.ArgumentTypeError(f"{text} must increase")
+    return values
+
+
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """Return a reader of one of `names`, in any case."""
+
+    def read(text: str) -> str:
+        if text.lower() not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}{nearest(text.lower(), names)}")
+        return text.lower()
+
+    return read
+
+
+def one_or_more_of(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """Return a reader of one or more of `names`, separated by commas."""
+    return lambda text: [one_of(names)(word.strip()) for word in text.split(",")]
+
+
+def nearest(word: str, names: Sequence[str]) -> str:
+    """Return a hint at the one of `names` that `word` resembles, or nothing."""
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

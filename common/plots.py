@@ -1,0 +1,159 @@
+"""The pictures of a run. Drawn without pyplot, so that there is no window, no global state and no display needed."""
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from common.batches import Batches
+from common.draws import shuffled
+from common.files import write_bytes
+from common.training import best_record
+
+TRAIN_COLOUR, VAL_COLOUR = "#1f77b4", "#d95f02"
+RIGHT_COLOUR, WRONG_COLOUR = "#1b7837", "#b2182b"
+LONGEST_NAME = 18  # characters of a class name in a picture
+SHEET_COLUMNS = 8
+
+
+def draw_history(folder: Path, history: list[dict]) -> None:
+    """Draw `loss.png` and `accuracy.png`: training and validation by epoch, the best epoch marked."""
+    best = best_record(history)
+    epochs = [record["epoch"] for record in history]
+    for quantity in ("loss", "accuracy"):
+        figure = _figure(7.5, 4.5)
+        axes = figure.subplots()
+        for part, name, colour in (("train", "training", TRAIN_COLOUR), ("val", "validation", VAL_COLOUR)):
+            values = [record[f"{part}_{quantity}"] for record in history]
+            axes.plot(epochs, values, color=colour, label=name, marker="o" if len(epochs) < 30 else None, markersize=3)
+        axes.axvline(best["epoch"], color="grey", linestyle="--", linewidth=1)
+        value = best[f"val_{quantity}"]
+        label = f"best epoch {best['epoch']}: validation {quantity} {value:.4f}"
+        axes.plot(best["epoch"], value, "*", color=VAL_COLOUR, markersize=13, markeredgecolor="black", label=label)
+        axes.set(xlabel="epoch", ylabel=f"{quantity} (cross-entropy)" if quantity == "loss" else quantity)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlim(0.5, max(epochs) + 0.5)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        _save(figure, folder / f"{quantity}.png")
+
+
+def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
+    """Draw how often each true class (row) was predicted as each class (column), as shares of the row.
+
+    Up to 25 classes have their percentages written in; up to 200 have their names at the axes.
+
+    Args:
+        labels: (N,) int64. probabilities: (N, classes).
+    """
+    count = len(classes)
+    matrix = np.zeros((count, count))
+    np.add.at(matrix, (labels, probabilities.argmax(1)), 1)
+    shares = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
+
+    side = min(max(5.5, 0.62 * count), 17)
+    figure = _figure(side + 1.5, side + 0.5)
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.045, pad=0.02)
+    size = 10 if count <= 25 else max(3.0, 7.5 * 100 / max(count, 100))
+    names = [plain(name) for name in classes]
+    axes.set_xticks(range(count), names, rotation=90 if count > 5 else 0, fontsize=size)
+    axes.set_yticks(range(count), names, fontsize=size)
+    if count > 25:  # a fine grid leads the eye from a cell to its names
+        axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
+        axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
+        axes.grid(which="minor", color="grey", linewidth=0.2)
+        axes.tick_params(which="minor", length=0)
+    else:
+        for (row, column), share in np.ndenumerate(shares):
+            if matrix[row, column]:
+                colour = "white" if share > 0.5 else "black"
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=9)
+    accuracy = matrix.trace() / matrix.sum()
+    unit = "; cells in % of the true class" if count <= 25 else ""
+    axes.set(xlabel="predicted", ylabel="true", title=f"{len(labels):,} test images, {accuracy:.2%} right{unit}")
+    _save(figure, path)
+
+
+def draw_samples(path: Path, train: Batches, classes: list[str]) -> None:
+    """Draw training images as the network sees them in the first epoch: after augmentation and normalisation."""
+    inputs, labels = next(train.epoch(1))
+    images = _viewable(inputs[: 4 * SHEET_COLUMNS], train)
+    titles = [(plain(classes[label]), "black") for label in labels.tolist()]
+    figure = _figure(1.45 * SHEET_COLUMNS, 1.7 * 4 + 0.5)
+    _sheet(figure, images, titles, rows=4)
+    height, width = inputs.shape[-2:]
+    figure.suptitle(f"training images as the network sees them ({height}x{width} pixels)", fontsize=12)
+    _save(figure, path)
+
+
+def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, classes: list[str]) -> None:
+    """Draw test images with predicted name and confidence: some at random, then the most confident mistakes.
+
+    Args:
+        probabilities: (N, classes), in the order of the test images.
+    """
+    labels, predicted = np.array(test.part.labels), probabilities.argmax(1)
+    random = shuffled(torch.arange(len(labels)), seed=0, epoch=0)[: 2 * SHEET_COLUMNS].tolist()
+    wrong = np.flatnonzero((labels != predicted) & (labels >= 0))
+    worst = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][: 2 * SHEET_COLUMNS].tolist()
+    sheets = [("test images at random", random), ("the most confident mistakes", worst)]
+    sheets = [(title, places) for title, places in sheets if places]
+    rows = [-(-len(places) // SHEET_COLUMNS) for _, places in sheets]
+
+    figure = _figure(1.45 * SHEET_COLUMNS, sum(1.95 * count + 0.4 for count in rows))
+    parts = np.atleast_1d(figure.subfigures(len(sheets), 1, height_ratios=rows))
+    for part, count, (title, places) in zip(parts, rows, sheets, strict=True):
+        inputs = test.transform(test.part.dataset.batch(test.part.samples[places])[0])
+        titles = [_verdict(labels[place], probabilities[place], classes) for place in places]
+        _sheet(part, _viewable(inputs, test), titles, count)
+        part.suptitle(title, fontsize=12)
+    _save(figure, path)
+
+
+def plain(name: str) -> str:
+    """Return a name that is safe and short enough to stand in a picture: one line, no mathematics."""
+    line = " ".join(name.split())
+    shortened = line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
+    return shortened.replace("$", r"\$")
+
+
+def _verdict(label: int, row: np.ndarray, classes: list[str]) -> tuple[str, str]:
+    predicted = int(row.argmax())
+    text = f"{plain(classes[predicted])} {row[predicted]:.0%}"
+    if label < 0:
+        return text, "black"
+    return f"{text}\ntrue: {plain(classes[label])}", RIGHT_COLOUR if label == predicted else WRONG_COLOUR
+
+
+def _viewable(inputs: torch.Tensor, batches: Batches) -> np.ndarray:
+    """Return (N, H, W, C) float from 0 to 1 of what the network takes."""
+    return batches.transform.normalize.invert(inputs).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _sheet(figure, images: np.ndarray, titles: list[tuple[str, str]], rows: int) -> None:
+    grid = figure.subplots(rows, SHEET_COLUMNS, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, image, (title, colour) in zip(grid.flat, images, titles, strict=False):
+        axes.imshow(image, interpolation="nearest")
+        axes.set_title(title, fontsize=8, color=colour)
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> None:
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():  # names in scripts that the font lacks are drawn as boxes; that is no news
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(buffer, format="png")
+    write_bytes(path, buffer.getbuffer())

@@ -1,0 +1,79 @@
+"""Making a run folder that is nobody else's, locking it, and reading what is in it."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from common.errors import DISK_FULL, BadInput
+from common.files import write_json
+
+
+def make_folder(parent: Path, config: dict) -> Path:
+    """Make a folder of its own for this second, which appears at once with config.json in it."""
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        making = parent / f".{stamp}.{os.getpid()}"
+        making.mkdir()
+        write_json(making / "config.json", config)
+        for count in range(1, 10_000):
+            folder = parent / (stamp if count == 1 else f"{stamp}-{count}")
+            with contextlib.suppress(FileExistsError):  # another run of this second has it
+                _rename_folder(making, folder)
+                return folder
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise BadInput(f"--output_dir: nothing can be written to {parent} ({error.strerror})") from error
+    raise BadInput(f"{parent} has thousands of runs of this second")
+
+
+def _rename_folder(source: Path, target: Path) -> None:
+    """Rename a folder; unlike `os.rename` say "file exists" in one way on all systems."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if target.exists():
+            raise FileExistsError(error.errno, error.strerror, str(target)) from error
+        raise
+
+
+def lock(folder: Path):
+    """Return an open file whose lock the system gives up when the process ends, however it ends.
+
+    Raises:
+        BadInput: another process has it.
+    """
+    try:
+        file = open(folder / "log.txt", "ab")
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be written to ({error.strerror})") from error
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(2**30)  # a lock there hinders nobody from reading what the log says
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise BadInput(f"{folder} is in use by another process; wait for it to end") from error
+    return file
+
+
+def read_json(path: Path) -> dict:
+    """Return the content of a JSON file of a run.
+
+    Raises:
+        BadInput: it is missing or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} is missing or damaged, so {path.parent} is no run that can be used") from error

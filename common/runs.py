@@ -1,0 +1,204 @@
+"""The run folder: made at once and whole, locked while a process works in it, readable at every moment."""
+
+import contextlib
+import shlex
+import sys
+from pathlib import Path
+
+from torch import nn
+
+from common.batches import Batches
+from common.checkpoints import Damaged, load_checkpoint, save_checkpoint
+from common.console import complain, log_to, say, stop_log
+from common.data import Data
+from common.description import describe
+from common.errors import BadInput, Diverged
+from common.files import remove_partial_files, write_bytes, write_json
+from common.machine import Machine
+from common.run_folder import lock, make_folder, read_json
+from common.training import best_record
+
+
+class Run:
+    """One run folder, used as `with open_run(…) as run:`; leaving the block records how it ended.
+
+    `config` is the content of config.json. `last.pth` holds all that an exact resume needs, and `previous.pth` the
+    epoch before, in case `last.pth` is damaged.
+    """
+
+    def __init__(self, folder: Path, script: Path, config: dict, resumed: bool):
+        self.folder, self.script, self.config, self.resumed = folder, script, config, resumed
+        self._lock = lock(folder)
+        self._train_json = {"epochs": []}
+
+    def __enter__(self) -> "Run":
+        remove_partial_files(self.folder)
+        log_to(self.folder / "log.txt")
+        say(f"{'resuming' if self.resumed else 'run folder:'} {self.folder}")
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if error is None:
+            stop_log()
+        else:  # the log stays open for the line that says what happened
+            self._end_badly(error)
+        self._lock.close()
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file of the run folder."""
+        write_bytes(self.folder / name, text.encode("utf-8", errors="backslashreplace"))
+
+    def write_json(self, name: str, content: dict) -> None:
+        """Write a JSON file of the run folder."""
+        write_json(self.folder / name, content)
+
+    def save_epoch(self, history: list[dict], saved: dict, keep: bool) -> None:
+        """Save the end of an epoch. Killed between any two of these writes, a resume repeats the epoch and ends alike.
+
+        Args:
+            history: the records of all epochs so far.
+            saved: name -> model, optimizer, schedule, scaler: everything with a state.
+            keep: keep the state as `epoch-<n>.pth` too.
+        """
+        record = history[-1]
+        if best_record(history) is record:
+            self._save_best(saved["model"], record["epoch"], record["val_accuracy"])
+        state = {name: part.state_dict() for name, part in saved.items()} | {"history": history}
+        if keep:
+            save_checkpoint(self.folder / f"epoch-{record['epoch']}.pth", state)
+        save_checkpoint(self.folder / "last.pth", state, keep_old_as=self.folder / "previous.pth")
+        self._write_train_json(history)
+
+    def save_untrained(self, model: nn.Module, accuracy: float) -> None:
+        """Save the weights of a run of no epochs, which are its best."""
+        self._save_best(model, 0, accuracy)
+        self._train_json |= {"best_epoch": 0, "best_val_accuracy": accuracy}
+        self.write_json("train.json", self._train_json)
+
+    def restore(self, saved: dict) -> list[dict]:
+        """Put everything with a state back to the newest intact one, and return the records of the epochs so far."""
+        state = self._newest_state() if self.resumed else None
+        history = state["history"] if state else []
+        if state:
+            for name, part in saved.items():
+                part.load_state_dict(state[name])
+            say(f"going on after epoch {len(history)}")
+        self._write_train_json(history)
+        return history
+
+    def best_weights(self) -> dict:
+        """Return the state dict of the best epoch."""
+        return load_checkpoint(self.folder / "best.pth")["model"]
+
+    def draw_epoch(self, history: list[dict], train: Batches) -> None:
+        """Draw the curves, and once the training images as the network sees them."""
+        from common import plots  # imports matplotlib, which the first epoch need not wait for
+
+        plots.draw_history(self.folder, history)
+        if not (self.folder / "samples.png").exists():
+            plots.draw_samples(self.folder / "samples.png", train, self.config["classes"])
+
+    def finish(self) -> None:
+        """Record that everything is done."""
+        self._train_json["status"] = "finished"
+        self.write_json("train.json", self._train_json)
+        say(f"finished: {self.folder}")
+
+    def _save_best(self, model: nn.Module, epoch: int, accuracy: float) -> None:
+        content = {"model": model.state_dict(), "epoch": epoch, "val_accuracy": accuracy, "config": self.config}
+        save_checkpoint(self.folder / "best.pth", content)
+
+    def _newest_state(self) -> dict | None:
+        kept = sorted(self.folder.glob("epoch-*.pth"), key=lambda path: -int(path.stem.removeprefix("epoch-")))
+        for path in (self.folder / "last.pth", self.folder / "previous.pth", *kept):
+            if path.exists():
+                try:
+                    state = load_checkpoint(path)
+                    self.best_weights()
+                    return state
+                except Damaged as error:
+                    complain(f"warning: {error}; using the one before it")
+        complain("no saved epoch can be used: starting from the first, which ends with the same weights")
+        return None
+
+    def _write_train_json(self, history: list[dict]) -> None:
+        best = best_record(history) or {"val_accuracy": None, "epoch": None}
+        self._train_json = {
+            "status": "running",
+            "best_val_accuracy": best["val_accuracy"],
+            "best_epoch": best["epoch"],
+            "train_time": sum(record["seconds"] for record in history),
+            "epochs": history,
+        }
+        self.write_json("train.json", self._train_json)
+
+    def _end_badly(self, error: BaseException) -> None:
+        self._train_json["status"] = "diverged" if isinstance(error, Diverged) else "interrupted"
+        with contextlib.suppress(OSError):  # a full disk: what was written before is whole, and stays
+            self.write_json("train.json", self._train_json)
+        if isinstance(error, Diverged):
+            say(f"the best weights so far are kept in {self.folder}")
+        else:
+            done = len(self._train_json["epochs"])
+            say(f"{done} epoch(s) are saved; to go on: {self.resume_command()}")
+
+    def resume_command(self) -> str:
+        """Return the shell command that continues this run."""
+        return shlex.join([Path(sys.executable).name, _short(self.script), "--resume", str(self.folder)])
+
+
+def open_run(
+    script: str, dataset: str, options: dict, data: Data, model: nn.Module, train: Batches, machine: Machine
+) -> Run:
+    """Make the folder outputs/<script>/<dataset>/<time>/ with its config.json, or open the one to be resumed.
+
+    Args:
+        script: `__file__` of the experiment.
+        dataset: name for the folder's path and the config; for class folders the last part of their path is used.
+        options: every option by name.
+
+    Raises:
+        BadInput: the folder cannot be made, is in use, or belongs to other data or another script.
+    """
+    script_path = Path(script).resolve()
+    config = describe(script_path.stem, dataset, options, data, model, train, machine)
+    if options["resume"]:
+        return _reopen(options["resume"], script_path, config)
+    name = Path(options["data"]).expanduser().resolve().name if dataset == "folder" else dataset
+    parent = Path(options["output_dir"]).expanduser() / script_path.stem / name
+    return Run(make_folder(parent, config), script_path, config, resumed=False)
+
+
+def is_finished(folder: Path | None, epochs: int) -> bool:
+    """Tell, and say, whether the run to be resumed has nothing left to do."""
+    if folder is None or read_json(folder / "config.json")["options"]["epochs"] != epochs:
+        return False
+    train_json = folder / "train.json"
+    if not train_json.exists() or read_json(train_json)["status"] != "finished":
+        return False
+    say(f"{folder} is finished: nothing to do (to train it further, add --epochs with a larger number)")
+    return True
+
+
+def _reopen(folder: Path, script: Path, wanted: dict) -> Run:
+    """Open the run in `folder`; `wanted` is the config that it would have if it began now."""
+    config = read_json(folder / "config.json")
+    if config["split_sha256"] != wanted["split_sha256"]:
+        raise BadInput(f"--resume {folder}: the images are not those that the run began with; give them with --data")
+    run = Run(folder, script, config, resumed=True)
+    train_json = read_json(folder / "train.json") if (folder / "train.json").exists() else {"status": "running"}
+    if train_json["status"] == "diverged":
+        raise BadInput(f"--resume {folder}: this run diverged and would do so again; start one with a lower --lr")
+    if train_json["status"] == "finished":  # and asked for more epochs: the test set will be read once more
+        config["earlier_test_evaluations"] += 1
+        run.write_json("train.json", train_json | {"status": "running"})
+    config["options"]["epochs"] = wanted["options"]["epochs"]
+    run.write_json("config.json", config)
+    return run
+
+
+def _short(path: Path) -> str:
+    """Return `path` relative to the current folder if it lies below, so that the command is as it was typed."""
+    with contextlib.suppress(ValueError):
+        return str(path.relative_to(Path.cwd()))
+    return str(path)

@@ -1,0 +1,81 @@
+"""The end of a run: the best weights meet the test images, once, and everything that is known of it is written down."""
+
+import csv
+import io
+import time
+
+import numpy as np
+import torch.nn.functional as F
+from torch import nn
+
+from common.batches import Batches
+from common.console import say
+from common.files import write_bytes
+from common.machine import Machine
+from common.metrics import score
+from common.runs import Run
+from common.training import evaluate
+
+
+def test_best(run: Run, model: nn.Module, test: Batches, machine: Machine) -> None:
+    """Evaluate the best weights of `run` on the test images and write scores, predictions and pictures.
+
+    Where the test images have no labels, the predictions go to `submission.csv` and there is no score.
+    """
+    from common import plots  # imports matplotlib, which no run needs before its first epoch
+
+    model.load_state_dict(run.best_weights())
+    started = time.perf_counter()
+    logits, labels = evaluate(model, test, machine, "testing")
+    testing_time = time.perf_counter() - started
+    probabilities = logits.softmax(1).numpy()
+    ids = [test.dataset.ids[sample] for sample in test.part.samples]
+    classes = run.config["classes"]
+
+    _write_npz(run, labels.numpy(), probabilities, ids)
+    _write_csv(run, labels.tolist(), probabilities, ids, classes)
+    plots.draw_predictions(run.folder / "predictions.png", test, probabilities, classes)
+    if (labels < 0).any():
+        _write_submission(run, probabilities, ids, classes)
+        say(f"the test images have no labels: {len(ids)} predictions are in submission.csv")
+    else:
+        result = score(probabilities, labels.numpy(), classes)
+        result |= {
+            "loss": F.cross_entropy(logits, labels).item(),
+            "testing_time": testing_time,
+            "selected_on": "validation",
+            "test_evaluations": run.config["earlier_test_evaluations"] + 1,
+        }
+        run.write_json("test.json", result)
+        plots.draw_confusion_matrix(run.folder / "confusion_matrix.png", labels.numpy(), probabilities, classes)
+        low, high = result["accuracy_interval_95"]
+        say(f"test accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(ids)} images)")
+    run.finish()
+
+
+test_best.__test__ = False  # its name is no invitation to pytest
+
+
+def _write_npz(run: Run, labels: np.ndarray, probabilities: np.ndarray, ids: list[str]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, labels=labels, probabilities=probabilities, ids=np.array(ids))
+    write_bytes(run.folder / "predictions.npz", buffer.getbuffer())
+
+
+def _write_csv(run: Run, labels: list[int], probabilities: np.ndarray, ids: list[str], classes: list[str]) -> None:
+    rows = [
+        (identifier, classes[label] if label >= 0 else "", classes[row.argmax()], f"{row.max():.6f}")
+        for identifier, label, row in zip(ids, labels, probabilities, strict=True)
+    ]
+    run.write_text("predictions.csv", _csv([("id", "true", "predicted", "confidence"), *rows]))
+
+
+def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str], classes: list[str]) -> None:
+    rows = [(identifier, classes[label]) for identifier, label in zip(ids, probabilities.argmax(1), strict=True)]
+    run.write_text("submission.csv", _csv([("id", "label"), *rows]))
+
+
+def _csv(rows: list[tuple]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
