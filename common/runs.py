@@ -29,7 +29,8 @@ class Run:
     def __init__(self, folder: Path, script: Path, config: dict, resumed: bool):
         self.folder, self.script, self.config, self.resumed = folder, script, config, resumed
         self._lock = lock(folder)
-        self._train_json = {"epochs": []}
+        train_json = folder / "train.json"
+        self._train_json = read_json(train_json) if train_json.exists() else {"status": "running", "epochs": []}
 
     def __enter__(self) -> "Run":
         remove_partial_files(self.folder)
@@ -51,6 +52,16 @@ class Run:
     def write_json(self, name: str, content: dict) -> None:
         """Write a JSON file of the run folder."""
         write_json(self.folder / name, content)
+
+    @property
+    def status(self) -> str:
+        """The `status` in train.json: running, finished, interrupted or diverged."""
+        return self._train_json["status"]
+
+    def set_status(self, status: str) -> None:
+        """Write the status to train.json."""
+        self._train_json["status"] = status
+        self.write_json("train.json", self._train_json)
 
     def save_epoch(self, history: list[dict], saved: dict, keep: bool) -> None:
         """Save the end of an epoch. Killed between any two of these writes, a resume repeats the epoch and ends alike.
@@ -100,8 +111,7 @@ class Run:
 
     def finish(self) -> None:
         """Record that everything is done."""
-        self._train_json["status"] = "finished"
-        self.write_json("train.json", self._train_json)
+        self.set_status("finished")
         say(f"finished: {self.folder}")
 
     def _save_best(self, model: nn.Module, epoch: int, accuracy: float) -> None:
@@ -133,9 +143,8 @@ class Run:
         self.write_json("train.json", self._train_json)
 
     def _end_badly(self, error: BaseException) -> None:
-        self._train_json["status"] = "diverged" if isinstance(error, Diverged) else "interrupted"
         with contextlib.suppress(OSError):  # a full disk: what was written before is whole, and stays
-            self.write_json("train.json", self._train_json)
+            self.set_status("diverged" if isinstance(error, Diverged) else "interrupted")
         if isinstance(error, Diverged):
             say(f"the best weights so far are kept in {self.folder}")
         else:
@@ -186,12 +195,11 @@ def _reopen(folder: Path, script: Path, wanted: dict) -> Run:
     if config["split_sha256"] != wanted["split_sha256"]:
         raise BadInput(f"--resume {folder}: the images are not those that the run began with; give them with --data")
     run = Run(folder, script, config, resumed=True)
-    train_json = read_json(folder / "train.json") if (folder / "train.json").exists() else {"status": "running"}
-    if train_json["status"] == "diverged":
+    if run.status == "diverged":
         raise BadInput(f"--resume {folder}: this run diverged and would do so again; start one with a lower --lr")
-    if train_json["status"] == "finished":  # and asked for more epochs: the test set will be read once more
+    if run.status == "finished":  # and asked for more epochs: the test set will be read once more
+        run.set_status("running")
         config["earlier_test_evaluations"] += 1
-        run.write_json("train.json", train_json | {"status": "running"})
     config["options"]["epochs"] = wanted["options"]["epochs"]
     run.write_json("config.json", config)
     return run
