@@ -7,13 +7,14 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from common.batches import Batches
 from common.data import Data
 from common.machine import Machine
 
-PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "matplotlib", "pillow")
+PACKAGES = ("torchvision", "numpy", "scikit-learn", "matplotlib", "pillow")
 
 
 def describe(
@@ -36,7 +37,8 @@ def describe(
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "earlier_test_evaluations": 0,
         "git_commit": _git_commit(),
-        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)}
+        | {name: version(name) for name in PACKAGES},
         "machine": machine.describe() | {"system": platform.platform()},
     }
 

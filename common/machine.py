@@ -87,7 +87,8 @@ def prepare_machine(device: str, precision: str, deterministic: bool) -> Machine
         torch.set_flush_denormal(True)  # arithmetic on vanishing numbers is many times slower
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # the call itself imports a compiler: 1 s
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     return Machine(chosen, HALF_TYPES[precision])
 

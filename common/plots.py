@@ -84,12 +84,10 @@ def draw_samples(path: Path, train: Batches, classes: list[str]) -> None:
     """Draw training images as the network sees them in the first epoch: after augmentation and normalisation."""
     inputs, labels = next(train.epoch(1))
     images = _viewable(inputs[: 4 * SHEET_COLUMNS], train)
-    titles = [(plain(classes[label]), "black") for label in labels.tolist()]
-    figure = _figure(1.45 * SHEET_COLUMNS, 1.7 * 4 + 0.5)
-    _sheet(figure, images, titles, rows=4)
+    titles = [(plain(classes[label]), "black") for label in labels[: 4 * SHEET_COLUMNS].tolist()]
     height, width = inputs.shape[-2:]
-    figure.suptitle(f"training images as the network sees them ({height}x{width} pixels)", fontsize=12)
-    _save(figure, path)
+    heading = f"training images as the network sees them ({height}x{width} pixels)"
+    _save(_sheets([(heading, images, titles)]), path)
 
 
 def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, classes: list[str]) -> None:
@@ -102,18 +100,13 @@ def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, class
     random = shuffled(torch.arange(len(labels)), seed=0, epoch=0)[: 2 * SHEET_COLUMNS].tolist()
     wrong = np.flatnonzero((labels != predicted) & (labels >= 0))
     worst = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][: 2 * SHEET_COLUMNS].tolist()
-    sheets = [("test images at random", random), ("the most confident mistakes", worst)]
-    sheets = [(title, places) for title, places in sheets if places]
-    rows = [-(-len(places) // SHEET_COLUMNS) for _, places in sheets]
-
-    figure = _figure(1.45 * SHEET_COLUMNS, sum(1.95 * count + 0.4 for count in rows))
-    parts = np.atleast_1d(figure.subfigures(len(sheets), 1, height_ratios=rows))
-    for part, count, (title, places) in zip(parts, rows, sheets, strict=True):
-        inputs = test.transform(test.part.dataset.batch(test.part.samples[places])[0])
-        titles = [_verdict(labels[place], probabilities[place], classes) for place in places]
-        _sheet(part, _viewable(inputs, test), titles, count)
-        part.suptitle(title, fontsize=12)
-    _save(figure, path)
+    sheets = []
+    for heading, places in (("test images at random", random), ("the most confident mistakes", worst)):
+        if places:
+            inputs = test.transform(test.part.dataset.batch(test.part.samples[places])[0])
+            titles = [_verdict(labels[place], probabilities[place], classes) for place in places]
+            sheets.append((heading, _viewable(inputs, test), titles))
+    _save(_sheets(sheets), path)
 
 
 def plain(name: str) -> str:
@@ -136,13 +129,28 @@ def _viewable(inputs: torch.Tensor, batches: Batches) -> np.ndarray:
     return batches.transform.normalize.invert(inputs).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _sheet(figure, images: np.ndarray, titles: list[tuple[str, str]], rows: int) -> None:
-    grid = figure.subplots(rows, SHEET_COLUMNS, squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, image, (title, colour) in zip(grid.flat, images, titles, strict=False):
-        axes.imshow(image, interpolation="nearest")
-        axes.set_title(title, fontsize=8, color=colour)
+def _sheets(sheets: list[tuple[str, np.ndarray, list[tuple[str, str]]]]) -> Figure:
+    """Return a figure of (heading, images (N, H, W, 3), (title, colour) of each image), one sheet below the other.
+
+    All images lie in one coordinate system with sides of length 1: an axes for each would take seconds to lay out.
+    """
+    row_height, heading_height = 1.36, 0.45
+    rows = [-(-len(images) // SHEET_COLUMNS) for _, images, _ in sheets]
+    height = sum(rows) * row_height + len(sheets) * heading_height
+    figure = _figure(1.42 * SHEET_COLUMNS, 1.42 * height)
+    axes = figure.subplots()
+    top = 0.0
+    for (heading, images, titles), count in zip(sheets, rows, strict=True):
+        axes.text(SHEET_COLUMNS * 1.05 / 2, top + 0.2, heading, ha="center", va="center", fontsize=13)
+        top += heading_height
+        for place, (image, (title, colour)) in enumerate(zip(images, titles, strict=True)):
+            left, bottom = 1.05 * (place % SHEET_COLUMNS), top + row_height * (place // SHEET_COLUMNS + 1)
+            axes.imshow(image, extent=(left, left + 1, bottom - 0.05, bottom - 1.05), interpolation="nearest")
+            axes.text(left + 0.5, bottom - 1.07, title, ha="center", va="bottom", fontsize=8, color=colour)
+        top += count * row_height
+    axes.set(xlim=(0, 1.05 * SHEET_COLUMNS - 0.05), ylim=(top, 0))
+    axes.axis("off")
+    return figure
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -77,3 +77,9 @@ def read_json(path: Path) -> dict:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise BadInput(f"{path} is missing or damaged, so {path.parent} is no run that can be used") from error
+
+
+def status_of(folder: Path) -> str:
+    """Return the `status` in train.json: running (also if it is not there yet), finished, interrupted or diverged."""
+    train_json = folder / "train.json"
+    return read_json(train_json)["status"] if train_json.exists() else "running"

@@ -15,7 +15,7 @@ from common.description import describe
 from common.errors import BadInput, Diverged
 from common.files import remove_partial_files, write_bytes, write_json
 from common.machine import Machine
-from common.run_folder import lock, make_folder, read_json
+from common.run_folder import lock, make_folder, read_json, status_of
 from common.training import best_record
 
 
@@ -52,11 +52,6 @@ class Run:
     def write_json(self, name: str, content: dict) -> None:
         """Write a JSON file of the run folder."""
         write_json(self.folder / name, content)
-
-    @property
-    def status(self) -> str:
-        """The `status` in train.json: running, finished, interrupted or diverged."""
-        return self._train_json["status"]
 
     def set_status(self, status: str) -> None:
         """Write the status to train.json."""
@@ -182,8 +177,7 @@ def is_finished(folder: Path | None, epochs: int) -> bool:
     """Tell, and say, whether the run to be resumed has nothing left to do."""
     if folder is None or read_json(folder / "config.json")["options"]["epochs"] != epochs:
         return False
-    train_json = folder / "train.json"
-    if not train_json.exists() or read_json(train_json)["status"] != "finished":
+    if status_of(folder) != "finished":
         return False
     say(f"{folder} is finished: nothing to do (to train it further, add --epochs with a larger number)")
     return True
@@ -194,10 +188,10 @@ def _reopen(folder: Path, script: Path, wanted: dict) -> Run:
     config = read_json(folder / "config.json")
     if config["split_sha256"] != wanted["split_sha256"]:
         raise BadInput(f"--resume {folder}: the images are not those that the run began with; give them with --data")
-    run = Run(folder, script, config, resumed=True)
-    if run.status == "diverged":
+    if status_of(folder) == "diverged":
         raise BadInput(f"--resume {folder}: this run diverged and would do so again; start one with a lower --lr")
-    if run.status == "finished":  # and asked for more epochs: the test set will be read once more
+    run = Run(folder, script, config, resumed=True)
+    if status_of(folder) == "finished":  # and asked for more epochs: the test set will be read once more
         run.set_status("running")
         config["earlier_test_evaluations"] += 1
     config["options"]["epochs"] = wanted["options"]["epochs"]

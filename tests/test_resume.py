@@ -1,0 +1,282 @@
+"""A run that is interrupted anywhere and resumed ends as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, command, environment, read, same_result, small_run
+
+import ex_1
+from common import training
+from common.checkpoints import load_checkpoint, save_checkpoint
+from common.errors import BadInput, Diverged
+
+# With these every part of the saved state matters: dropout draws random numbers, Adam and the cosine have memories.
+OPTIONS = ["-e", "4", "-d", "0.3", "--schedule", "cosine"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("uninterrupted"), *OPTIONS)
+
+
+@pytest.fixture
+def interrupted(tmp_path, monkeypatch):
+    """A run of OPTIONS that got a Ctrl-C in its third epoch."""
+    return interrupt(tmp_path, monkeypatch, before_epoch=3)
+
+
+def interrupt(output_dir, monkeypatch, before_epoch, options=OPTIONS):
+    honest = training.train_one_epoch
+
+    def train_one_epoch(model, batches, epoch, *arguments, **settings):
+        if epoch == before_epoch:
+            raise KeyboardInterrupt
+        return honest(model, batches, epoch, *arguments, **settings)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_one_epoch", train_one_epoch)
+        with pytest.raises(KeyboardInterrupt):
+            small_run(output_dir, *options)
+    [folder] = (output_dir / "ex_1" / "digits").iterdir()
+    return folder
+
+
+def resume(folder, *options):
+    return ex_1.main(["--resume", str(folder), *options])
+
+
+def test_ctrl_c_leaves_a_run_that_says_how_to_go_on(interrupted):
+    train = read(interrupted, "train.json")
+    assert (train["status"], len(train["epochs"])) == ("interrupted", 2)
+    assert f"ex_1.py --resume {interrupted}" in (interrupted / "log.txt").read_text()
+
+
+def test_a_resumed_run_ends_as_an_uninterrupted_one(interrupted, uninterrupted):
+    resume(interrupted)
+    assert same_result(interrupted, uninterrupted)
+
+
+def test_a_run_interrupted_in_its_first_epoch_starts_over(tmp_path, monkeypatch, uninterrupted):
+    folder = interrupt(tmp_path, monkeypatch, before_epoch=1)
+    resume(folder)
+    assert same_result(folder, uninterrupted)
+
+
+def test_a_run_killed_before_its_last_file_is_tested_once(interrupted, uninterrupted, monkeypatch):
+    def killed(run):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("common.runs.Run.finish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            resume(interrupted)
+    resume(interrupted)
+    assert same_result(interrupted, uninterrupted)
+
+
+@pytest.mark.parametrize("part", ["model", "optimizer", "schedule", "history"])
+def test_without_one_part_of_the_state_the_end_differs(interrupted, uninterrupted, part):
+    state = load_checkpoint(interrupted / "last.pth")
+    options = ex_1.parse_options(["--dataset", "digits", *OPTIONS])
+    fresh_model = ex_1.build_model(options, 10)
+    fresh_optimizer = torch.optim.Adam(fresh_model.parameters(), lr=options.lr)
+    fresh = {
+        "model": fresh_model.state_dict(),
+        "optimizer": fresh_optimizer.state_dict() | {"param_groups": state["optimizer"]["param_groups"]},
+        "schedule": state["schedule"] | {"last_epoch": 0, "_step_count": 1},
+        "history": state["history"][:1],
+    }
+    save_checkpoint(interrupted / "last.pth", state | {part: fresh[part]})
+    resume(interrupted)
+    assert not same_result(interrupted, uninterrupted)
+
+
+def test_without_the_seed_of_the_epoch_the_end_differs(interrupted, uninterrupted, monkeypatch):
+    monkeypatch.setattr(training, "epoch_seed", lambda seed, epoch: 12345)
+    resume(interrupted)
+    assert not same_result(interrupted, uninterrupted)
+
+
+def test_the_loss_scale_is_part_of_the_state(tmp_path, monkeypatch):
+    folder = interrupt(tmp_path, monkeypatch, 2, ["--precision", "fp16", "--limit", "20", "-e", "2"])
+    state = load_checkpoint(folder / "last.pth")
+    assert state["scaler"]["scale"] >= 1024
+    save_checkpoint(folder / "last.pth", state | {"scaler": state["scaler"] | {"scale": 8.0}})
+    resume(folder)
+    assert load_checkpoint(folder / "last.pth")["scaler"]["scale"] == 8.0
+
+
+def damage(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("names", [["last.pth"], ["last.pth", "previous.pth"], ["best.pth"]])
+def test_damaged_states_are_named_and_the_one_before_is_used(interrupted, uninterrupted, capsys, names):
+    for name in names:
+        damage(interrupted / name)
+    resume(interrupted)
+    errors = capsys.readouterr().err
+    assert all(f"{interrupted / name} is damaged" in errors for name in names)
+    assert same_result(interrupted, uninterrupted)
+
+
+def test_a_truncated_or_deleted_state_falls_back(interrupted, uninterrupted):
+    (interrupted / "last.pth").write_bytes((interrupted / "last.pth").read_bytes()[:1000])
+    (interrupted / "previous.pth").unlink()
+    resume(interrupted)
+    assert same_result(interrupted, uninterrupted)
+
+
+def test_resuming_a_finished_run_changes_nothing(finished_run, capsys):
+    before = {path.name: path.stat().st_mtime_ns for path in finished_run.iterdir()}
+    assert resume(finished_run) == finished_run
+    assert "is finished: nothing to do" in capsys.readouterr().out
+    assert {path.name: path.stat().st_mtime_ns for path in finished_run.iterdir()} == before
+
+
+def test_more_epochs_end_as_a_longer_run(tmp_path):
+    longer = small_run(tmp_path / "longer", "-e", "3")
+    extended = small_run(tmp_path / "extended")
+    resume(extended, "-e", "3")
+    assert read(extended, "test.json")["test_evaluations"] == 2
+    test = read(extended, "test.json") | {"test_evaluations": 1}
+    (extended / "test.json").write_text(json.dumps(test))
+    assert same_result(extended, longer)
+
+
+@pytest.mark.parametrize("options", [["-lr", "0.5"], ["-e", "1"], ["--schedule", "step"], ["--dataset", "cifar10"]])
+def test_contradicting_options_are_refused_by_name(finished_run, options):
+    with pytest.raises(BadInput, match=f"--{ {'-lr': 'lr', '-e': 'epochs'}.get(options[0], options[0][2:]) }"):
+        resume(finished_run, *options)
+
+
+def test_more_epochs_are_refused_where_the_schedule_is_planned_for_so_many(uninterrupted):
+    with pytest.raises(BadInput, match="cosine"):
+        resume(uninterrupted, "-e", "9")
+
+
+def test_other_images_are_refused(interrupted):
+    config = read(interrupted, "config.json")
+    (interrupted / "config.json").write_text(json.dumps(config | {"split_sha256": "0"}))
+    with pytest.raises(BadInput, match="not those that the run began with"):
+        resume(interrupted)
+
+
+def test_a_diverged_run_is_not_resumed(tmp_path):
+    with pytest.raises(Diverged, match="epoch 1, step 2"):
+        small_run(tmp_path, "-lr", "1e10", "-bn", "False")
+    [folder] = (tmp_path / "ex_1" / "digits").iterdir()
+    assert read(folder, "train.json")["status"] == "diverged"
+    with pytest.raises(BadInput, match="diverged"):
+        resume(folder)
+
+
+def test_a_second_process_on_the_same_run_is_refused(interrupted, uninterrupted):
+    fcntl = pytest.importorskip("fcntl")
+    with open(interrupted / "log.txt", "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        before = {path.name: path.read_bytes() for path in interrupted.iterdir()}
+        done = command(ROOT / "ex_1.py", "--resume", interrupted)
+        assert done.returncode == 2
+        assert "in use by another process" in done.stderr
+        assert {path.name: path.read_bytes() for path in interrupted.iterdir()} == before
+    resume(interrupted)
+    assert same_result(interrupted, uninterrupted)
+
+
+def start(*words, **settings):
+    return subprocess.Popen(
+        [sys.executable, *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **settings
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_in_the_middle_of_an_epoch_save_the_state(tmp_path, sent, code):
+    process = start(ROOT / "ex_1.py", "--dataset", "digits", "-e", "50", "--output_dir", tmp_path)
+    while not list(tmp_path.glob("*/*/*/last.pth")):
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(sent)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in err
+    [folder] = tmp_path.glob("*/*/*")
+    assert f"--resume {folder}" in out
+    assert read(folder, "train.json")["status"] == "interrupted"
+    assert not list(folder.glob(".*"))
+
+
+@pytest.fixture(scope="module")
+def six_epochs(tmp_path_factory):
+    """An uninterrupted run of six epochs in a process of its own, and the seconds that it took."""
+    folder = tmp_path_factory.mktemp("six")
+    started = time.monotonic()
+    done = command(ROOT / "ex_1.py", "--dataset", "digits", "-e", "6", "--output_dir", folder)
+    assert done.returncode == 0, done.stderr
+    [run] = folder.glob("*/*/*")
+    return run, time.monotonic() - started
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_three_times_and_resumed_it_ends_the_same(tmp_path, six_epochs, seed):
+    whole, seconds = six_epochs
+    moments = random.Random(seed)
+    words = ["--dataset", "digits", "-e", "6", "--output_dir", tmp_path]
+    for _ in range(3):
+        process = start(ROOT / "ex_1.py", *words)
+        while not list(tmp_path.glob("*/*/*")) and process.poll() is None:
+            time.sleep(0.02)
+        time.sleep(moments.uniform(0, 0.6 * seconds))
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate()
+        [folder] = tmp_path.glob("*/*/*")
+        if (folder / "train.json").exists():
+            read(folder, "train.json")  # valid at every moment
+        words = ["--resume", folder]
+    done = command(ROOT / "ex_1.py", *words)
+    assert done.returncode == 0, done.stderr
+    assert same_result(folder, whole)
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.slow
+def test_twenty_starts_in_the_same_second_make_twenty_complete_folders(tmp_path):
+    words = [ROOT / "ex_1.py", "--dataset", "digits", "-e", "0", "--output_dir", tmp_path]
+    processes = [start(*words, env=environment(OMP_NUM_THREADS="1")) for _ in range(20)]
+    assert [process.wait() for process in processes] == [0] * 20
+    folders = list(tmp_path.glob("*/*/*"))
+    assert len(folders) == 20
+    for folder in folders:
+        assert read(folder, "train.json")["status"] == "finished"
+        assert read(folder, "test.json")["images"] == 359
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_with_code_4_and_keeps_what_was_whole(tmp_path):
+    resource = pytest.importorskip("resource")
+
+    def limit_files_to_300_kb():  # the states of a run are larger, all else is smaller: as if the disk were full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+
+    process = start(
+        ROOT / "ex_1.py", "--dataset", "digits", "-e", "2", "--output_dir", tmp_path, preexec_fn=limit_files_to_300_kb
+    )
+    _, err = process.communicate()
+    assert process.returncode == 4
+    assert err.startswith("error: ") and "last.pth" in err and "--output_dir" in err
+    [folder] = tmp_path.glob("*/*/*")
+    assert read(folder, "train.json")["status"] == "interrupted"
+    assert not list(folder.glob(".*"))
+    resume(folder)
+    assert read(folder, "train.json")["status"] == "finished"

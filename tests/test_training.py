@@ -1,0 +1,196 @@
+"""The loop against plain loops written out by hand, and how it stops a run that is dead."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common.batches import Batches
+from common.datasets import ArrayDataset, Part
+from common.errors import Diverged
+from common.machine import Machine, prepare_machine
+from common.optimizers import Schedule, build_optimizer
+from common.training import Meter, best_record, evaluate, train_one_epoch
+from common.transforms import Compose, Normalize, RandomHorizontalFlip
+
+CPU = Machine(torch.device("cpu"), None)
+
+
+def part(images=50, size=8):
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (images, size, size, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(0, 4, (images,), generator=generator)
+    return Part(ArrayDataset(pixels, labels, list("abcd"), [str(i) for i in range(images)]), torch.arange(images))
+
+
+def batches(batch_size=16, training=True, images=50, seed=0):
+    flips = [RandomHorizontalFlip()] if training else []
+    transform = Compose([*flips, Normalize((0.5,) * 3, (0.5,) * 3)])
+    return Batches(part(images), transform, batch_size, CPU, seed=seed, training=training)
+
+
+def network(batch_norm=True):
+    torch.manual_seed(0)
+    norm = [nn.BatchNorm2d(6)] if batch_norm else []
+    return nn.Sequential(nn.Conv2d(3, 6, 3), *norm, nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 4))
+
+
+def epoch_of_ours(model, source, machine=CPU, lr=0.1, optimizer="sgd", **settings):
+    optimizer = build_optimizer(model.parameters(), optimizer, lr, momentum=0.9)
+    schedule = Schedule(optimizer, "none", 1, len(source))
+    return train_one_epoch(model, source, 1, optimizer, schedule, machine.scaler(), machine, **settings)
+
+
+def difference(model, other):
+    pairs = zip(model.state_dict().values(), other.state_dict().values(), strict=True)
+    return max((a.float() - b.float()).abs().max().item() for a, b in pairs)
+
+
+def test_an_epoch_is_the_textbook_loop():
+    model, source = network(), batches()
+    plain = copy.deepcopy(model)
+    optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+    losses, hits = 0.0, 0
+    plain.train()
+    for inputs, labels in source.epoch(1):
+        optimizer.zero_grad()
+        logits = plain(inputs)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        optimizer.step()
+        losses += loss.item() * len(labels)
+        hits += (logits.argmax(1) == labels).sum().item()
+    loss, accuracy = epoch_of_ours(model, source)
+    assert difference(model, plain) == 0
+    assert loss == pytest.approx(losses / 50)
+    assert accuracy == hits / 50
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch():
+    model, large = network(batch_norm=False), network(batch_norm=False)
+    epoch_of_ours(model, batches(batch_size=8), accumulate=4)  # the last step has 18 images of 50, in 8 + 8 + 2
+    epoch_of_ours(large, batches(batch_size=32))
+    assert difference(model, large) < 1e-6
+    assert difference(model, network(batch_norm=False)) > 1e-3
+
+
+def test_label_smoothing_is_pytorchs():
+    model, source = network(), batches(batch_size=50)
+    [(inputs, labels)] = source.epoch(1)
+    expected = F.cross_entropy(copy.deepcopy(model).train()(inputs), labels, label_smoothing=0.3).item()
+    assert epoch_of_ours(model, source, label_smoothing=0.3)[0] == pytest.approx(expected)
+
+
+def test_clipping_bounds_the_step_in_every_number_format():
+    for half_type in (None, torch.bfloat16, torch.float16):
+        model = network()
+        before = copy.deepcopy(model)
+        machine = Machine(torch.device("cpu"), half_type)
+        epoch_of_ours(model, batches(batch_size=50), machine, lr=1.0, clip_grad=0.01)
+        pairs = zip(model.parameters(), before.parameters(), strict=True)
+        step = torch.cat([(a - b).flatten() for a, b in pairs]).norm().item()
+        assert step == pytest.approx(0.01 * 1.9, rel=0.01)  # Nesterov's first step is 1 + momentum gradients long
+
+
+def test_half_precision_learns_what_full_precision_learns():
+    losses = [
+        epoch_of_ours(network(), batches(), Machine(torch.device("cpu"), half_type))[0]
+        for half_type in (None, torch.bfloat16, torch.float16)
+    ]
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=0.05)
+    assert losses[1] != losses[0] != losses[2]
+
+
+class Sick(nn.Module):
+    """A network whose loss is not finite from the third batch on, or whose gradients or statistics never are."""
+
+    def __init__(self, symptom):
+        super().__init__()
+        self.inner, self.symptom, self.calls = network(), symptom, 0
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, inputs):
+        self.calls += 1
+        logits = self.inner(inputs)
+        if self.symptom == "loss" and self.calls >= 3:
+            return logits * float("inf")
+        if self.symptom == "statistics":
+            self.norm(inputs * 1e25)
+        if self.symptom == "gradient":
+            logits.register_hook(lambda gradient: gradient * float("inf"))
+        return logits
+
+
+def test_a_loss_that_is_not_finite_stops_at_its_step():
+    with pytest.raises(Diverged, match="epoch 1, step 3, at learning rate 0.1"):
+        epoch_of_ours(Sick("loss"), batches())
+
+
+def test_a_dead_loss_scale_stops_the_run():
+    model = Sick("gradient")
+    with pytest.raises(Diverged, match="half precision overflows at every step in epoch 1"):
+        epoch_of_ours(model, batches(batch_size=1), Machine(torch.device("cpu"), torch.float16))
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert model.calls == 31  # 2^16 halved 31 times is the first scale below 2^-14
+
+
+def test_statistics_that_overflow_stop_the_run():
+    with pytest.raises(Diverged, match=r"running_var of the network is not finite"):
+        epoch_of_ours(Sick("statistics"), batches())
+
+
+def test_a_glance_that_lags_does_not_hide_the_step():
+    meter = Meter(torch.device("cpu"))
+    for loss in (1.0, 2.0, float("nan"), 3.0):
+        meter.add(torch.tensor(loss), torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
+    assert meter.read(torch.ones(())) == (3, 1.0)
+
+
+def test_evaluation_does_not_depend_on_the_batches_and_changes_nothing():
+    model = network().train()
+    before = copy.deepcopy(model)
+    logits, labels = evaluate(model, batches(batch_size=16, training=False), CPU, "validation")
+    alone, _ = evaluate(model, batches(batch_size=1, training=False), CPU, "validation")
+    assert torch.allclose(logits, alone, atol=1e-6)
+    assert not logits.requires_grad
+    assert torch.equal(labels, part().dataset.labels)
+    assert difference(model, before) == 0
+
+
+def test_the_best_epoch_is_the_earliest_of_equals():
+    history = [{"epoch": n, "val_accuracy": accuracy} for n, accuracy in ((1, 0.5), (2, 0.7), (3, 0.7))]
+    assert best_record(history)["epoch"] == 2
+    assert best_record([]) is None
+
+
+def test_training_batches_are_shuffled_and_augmented_anew_and_repeatably():
+    source = batches(batch_size=50)
+    (first, labels), (second, _), (again, _) = (next(source.epoch(number)) for number in (1, 2, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+    assert not torch.equal(labels, part().dataset.labels)
+    assert sorted(labels.tolist()) == sorted(part().dataset.labels.tolist())
+
+
+def test_batch_size_changes_no_image():
+    together = torch.cat([inputs for inputs, _ in batches(batch_size=50).epoch(3)])
+    apart = torch.cat([inputs for inputs, _ in batches(batch_size=7).epoch(3)])
+    assert torch.equal(together[: len(apart)], apart)
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "training", "counts"),
+    [(33, 16, True, [16, 16]), (33, 16, False, [16, 16, 1]), (34, 16, True, [16, 16, 2]), (1, 16, True, [1]),
+     (3, 1, True, [1, 1, 1])],
+)  # fmt: skip
+def test_a_last_training_batch_of_one_image_is_dropped(images, batch_size, training, counts):
+    source = batches(batch_size, training, images)
+    assert [len(labels) for _, labels in source.epoch(1)] == counts
+    assert (len(source), source.images) == (len(counts), sum(counts))
+
+
+def test_automatic_precision_is_full_on_the_cpu():
+    assert prepare_machine("cpu", "auto", deterministic=False).half_type is None
+    assert prepare_machine("cpu", "bf16", deterministic=False).half_type is torch.bfloat16
