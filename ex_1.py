@@ -68,16 +68,14 @@ def build_model(options, num_classes):
     )
 
 
-def run_on(dataset, options):
+def run_on(data, machine, options):
     """Train and test on one data set and return the run folder."""
-    machine = prepare_machine(options.device, options.precision, options.deterministic)
-    data = load_data(dataset, options.data, IMAGE_SIZE, VAL_FRACTION, options.seed, options.limit, options.workers)
     train, val, test = make_batches(data, *build_transforms(options), options.batch_size, machine, options.seed)
 
     torch.manual_seed(options.seed)
     model = build_model(options, len(data.classes))
     if options.weights:
-        load_weights(model, options.weights)
+        load_weights(model, options.weights, data.classes)
     machine.place(model)
     optimizer = build_optimizer(
         model.parameters(), options.optimizer, options.lr, options.weight_decay, options.momentum
@@ -87,7 +85,7 @@ def run_on(dataset, options):
         options.step_size, options.milestones, options.gamma, options.plateau_patience,
     )  # fmt: skip
 
-    with open_run(__file__, dataset, vars(options), data, model, train, machine) as run:
+    with open_run(__file__, vars(options), data, model, train, machine) as run:
         run.write_text("summary.txt", summarize(model, train.input_shape))
         fit(
             run, model, train, val, optimizer, schedule, machine,
@@ -103,9 +101,13 @@ def main(argv=None):
     options = parse_options(argv)
     if is_finished(options.resume, options.epochs):
         return options.resume
-    for dataset in options.dataset:
-        run_folder = run_on(dataset, options)
-    return run_folder
+    machine = prepare_machine(options.device, options.precision, options.deterministic)
+    # All are loaded before the first is trained on, so that what is wrong with the last shows at once.
+    loaded = [
+        load_data(name, options.data, IMAGE_SIZE, VAL_FRACTION, options.seed, options.limit, options.workers)
+        for name in options.dataset
+    ]
+    return [run_on(data, machine, options) for data in loaded][-1]
 
 
 if __name__ == "__main__":

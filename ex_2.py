@@ -43,7 +43,7 @@ def parse_options(argv=None):
     """Return the options of this experiment."""
     parser = experiment_parser(__file__, __doc__, dataset=DATASETS, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LR)
     own = parser.add_argument_group("this experiment")
-    own.add_argument("--image_size", type=integer(8), default=IMAGE_SIZE, metavar="N", help="side in pixels")
+    own.add_argument("--image_size", type=integer(8, 4096), default=IMAGE_SIZE, metavar="N", help="side in pixels")
     own.add_argument(
         "--width",
         type=integer(1),
@@ -89,18 +89,14 @@ def build_model(options, num_classes):
     )
 
 
-def run_on(dataset, options):
+def run_on(data, machine, options):
     """Train and test on one data set and return the run folder."""
-    machine = prepare_machine(options.device, options.precision, options.deterministic)
-    data = load_data(
-        dataset, options.data, options.image_size, VAL_FRACTION, options.seed, options.limit, options.workers
-    )
     train, val, test = make_batches(data, *build_transforms(options), options.batch_size, machine, options.seed)
 
     torch.manual_seed(options.seed)
     model = build_model(options, len(data.classes))
     if options.weights:
-        load_weights(model, options.weights)
+        load_weights(model, options.weights, data.classes)
     machine.place(model)
     optimizer = build_optimizer(
         model.parameters(), options.optimizer, options.lr, options.weight_decay, options.momentum
@@ -110,7 +106,7 @@ def run_on(dataset, options):
         options.step_size, options.milestones, options.gamma, options.plateau_patience,
     )  # fmt: skip
 
-    with open_run(__file__, dataset, vars(options), data, model, train, machine) as run:
+    with open_run(__file__, vars(options), data, model, train, machine) as run:
         run.write_text("summary.txt", summarize(model, train.input_shape))
         fit(
             run, model, train, val, optimizer, schedule, machine,
@@ -126,9 +122,13 @@ def main(argv=None):
     options = parse_options(argv)
     if is_finished(options.resume, options.epochs):
         return options.resume
-    for dataset in options.dataset:
-        run_folder = run_on(dataset, options)
-    return run_folder
+    machine = prepare_machine(options.device, options.precision, options.deterministic)
+    # All are loaded before the first is trained on, so that what is wrong with the last shows at once.
+    loaded = [
+        load_data(name, options.data, options.image_size, VAL_FRACTION, options.seed, options.limit, options.workers)
+        for name in options.dataset
+    ]
+    return [run_on(data, machine, options) for data in loaded][-1]
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from common.console import say
 from common.errors import BadInput
 from common.files import write_bytes
 
@@ -32,26 +33,33 @@ def save_checkpoint(path: Path, content: dict, keep_old_as: Path | None = None) 
     write_bytes(path, buffer.getbuffer(), keep_old_as)
 
 
-def load_checkpoint(path: Path) -> dict:
+def load_checkpoint(path: Path, keys: set[str] = frozenset()) -> dict:
     """Return the content of a checkpoint that `save_checkpoint` wrote, its tensors on the CPU.
 
     Raises:
-        Damaged: the file is missing or is not what was written.
+        Damaged: the file is missing, is not what was written, or lacks one of `keys`.
     """
     content = _read(path)
     if content[-SEAL_LENGTH:] != _seal(content[:-SEAL_LENGTH]):
         raise Damaged(f"{path} is damaged (its checksum is wrong)")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if not keys <= loaded.keys():
+        raise Damaged(f"{path} is damaged (it is another kind of checkpoint)")
+    return loaded
 
 
-def load_weights(model: nn.Module, file: str) -> None:
+def load_weights(model: nn.Module, file: str, classes: list[str]) -> None:
     """Load the weights in `file` into `model`: a checkpoint of ours, or any state dict saved with `torch.save`.
+
+    Warns if a checkpoint of ours was trained for other classes than `classes`.
 
     Raises:
         BadInput: the file cannot be read or belongs to another network; the text says what differs.
     """
-    path = Path(file).expanduser()
-    content = _read(path)
+    try:
+        content = _read(Path(file))
+    except Damaged as error:
+        raise BadInput(f"--weights: {error}") from error
     if SEAL in content[-SEAL_LENGTH:] and content[-SEAL_LENGTH:] != _seal(content[:-SEAL_LENGTH]):
         raise Damaged(f"--weights {file} is damaged (its checksum is wrong)")
     try:
@@ -63,6 +71,9 @@ def load_weights(model: nn.Module, file: str) -> None:
     if difference:
         raise BadInput(f"--weights {file} does not fit this network: {difference}")
     model.load_state_dict(weights)
+    trained_for = loaded.get("config", {}).get("classes", classes)
+    if trained_for != classes:
+        say(f"warning: --weights {file} was trained for other classes: {', '.join(trained_for[:10])}")
 
 
 def _read(path: Path) -> bytes:

@@ -33,7 +33,7 @@ def load_cifar(name: str, location: str | None):
     from torchvision.datasets import CIFAR10, CIFAR100  # 1.4 s of imports that other data sets do without
 
     source = {"cifar10": CIFAR10, "cifar100": CIFAR100}[name]
-    root = _find(source, name, Path(location).expanduser() if location else DOWNLOAD_FOLDER)
+    root = _find(source, name, Path(location) if location else DOWNLOAD_FOLDER)
     try:
         return source(root, train=True), source(root, train=False)
     except (RuntimeError, OSError) as error:
@@ -88,7 +88,7 @@ def _download(source, name: str, archive: Path) -> None:
             urllib.request.urlopen(source.url, timeout=TIMEOUT) as response,
             partial_file(archive) as partial,
             open(partial, "wb") as file,
-            progress(None, int(response.headers.get("Content-Length", 0)), name, unit="B") as bar,
+            progress(int(response.headers.get("Content-Length", 0)), name, unit="B") as bar,
         ):
             while chunk := response.read(1 << 16):
                 file.write(chunk)

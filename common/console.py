@@ -1,7 +1,9 @@
 """What the terminal shows, and the copy of it that a run keeps as `log.txt`."""
 
+import contextlib
 import logging
 import logging.handlers
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,10 +15,13 @@ class _Terminal(logging.Handler):
 
     def emit(self, record):
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
-        tqdm.write(record.getMessage(), file=stream)
-        stream.flush()
+        # Whoever read the output may have gone; the run goes on, and its log has every line.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            tqdm.write(record.getMessage(), file=stream)
+            stream.flush()
 
 
+logging.raiseExceptions = False  # a log on a full disk loses lines, not the run
 _log = logging.getLogger("experiment")
 _log.setLevel(logging.INFO)
 _log.propagate = False
@@ -59,9 +64,9 @@ def stop_log() -> None:
         _log.addHandler(_waiting)
 
 
-def progress(iterable, total: int, title: str, unit: str = " images") -> tqdm:
-    """Return a tqdm bar over `iterable`, on stderr, which vanishes when it ends and is absent without a terminal."""
+def progress(total: int, title: str, unit: str = " images") -> tqdm:
+    """Return a tqdm bar on stderr, which vanishes when it ends and is absent without a terminal."""
     return tqdm(
-        iterable, total=total, desc=title, unit=unit, unit_scale=True,
-        leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True,
+        total=total, desc=title, unit=unit, unit_scale=True,
+        leave=False, disable=not sys.stderr.isatty(), ncols=shutil.get_terminal_size().columns,
     )  # fmt: skip

@@ -20,6 +20,7 @@ TEST_FRACTION, TEST_SEED = 0.2, 0
 class Data:
     """Training, validation and test images of one experiment, and what config.json says of them."""
 
+    name: str
     classes: list[str]
     train: Part
     val: Part
@@ -75,7 +76,7 @@ def load_data(
     _warn_of_shared_images(train, parts["val"], parts["test"])
     if limit is not None and limit < len(train):
         train = train.subset(balanced_subset(train.labels, train.hashes, classes, limit))
-    return Data(classes, train, parts["val"], parts["test"])
+    return Data(name, classes, train, parts["val"], parts["test"])
 
 
 def _warn_of_shared_images(train: Part, val: Part, test: Part) -> None:

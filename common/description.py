@@ -17,14 +17,12 @@ from common.machine import Machine
 PACKAGES = ("torchvision", "numpy", "scikit-learn", "matplotlib", "pillow")
 
 
-def describe(
-    script: str, dataset: str, options: dict, data: Data, model: nn.Module, train: Batches, machine: Machine
-) -> dict:
+def describe(script: str, options: dict, data: Data, model: nn.Module, train: Batches, machine: Machine) -> dict:
     """Return the content of config.json; `script` is the experiment's name, `options` has every option by name."""
     normalize = train.transform.normalize
     return {
         "script": script,
-        "dataset": dataset,
+        "dataset": data.name,
         "classes": data.classes,
         "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         "split_sha256": data.digest,
@@ -32,7 +30,7 @@ def describe(
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "input_shape": list(train.input_shape),
         "normalization": {"mean": list(normalize.mean), "std": list(normalize.std)},
-        "options": {name: value for name, value in options.items() if name != "resume"},
+        "options": {name: value for name, value in options.items() if name != "resume"} | {"dataset": [data.name]},
         "seed": options["seed"],
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "earlier_test_evaluations": 0,

@@ -58,6 +58,8 @@ def is_out_of_memory(error: BaseException) -> bool:
 def run_script(main) -> None:
     """Run `main()` as a process of its own: SIGTERM is caught, errors become one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _raise_terminated)
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
     try:
         main()
     except BaseException as error:
@@ -65,7 +67,7 @@ def run_script(main) -> None:
         if explained is None:
             raise  # SystemExit keeps its code; anything else is a fault of ours and shows its traceback
         code, line = explained
-        complain(f"error: {line}" if code < 100 else line)
+        complain(" ".join((f"error: {line}" if code < 100 else line).split()))
         sys.exit(code)
 
 

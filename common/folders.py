@@ -14,7 +14,8 @@ from common.errors import BadInput
 
 MEMORY_SHARE = 0.5  # of the memory that is free, for decoded images; a larger set is decoded anew in every epoch
 CHUNK = 256  # images decoded between two movements of the bar
-LITTER = ("thumbs.db", "desktop.ini")  # what operating systems leave in folders
+LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # what operating systems leave in folders
+NAMES_OF_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # in any case
 
 
 def load_folder(location: str | None, size: int, workers: int) -> dict[str, Part]:
@@ -33,13 +34,13 @@ def load_folder(location: str | None, size: int, workers: int) -> dict[str, Part
     """
     if location is None:
         raise BadInput("--dataset folder needs --data FOLDER, the folder with the class folders")
-    root = Path(location).expanduser()
+    root = Path(location)
     if not root.is_dir():
         raise BadInput(f"--data {location}: there is no such folder")
     folders = _part_folders(root)
-    classes = _class_names(folders["train"])
-    if not classes:
-        raise BadInput(f"{folders['train']} has no class folders{_suggestion(root)}")
+    classes = _folder_names(folders["train"])
+    if len(classes) == 1 and _folder_names(folders["train"] / classes[0]):
+        raise BadInput(f"{folders['train']} has one folder only{_suggestion(root)}")
     files = {part: _labelled_files(folder, classes, part) for part, folder in folders.items()}
 
     paths = [path for part in files.values() for path, _ in part]
@@ -64,27 +65,38 @@ def available_memory() -> int:
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
-    if not (root / "train").is_dir():
+    names = _folder_names(root)
+    folders = {NAMES_OF_PARTS[name.lower()]: root / name for name in names if name.lower() in NAMES_OF_PARTS}
+    if "train" not in folders:
         return {"train": root}
-    folders = {part: root / part for part in ("train", "val", "test") if (root / part).is_dir()}
+    others = [name for name in names if root / name not in folders.values()]
+    if others:
+        say(f"warning: {root} has other folders beside {', '.join(sorted(folders))}; not used: {', '.join(others)}")
     if "test" not in folders and "val" in folders:
         folders["test"] = folders.pop("val")
     return folders
 
 
-def _class_names(folder: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+def _folder_names(folder: Path) -> list[str]:
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_litter(entry.name))
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LITTER
 
 
 def _suggestion(root: Path) -> str:
-    inner = [root / name for name in _class_names(root) if _class_names(root / name)]
+    inner = [root / name for name in _folder_names(root) if _folder_names(root / name)]
     return f"; did you mean --data {inner[0]}?" if inner else ""
 
 
 def _labelled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Path, int]]:
     """Return (path, label) of every image in `folder`, sorted; the label is -1 if there are no class folders."""
-    names = _class_names(folder)
-    if part == "test" and not names:
+    names = _folder_names(folder)
+    if part != "test" and not names:
+        raise BadInput(f"{folder} has no class folders{_suggestion(folder)}")
+    if not names:
         files = [(path, -1) for path in _files(folder)]
         if not files:
             raise BadInput(f"{folder} is empty: remove it, or put the test images there")
@@ -109,9 +121,9 @@ def _labelled_files(folder: Path, classes: list[str], part: str) -> list[tuple[P
 def _files(folder: Path) -> Iterator[Path]:
     """Yield all files below `folder` in sorted order, without hidden ones and litter."""
     for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = sorted(name for name in subfolders if not _is_litter(name))
         for name in sorted(names):
-            if not name.startswith(".") and name.lower() not in LITTER:
+            if not _is_litter(name):
                 yield Path(parent, name)
 
 
@@ -139,7 +151,7 @@ def _scan(dataset: FolderDataset, in_memory: bool, part: str) -> Part:
     shape = (len(dataset), dataset.size, dataset.size, 3)
     pixels = np.empty(shape, np.uint8) if in_memory else None
     hashes, failures = [], []
-    with progress(None, len(dataset), f"reading {part} images") as bar:
+    with progress(len(dataset), f"reading {part} images") as bar:
         for start in range(0, len(dataset), CHUNK):
             chunk = dataset.decode(range(start, min(start + CHUNK, len(dataset))))
             for index, decoded in enumerate(chunk, start):

@@ -4,12 +4,16 @@ EXIF orientation is applied; transparency is laid over white; 16-bit grey keeps 
 CMYK pictures are converted to RGB by Pillow.
 """
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common.errors import BadInput
+
+# Up to 89 million pixels are taken silently, up to twice as many too; more are an error.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
 def read_image(path: Path) -> Image.Image:
@@ -18,6 +22,8 @@ def read_image(path: Path) -> Image.Image:
     Raises:
         BadInput: the file is missing, empty, truncated, or no image; the text names it.
     """
+    if path.exists() and not path.is_file():  # a pipe, for instance, would be waited for without end
+        raise BadInput(f"{path} cannot be read: it is no file")
     try:
         with Image.open(path) as image:
             image.load()

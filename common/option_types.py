@@ -4,6 +4,7 @@ import argparse
 import difflib
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 def switch(text: str) -> bool:
@@ -18,7 +19,7 @@ def switch(text: str) -> bool:
 SWITCH = {"type": switch, "nargs": "?", "const": True, "metavar": "BOOL"}  # `-bn` alone is true
 
 
-def integer(low: int, high: float = math.inf) -> Callable[[str], int]:
+def integer(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     """Return a reader of integers from `low` to `high`."""
 
     def read(text: str) -> int:
@@ -27,14 +28,13 @@ def integer(low: int, high: float = math.inf) -> Callable[[str], int]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
         if not low <= value <= high:
-            bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
-            raise argparse.ArgumentTypeError(f"{text} must be {bounds}")
+            raise argparse.ArgumentTypeError(f"{text} must be from {low} to {high}")
         return value
 
     return read
 
 
-def real(low: float = -math.inf, below: float = math.inf, above: float = -math.inf) -> Callable[[str], float]:
+def real(low: float = -math.inf, below: float = 1e30, above: float = -math.inf) -> Callable[[str], float]:
     """Return a reader of numbers x with low <= x, above < x < below."""
 
     def read(text: str) -> float:
@@ -44,7 +44,7 @@ def real(low: float = -math.inf, below: float = math.inf, above: float = -math.i
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
         if not (low <= value < below and above < value):
             bounds = [f"at least {low:g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
-            bounds += [f"below {below:g}" if below < math.inf else "finite"]
+            bounds += [f"below {below:g}"]
             raise argparse.ArgumentTypeError(f"{text} must be {' and '.join(bounds)}")
         return value
 
@@ -57,6 +57,24 @@ def integers(text: str) -> list[int]:
     if values != sorted(set(values)):
         raise argparse.ArgumentTypeError(f"{text} must increase")
     return values
+
+
+def location(text: str) -> str:
+    """Return the absolute path that `text` means, so that it means the same from every folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty")
+    try:
+        path = Path(text).expanduser().absolute()
+        path.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a zero byte
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no path ({error})") from None
+    return str(path)
+
+
+def folder(text: str) -> str:
+    """Return the path that `text` means, relative if it is typed so."""
+    location(text)
+    return str(Path(text).expanduser())
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
@@ -77,5 +95,5 @@ def one_or_more_of(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 def nearest(word: str, names: Sequence[str]) -> str:
     """Return a hint at the one of `names` that `word` resembles, or nothing."""
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""

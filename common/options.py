@@ -8,15 +8,25 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common.console import say
 from common.data import DATASETS
 from common.errors import BadInput
 from common.machine import DEVICES, PRECISIONS
 from common.optimizers import OPEN_ENDED, OPTIMIZERS, SCHEDULES
-from common.option_types import SWITCH, integer, integers, nearest, one_of, one_or_more_of, real
-from common.run_folder import read_json
+from common.option_types import SWITCH, folder, integer, integers, location, nearest, one_of, one_or_more_of, real
+from common.run_folder import read_config
 
 # Options that change where a run happens but not what comes out of it.
 MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every")
+# Options that do nothing unless another one has one of these values.
+WORKS_ONLY_WITH = {
+    "warmup_epochs": ("schedule", ("cosine",)),
+    "step_size": ("schedule", ("step",)),
+    "milestones": ("schedule", ("multistep",)),
+    "gamma": ("schedule", ("step", "multistep", "plateau")),
+    "plateau_patience": ("schedule", ("plateau",)),
+    "momentum": ("optimizer", ("sgd", "rmsprop")),
+}
 _UNSET = object()
 
 
@@ -38,19 +48,25 @@ class Parser(argparse.ArgumentParser):
         """
         typed = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        first.add_argument("--config")
-        first.add_argument("--override", nargs="+", default=[])
+        first.add_argument("--config", action="append", type=location, default=[])
+        first.add_argument("--override", action="extend", nargs="+", default=[])
         try:
             files, typed = first.parse_known_args(typed)
         except argparse.ArgumentError as error:
             self.error(str(error))
-        words = self._from_file(files.config) + self._from_pairs(files.override) + typed
+        from_files = [word for name in files.config for word in self._from_file(name)]
+        words = from_files + self._from_pairs(files.override) + typed
         given = {name: value for name, value in vars(self._parse_known(words)).items() if value is not _UNSET}
         if given.get("resume"):
             return self._resumed(given)
         if given.get("data") and "dataset" not in given:
             given["dataset"] = [_implied_dataset(given["data"])]
-        return argparse.Namespace(**self._defaults_of_all() | given)
+        options = self._defaults_of_all() | given
+        for name in given:
+            owner, values = WORKS_ONLY_WITH.get(name, (None, ()))
+            if owner and options[owner] not in values:
+                say(f"note: --{name} does nothing with --{owner} {options[owner]}")
+        return argparse.Namespace(**options)
 
     def _parse_known(self, words: list[str]) -> argparse.Namespace:
         """Parse `words`; options that are not among them are `_UNSET`."""
@@ -69,10 +85,10 @@ class Parser(argparse.ArgumentParser):
         Raises:
             BadInput: there is no such run, it is another script's, or `given` contradicts what is stored.
         """
-        folder = given["resume"]
+        folder = given["resume"] = Path(given["resume"])
         if not (folder / "config.json").is_file():
             raise BadInput(f"--resume {folder}: there is no run in that folder (no config.json)")
-        config = read_json(folder / "config.json")
+        config = read_config(folder)
         if config["script"] != self.script:
             raise BadInput(f"--resume {folder}: that run is of {config['script']}.py; resume it with that")
         stored = self._defaults_of_all() | config["options"] | {"dataset": [config["dataset"]]}
@@ -86,17 +102,15 @@ class Parser(argparse.ArgumentParser):
                     f"--epochs {value}: the run began with {stored['epochs']}, and its schedule "
                     f"{stored['schedule']!r} is planned for exactly so many; start a new run"
                 )
-            raise BadInput(f"--{name} {value}: the run has {stored.get(name)}; leave it out, or start a new run")
+            raise BadInput(f"--{name}: the run has {_typed(stored.get(name))}; leave it out, or start a new run")
         return argparse.Namespace(**stored | given)
 
-    def _from_file(self, name: str | None) -> list[str]:
+    def _from_file(self, name: str) -> list[str]:
         """Return the options in a YAML file as words of a command line, so that they are checked in the same way."""
-        if name is None:
-            return []
         import yaml
 
         try:
-            content = yaml.safe_load(Path(name).expanduser().read_text(encoding="utf-8"))
+            content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
         except OSError as error:
             raise BadInput(f"--config {name} cannot be read ({error.strerror})") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -119,10 +133,11 @@ class Parser(argparse.ArgumentParser):
     def _word(self, key: str, value, source: str) -> str:
         option = _with_underscores(f"--{key}")
         long_names = [name for name in self._option_strings() if name.startswith("--")]
-        if option not in long_names or key in ("config", "override", "help", "resume"):
+        if key in ("config", "override", "help", "resume"):
+            raise BadInput(f"{source}: {key!r} can only be typed on the command line")
+        if option not in long_names:
             raise BadInput(f"{source}: there is no option {key!r}{nearest(option, long_names).replace('--', '')}")
-        text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-        return f"{option}={text}"
+        return f"{option}={_typed(value)}"
 
     def _option_strings(self) -> list[str]:
         return sorted(self._option_string_actions)
@@ -140,8 +155,12 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         if action.default in (None, [], argparse.SUPPRESS):
             return action.help
-        default = ",".join(map(str, action.default)) if isinstance(action.default, list) else action.default
-        return f"{action.help} (default: {default})".replace("%", "%%")
+        return f"{action.help} (default: {_typed(action.default)})".replace("%", "%%")
+
+
+def _typed(value) -> str:
+    """Return a value as it would be typed."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def experiment_parser(script: str, description: str, **defaults) -> Parser:
@@ -166,7 +185,7 @@ def experiment_parser(script: str, description: str, **defaults) -> Parser:
 def _add_data_options(group) -> None:
     group.add_argument("--dataset", type=one_or_more_of(DATASETS), default=["digits"], metavar="NAME",
                        help=f"{', '.join(DATASETS)}; several, separated by commas, are run one after the other")
-    group.add_argument("--data", metavar="PATH",
+    group.add_argument("--data", type=location, metavar="PATH",
                        help="where it is: for cifar10 and cifar100 the download folder, the extracted folder or the "
                             ".tar.gz (default: data/ beside the scripts, downloaded if absent); for folder the root of "
                             "train/ val/ test/ class folders, or of class folders alone; a folder without --dataset "
@@ -191,7 +210,7 @@ def _add_training_options(group) -> None:
                        help="schedule cosine: epochs of linear rise at the start")
     group.add_argument("--step_size", type=integer(1), default=30, metavar="N",
                        help="schedule step: multiply by gamma every N epochs")
-    group.add_argument("--milestones", type=integers, default=[], metavar="N,N,…",
+    group.add_argument("--milestones", type=integers, default=[], metavar="N,N,...",
                        help="schedule multistep: multiply by gamma after these epochs")
     group.add_argument("--gamma", type=real(above=0, below=1), default=0.1, metavar="X",
                        help="schedules step, multistep and plateau: the factor")
@@ -204,15 +223,16 @@ def _add_training_options(group) -> None:
                        help="average the gradients of N batches into one step")
     group.add_argument("--patience", type=integer(1), metavar="N",
                        help="stop after N epochs without a better validation accuracy")
-    group.add_argument("--weights", metavar="FILE", help="start from these weights; with -e 0 only evaluate them")
+    group.add_argument("--weights", type=location, metavar="FILE",
+                       help="start from these weights; with -e 0 only evaluate them")
 
 
 def _add_run_options(group) -> None:
     group.add_argument("-h", "--help", action="help", help="show this and exit")
     group.add_argument("-s", "--seed", type=integer(0, 2**31 - 1), default=0, metavar="N",
                        help="of the split, the first weights, the order and the augmentation")
-    group.add_argument("--output_dir", default="outputs", metavar="DIR", help="where the run folders go")
-    group.add_argument("--resume", type=Path, metavar="RUN_DIR",
+    group.add_argument("--output_dir", type=folder, default="outputs", metavar="DIR", help="where the run folders go")
+    group.add_argument("--resume", type=location, metavar="RUN_DIR",
                        help="continue that run, with the options stored in it")
     group.add_argument("--save_every", type=integer(1), metavar="N",
                        help="keep the state of every Nth epoch as epoch-<n>.pth")
@@ -238,7 +258,7 @@ def _with_underscores(word: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
-def _implied_dataset(location: str) -> str:
-    if Path(location).expanduser().is_file():
-        raise BadInput(f"--data {location} is a file: say with --dataset what it holds (cifar10 or cifar100)")
+def _implied_dataset(data: str) -> str:
+    if Path(data).is_file():
+        raise BadInput(f"--data {data} is a file: say with --dataset what it holds (cifar10 or cifar100)")
     return "folder"

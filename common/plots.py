@@ -58,7 +58,8 @@ def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndar
     side = min(max(5.5, 0.62 * count), 17)
     figure = _figure(side + 1.5, side + 0.5)
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    # Of many classes few shares come near 1: there the darkest blue is the largest share.
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1 if count <= 25 else shares.max())
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.045, pad=0.02)
     size = 10 if count <= 25 else max(3.0, 7.5 * 100 / max(count, 100))
     names = [plain(name) for name in classes]
@@ -73,7 +74,8 @@ def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndar
         for (row, column), share in np.ndenumerate(shares):
             if matrix[row, column]:
                 colour = "white" if share > 0.5 else "black"
-                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=colour, fontsize=9)
+                percent = f"{100 * share:.0f}" if share >= 0.005 else "<1"
+                axes.text(column, row, percent, ha="center", va="center", color=colour, fontsize=9)
     accuracy = matrix.trace() / matrix.sum()
     unit = "; cells in % of the true class" if count <= 25 else ""
     axes.set(xlabel="predicted", ylabel="true", title=f"{len(labels):,} test images, {accuracy:.2%} right{unit}")
@@ -111,7 +113,7 @@ def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, class
 
 def plain(name: str) -> str:
     """Return a name that is safe and short enough to stand in a picture: one line, no mathematics."""
-    line = " ".join(name.split())
+    line = " ".join(name.encode("utf-8", "backslashreplace").decode().split())  # a file system can hold any bytes
     shortened = line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
     return shortened.replace("$", r"\$")
 

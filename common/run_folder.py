@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -14,9 +15,9 @@ from common.files import write_json
 def make_folder(parent: Path, config: dict) -> Path:
     """Make a folder of its own for this second, which appears at once with config.json in it."""
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    making = parent / f".{stamp}.{os.getpid()}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        making = parent / f".{stamp}.{os.getpid()}"
         making.mkdir()
         write_json(making / "config.json", config)
         for count in range(1, 10_000):
@@ -28,6 +29,8 @@ def make_folder(parent: Path, config: dict) -> Path:
         if error.errno in DISK_FULL:
             raise
         raise BadInput(f"--output_dir: nothing can be written to {parent} ({error.strerror})") from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
     raise BadInput(f"{parent} has thousands of runs of this second")
 
 
@@ -67,19 +70,29 @@ def lock(folder: Path):
     return file
 
 
-def read_json(path: Path) -> dict:
-    """Return the content of a JSON file of a run.
+def read_config(folder: Path) -> dict:
+    """Return the config.json of a run.
 
     Raises:
         BadInput: it is missing or damaged.
     """
+    config = _read_json(folder / "config.json")
+    if not {"script", "dataset", "classes", "options", "split_sha256", "earlier_test_evaluations"} <= config.keys():
+        raise BadInput(f"{folder} is no run that can be used: its config.json is missing or damaged")
+    return config
+
+
+def read_train_json(folder: Path) -> dict:
+    """Return the train.json of a run, or an empty one if it is missing or damaged: `last.pth` knows all of it too."""
+    empty = {"status": "running", "epochs": []}
+    train_json = _read_json(folder / "train.json")
+    return train_json if empty.keys() <= train_json.keys() else empty
+
+
+def _read_json(path: Path) -> dict:
+    """Return the object in a JSON file, an empty one if there is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} is missing or damaged, so {path.parent} is no run that can be used") from error
-
-
-def status_of(folder: Path) -> str:
-    """Return the `status` in train.json: running (also if it is not there yet), finished, interrupted or diverged."""
-    train_json = folder / "train.json"
-    return read_json(train_json)["status"] if train_json.exists() else "running"
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

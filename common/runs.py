@@ -15,7 +15,7 @@ from common.description import describe
 from common.errors import BadInput, Diverged
 from common.files import remove_partial_files, write_bytes, write_json
 from common.machine import Machine
-from common.run_folder import lock, make_folder, read_json, status_of
+from common.run_folder import lock, make_folder, read_config, read_train_json
 from common.training import best_record
 
 
@@ -29,8 +29,7 @@ class Run:
     def __init__(self, folder: Path, script: Path, config: dict, resumed: bool):
         self.folder, self.script, self.config, self.resumed = folder, script, config, resumed
         self._lock = lock(folder)
-        train_json = folder / "train.json"
-        self._train_json = read_json(train_json) if train_json.exists() else {"status": "running", "epochs": []}
+        self._train_json = read_train_json(folder)
 
     def __enter__(self) -> "Run":
         remove_partial_files(self.folder)
@@ -94,7 +93,7 @@ class Run:
 
     def best_weights(self) -> dict:
         """Return the state dict of the best epoch."""
-        return load_checkpoint(self.folder / "best.pth")["model"]
+        return load_checkpoint(self.folder / "best.pth", {"model"})["model"]
 
     def draw_epoch(self, history: list[dict], train: Batches) -> None:
         """Draw the curves, and once the training images as the network sees them."""
@@ -114,17 +113,24 @@ class Run:
         save_checkpoint(self.folder / "best.pth", content)
 
     def _newest_state(self) -> dict | None:
-        kept = sorted(self.folder.glob("epoch-*.pth"), key=lambda path: -int(path.stem.removeprefix("epoch-")))
-        for path in (self.folder / "last.pth", self.folder / "previous.pth", *kept):
-            if path.exists():
-                try:
-                    state = load_checkpoint(path)
-                    self.best_weights()
-                    return state
-                except Damaged as error:
-                    complain(f"warning: {error}; using the one before it")
-        complain("no saved epoch can be used: starting from the first, which ends with the same weights")
+        kept = sorted(self.folder.glob("epoch-[0-9]*.pth"), key=lambda path: -int(path.stem.removeprefix("epoch-")))
+        states = [path for path in (self.folder / "last.pth", self.folder / "previous.pth", *kept) if path.exists()]
+        for path in states if states and self._best_is_intact() else []:
+            try:
+                return load_checkpoint(path, {"model", "optimizer", "schedule", "scaler", "history"})
+            except Damaged as error:
+                complain(f"warning: {error}; using the one before it")
+        say("no saved epoch can be used: starting from the first, which ends with the same weights")
         return None
+
+    def _best_is_intact(self) -> bool:
+        """Without the weights of the best epoch so far no later state is of use: they are in no other file."""
+        try:
+            self.best_weights()
+        except Damaged as error:
+            complain(f"warning: {error}")
+            return False
+        return True
 
     def _write_train_json(self, history: list[dict]) -> None:
         best = best_record(history) or {"val_accuracy": None, "epoch": None}
@@ -141,7 +147,10 @@ class Run:
         with contextlib.suppress(OSError):  # a full disk: what was written before is whole, and stays
             self.set_status("diverged" if isinstance(error, Diverged) else "interrupted")
         if isinstance(error, Diverged):
-            say(f"the best weights so far are kept in {self.folder}")
+            kept = (
+                "the best weights so far are in" if (self.folder / "best.pth").exists() else "there are no weights in"
+            )
+            say(f"{kept} {self.folder}")
         else:
             done = len(self._train_json["epochs"])
             say(f"{done} epoch(s) are saved; to go on: {self.resume_command()}")
@@ -151,33 +160,32 @@ class Run:
         return shlex.join([Path(sys.executable).name, _short(self.script), "--resume", str(self.folder)])
 
 
-def open_run(
-    script: str, dataset: str, options: dict, data: Data, model: nn.Module, train: Batches, machine: Machine
-) -> Run:
+def open_run(script: str, options: dict, data: Data, model: nn.Module, train: Batches, machine: Machine) -> Run:
     """Make the folder outputs/<script>/<dataset>/<time>/ with its config.json, or open the one to be resumed.
 
     Args:
         script: `__file__` of the experiment.
-        dataset: name for the folder's path and the config; for class folders the last part of their path is used.
         options: every option by name.
+        data: its name is part of the folder's path; for class folders it is the last part of theirs.
 
     Raises:
         BadInput: the folder cannot be made, is in use, or belongs to other data or another script.
     """
     script_path = Path(script).resolve()
-    config = describe(script_path.stem, dataset, options, data, model, train, machine)
+    config = describe(script_path.stem, options, data, model, train, machine)
     if options["resume"]:
         return _reopen(options["resume"], script_path, config)
-    name = Path(options["data"]).expanduser().resolve().name if dataset == "folder" else dataset
-    parent = Path(options["output_dir"]).expanduser() / script_path.stem / name
+    name = Path(options["data"]).resolve().name if data.name == "folder" else data.name
+    parent = Path(options["output_dir"]) / script_path.stem / name
     return Run(make_folder(parent, config), script_path, config, resumed=False)
 
 
 def is_finished(folder: Path | None, epochs: int) -> bool:
     """Tell, and say, whether the run to be resumed has nothing left to do."""
-    if folder is None or read_json(folder / "config.json")["options"]["epochs"] != epochs:
+    if folder is None or read_config(folder)["options"]["epochs"] != epochs:
         return False
-    if status_of(folder) != "finished":
+    results = ("test.json", "submission.csv")
+    if read_train_json(folder)["status"] != "finished" or not any((folder / name).exists() for name in results):
         return False
     say(f"{folder} is finished: nothing to do (to train it further, add --epochs with a larger number)")
     return True
@@ -185,16 +193,22 @@ def is_finished(folder: Path | None, epochs: int) -> bool:
 
 def _reopen(folder: Path, script: Path, wanted: dict) -> Run:
     """Open the run in `folder`; `wanted` is the config that it would have if it began now."""
-    config = read_json(folder / "config.json")
-    if config["split_sha256"] != wanted["split_sha256"]:
+    config, status = read_config(folder), read_train_json(folder)["status"]
+    if (config["split_sha256"], config["classes"]) != (wanted["split_sha256"], wanted["classes"]):
         raise BadInput(f"--resume {folder}: the images are not those that the run began with; give them with --data")
-    if status_of(folder) == "diverged":
+    if status == "diverged":
         raise BadInput(f"--resume {folder}: this run diverged and would do so again; start one with a lower --lr")
     run = Run(folder, script, config, resumed=True)
-    if status_of(folder) == "finished":  # and asked for more epochs: the test set will be read once more
+    if status == "finished":  # and asked for more epochs: the test set will be read once more
         run.set_status("running")
         config["earlier_test_evaluations"] += 1
-    config["options"]["epochs"] = wanted["options"]["epochs"]
+    epochs, before = wanted["options"]["epochs"], config["options"]["epochs"]
+    if epochs > before:
+        say(
+            f"{epochs} epochs instead of {before}: the run will end as if it had begun with so many, because its "
+            "schedule does not depend on their number; the test images are looked at once more"
+        )
+    config["options"]["epochs"] = epochs
     run.write_json("config.json", config)
     return run
 

@@ -55,7 +55,7 @@ def fit(
     saved = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
     history = run.restore(saved)
     if epochs == 0:
-        run.save_untrained(model, accuracy=_loss_and_accuracy(*evaluate(model, val, machine, "validation"))[1])
+        run.save_untrained(model, accuracy=_validate(model, val, machine, epoch=0, lr=0.0)[1])
     while len(history) < epochs and not _out_of_patience(history, patience):
         epoch = len(history) + 1
         torch.manual_seed(epoch_seed(train.seed, epoch))
@@ -67,7 +67,7 @@ def fit(
             accumulate=accumulate,
         )  # fmt: skip
         training_seconds = time.perf_counter() - started
-        val_loss, val_accuracy = _loss_and_accuracy(*evaluate(model, val, machine, "validation"))
+        val_loss, val_accuracy = _validate(model, val, machine, epoch, lr)
         schedule.after_epoch(val_loss)
         record = {
             "epoch": epoch,
@@ -80,7 +80,7 @@ def fit(
             "images_per_second": train.images / training_seconds,
             "peak_memory_mb": machine.peak_memory_mb(),
         }
-        history.append(record)
+        history = [*history, record]
         run.save_epoch(history, saved, keep=bool(save_every) and epoch % save_every == 0)
         say(_epoch_line(record, epochs, is_best=best_record(history) is record))
         run.draw_epoch(history, train)
@@ -115,7 +115,7 @@ def train_one_epoch(
     model.train()
     meter = Meter(machine.device)
     one = torch.ones((), device=machine.device)
-    with progress(None, batches.images, title) as bar:
+    with progress(batches.images, title) as bar:
         for group in _grouped(batches.epoch(epoch), accumulate):
             step_images = sum(len(labels) for _, labels in group)
             for inputs, labels in group:
@@ -133,8 +133,8 @@ def train_one_epoch(
             optimizer.zero_grad()
             schedule.after_step()
             _check(*meter.glance(scaler.scale(one)), epoch, lr)
-            bar.update(step_images)
             bar.set_postfix(meter.postfix(), refresh=False)
+            bar.update(step_images)
     _check(*meter.read(scaler.scale(one)), epoch, lr)
     _check_network(model, epoch, lr)
     return meter.loss, meter.accuracy
@@ -145,7 +145,7 @@ def evaluate(model: nn.Module, batches: Batches, machine: Machine, title: str) -
     """Return the logits (N, classes) float32 and the labels (N,) of all images, in order, on the CPU."""
     model.eval()
     all_logits, all_labels = [], []
-    with progress(None, batches.images, title) as bar:
+    with progress(batches.images, title) as bar:
         for inputs, labels in batches.epoch(0):
             with machine.autocast():
                 logits = model(inputs)
@@ -230,8 +230,16 @@ def _grouped(batches: Iterable, size: int) -> Iterator[list]:
         yield group
 
 
-def _loss_and_accuracy(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+def _validate(model: nn.Module, val: Batches, machine: Machine, epoch: int, lr: float) -> tuple[float, float]:
+    """Return loss and accuracy on the validation images; weights that have no finite loss are never the best."""
+    logits, labels = evaluate(model, val, machine, "validation")
+    loss = F.cross_entropy(logits, labels).item()
+    if not math.isfinite(loss):
+        raise Diverged(
+            f"the validation loss is not finite after the last step of epoch {epoch}, at learning rate {lr:g}; "
+            "try a lower --lr, or --clip_grad 1"
+        )
+    return loss, (logits.argmax(1) == labels).double().mean().item()
 
 
 def _out_of_patience(history: list[dict], patience: int | None) -> bool:
