@@ -5,6 +5,7 @@ half a file under the final name, and because no network must be one clear line.
 """
 
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.error
@@ -82,6 +83,7 @@ def _extract(source, name: str, archive: Path) -> Path:
 
 def _download(source, name: str, archive: Path) -> None:
     say(f"downloading {source.url} to {archive}")
+    digest = hashlib.md5(usedforsecurity=False)
     try:
         archive.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -92,12 +94,15 @@ def _download(source, name: str, archive: Path) -> None:
         ):
             while chunk := response.read(1 << 16):
                 file.write(chunk)
+                digest.update(chunk)
                 bar.update(len(chunk))
-    except OSError as error:  # URLError, timeouts and refused connections are OSErrors
-        if error.errno is not None and not isinstance(error, (urllib.error.URLError, TimeoutError, ConnectionError)):
-            raise
-        reason = getattr(error, "reason", error)
+            if digest.hexdigest() != source.tgz_md5:
+                raise ConnectionError("what came is incomplete or damaged: its md5 is wrong")
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         raise BadInput(
-            f"{name} is not in {archive.parent} and {source.url} cannot be downloaded ({reason}); put that file at "
-            f"{archive}, or say where it is with --data, or use --dataset digits, which needs no download"
+            f"{name} is not in {archive.parent} and {source.url} cannot be downloaded "
+            f"({getattr(error, 'reason', error)}); put that file at {archive}, or say where it is with --data, "
+            "or use --dataset digits, which needs no download"
         ) from error

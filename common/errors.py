@@ -12,7 +12,10 @@ from common.console import complain
 
 
 class BadInput(Exception):
-    """The person gave something that cannot work; the text names the culprit and the way out."""
+    """The person gave something that cannot work; the text, one line, names the culprit and the way out."""
+
+    def __init__(self, text: str):
+        super().__init__(" ".join(text.splitlines()))  # names of files and errors of others can have several lines
 
 
 class Diverged(Exception):
@@ -67,7 +70,7 @@ def run_script(main) -> None:
         if explained is None:
             raise  # SystemExit keeps its code; anything else is a fault of ours and shows its traceback
         code, line = explained
-        complain(" ".join((f"error: {line}" if code < 100 else line).split()))
+        complain(f"error: {line}" if code < 100 else line)
         sys.exit(code)
 
 

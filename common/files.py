@@ -32,7 +32,8 @@ def partial_file(path: Path) -> Iterator[Path]:
         yield partial
         os.replace(partial, path)
     except OSError as error:
-        error.filename = error.filename or str(path)
+        if error.errno:  # else it is no error of the file system
+            error.filename = error.filename or str(path)
         raise
     finally:
         partial.unlink(missing_ok=True)

@@ -67,8 +67,8 @@ def available_memory() -> int:
 def _part_folders(root: Path) -> dict[str, Path]:
     names = _folder_names(root)
     folders = {NAMES_OF_PARTS[name.lower()]: root / name for name in names if name.lower() in NAMES_OF_PARTS}
-    if "train" not in folders:
-        return {"train": root}
+    if "train" not in folders or (len(names) > len(folders) and not _folder_names(folders["train"])):
+        return {"train": root}  # where a folder named "train" may be one of the classes
     others = [name for name in names if root / name not in folders.values()]
     if others:
         say(f"warning: {root} has other folders beside {', '.join(sorted(folders))}; not used: {', '.join(others)}")
@@ -134,8 +134,8 @@ def _stored_size(paths: list[Path], size: int) -> int:
         try:
             with Image.open(path) as image:  # reads the header only
                 sizes.add(image.size)
-        except (OSError, Image.DecompressionBombError):
-            continue  # `_scan` will name it
+        except Exception:  # Pillow raises nearly anything for damaged files; `_scan` will name this one
+            continue
         if len(sizes) > 1:
             return size
     width, height = sizes.pop() if sizes else (size, size)

@@ -32,7 +32,9 @@ def read_image(path: Path) -> Image.Image:
         reason = "it is empty" if path.stat().st_size == 0 else "it is no image"
     except Image.DecompressionBombError:
         reason = "it unpacks to too many pixels to be a photograph"
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow's decoders raise for damaged files
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise nearly anything for damaged files
         reason = getattr(error, "strerror", None) or str(error)
     raise BadInput(f"{path} cannot be read: {reason}")
 

@@ -85,7 +85,9 @@ def _scores_of_classes(labels: np.ndarray, predicted: np.ndarray, count: int) ->
 def _top_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
     from sklearn.metrics import top_k_accuracy_score
 
-    return float(top_k_accuracy_score(labels, probabilities, k=k, labels=np.arange(probabilities.shape[1])))
+    with warnings.catch_warnings():  # of 5 classes the top 5 are trivially right, which scikit-learn warns of
+        warnings.simplefilter("ignore")
+        return float(top_k_accuracy_score(labels, probabilities, k=k, labels=np.arange(probabilities.shape[1])))
 
 
 def _notes(classes: list[str], images: np.ndarray, predictions: np.ndarray) -> list[str]:

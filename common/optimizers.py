@@ -23,7 +23,9 @@ def build_optimizer(
         parameters: of the model, or parameter groups.
         momentum: of sgd, where it is Nesterov's (0 is plain descent), and of rmsprop.
     """
-    parameters = list(parameters)
+    parameters = [
+        group | {"params": list(group["params"])} if isinstance(group, dict) else group for group in parameters
+    ]
     common = {"lr": lr, "weight_decay": weight_decay}
     if name == "rmsprop":
         return torch.optim.RMSprop(parameters, momentum=momentum, **common)
@@ -82,7 +84,7 @@ class Schedule:
             self.scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=gamma, patience=plateau_patience)
         else:
             rates = [group["lr"] for group in optimizer.param_groups]
-            self.scheduler = lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1)
+            self.scheduler = lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1, cycle_momentum=False)
         self.state_dict, self.load_state_dict = self.scheduler.state_dict, self.scheduler.load_state_dict
 
     def after_step(self) -> None:

@@ -67,7 +67,8 @@ def location(text: str) -> str:
         path = Path(text).expanduser().absolute()
         path.exists()
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a zero byte
-        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no path ({error})") from None
+        reason = getattr(error, "strerror", None) or error
+        raise argparse.ArgumentTypeError(f"{text[:60]!r} is no path ({reason})") from None
     return str(path)
 
 

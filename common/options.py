@@ -113,7 +113,7 @@ class Parser(argparse.ArgumentParser):
             content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
         except OSError as error:
             raise BadInput(f"--config {name} cannot be read ({error.strerror})") from error
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (yaml.YAMLError, ValueError) as error:  # such as a date in the 13th month
             raise BadInput(f"--config {name} is not YAML: {' '.join(str(error).split())}") from error
         if content is None:
             return []

@@ -1,0 +1,445 @@
+import os
+import random
+import shutil
+import sys
+from contextlib import nullcontext
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import common.folders
+from common.data import load_data
+from common.datasets import ArrayDataset, FolderDataset
+from common.errors import BadInput
+from common.folders import load_folder
+
+SIZE = 12
+
+
+def noise(seed, height=SIZE, width=SIZE):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def write_class(folder, count, first_seed=0, height=SIZE, width=SIZE, suffix=".png"):
+    """Write `count` different pictures into the folder of a class."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.fromarray(noise(first_seed + number, height, width)).save(folder / f"{number:03}{suffix}")
+
+
+def write_classes(root, counts, first_seed=0, **options):
+    """Write so many pictures of each class, all different, and return `root`."""
+    for name, count in counts.items():
+        write_class(root / name, count, first_seed, **options)
+        first_seed += count
+    return root
+
+
+def write_parts(root, *parts, count=6):
+    for place, part in enumerate(parts):
+        write_classes(root / part, {"ant": count, "bee": count}, first_seed=1000 * place)
+    return root
+
+
+def load(root, image_size=SIZE, val_fraction=0.2, seed=0, limit=None):
+    return load_data("folder", str(root), image_size, val_fraction, seed, limit)
+
+
+def refusal(root, **options):
+    with pytest.raises(BadInput) as error:
+        load(root, **options)
+    return str(error.value)
+
+
+def ids_of(part):
+    return [part.dataset.ids[sample] for sample in part.samples]
+
+
+def pixels_by_id(part):
+    images, _ = part.dataset.batch(part.samples)
+    return dict(zip(ids_of(part), images.permute(0, 2, 3, 1).numpy(), strict=True))
+
+
+@pytest.fixture
+def never_fits(monkeypatch):
+    monkeypatch.setattr(common.folders, "available_memory", lambda: 0)
+
+
+def test_class_names_are_sorted_and_labels_follow_them(tmp_path):
+    write_classes(tmp_path, {"cat": 3, "Ant": 2, "bee": 4})
+    (part,) = load_folder(str(tmp_path), SIZE, 2).values()
+    assert part.dataset.classes == ["Ant", "bee", "cat"]
+    assert part.labels == [0] * 2 + [1] * 4 + [2] * 3
+    assert ids_of(part)[0] == "Ant/000.png" and ids_of(part)[-1] == "cat/002.png"
+
+
+def test_train_val_and_test_are_what_they_are_called(tmp_path):
+    data = load(write_parts(tmp_path, "train", "val", "test"))
+    for name in ("train", "val", "test"):
+        part = getattr(data, name)
+        assert len(part) == 12
+        assert all(identifier.startswith(f"{name}/") for identifier in ids_of(part))
+
+
+@pytest.mark.parametrize("other", ["val", "test"])
+def test_with_train_and_one_other_that_one_is_the_test_set(tmp_path, other):
+    data = load(write_parts(tmp_path, "train", other, count=10))
+    assert len(data.test) == 20 and {identifier.split("/")[0] for identifier in ids_of(data.test)} == {other}
+    assert (len(data.train), len(data.val)) == (16, 4)
+    assert sorted(ids_of(data.train) + ids_of(data.val)) == sorted(
+        f"train/{name}/{number:03}.png" for name in ("ant", "bee") for number in range(10)
+    )
+
+
+@pytest.mark.parametrize("inner", ["", "train"])
+def test_class_folders_alone_are_divided_in_three(tmp_path, inner):
+    write_classes(tmp_path / inner, {"ant": 20, "bee": 40})
+    data = load(tmp_path)
+    assert [len(part) for part in (data.train, data.val, data.test)] == [39, 9, 12]
+    assert data.test.labels.count(0) == 4 and data.val.labels.count(0) == 3
+    together = sorted(ids_of(data.train) + ids_of(data.val) + ids_of(data.test))
+    assert together == sorted(set(together)) and len(together) == 60
+
+
+def test_the_test_images_are_the_same_whatever_the_seed_and_the_validation_images_are_not(tmp_path):
+    write_classes(tmp_path, {"ant": 30, "bee": 30})
+    one, other = load(tmp_path, seed=0), load(tmp_path, seed=1)
+    assert ids_of(one.test) == ids_of(other.test)
+    assert ids_of(one.val) != ids_of(other.val)
+    assert one.digest != other.digest
+    assert one.digest == load(tmp_path, seed=0).digest
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "Val", "TEST"), ("train", "valid", "test"), ("train", "Validation", "test")]
+)
+def test_parts_go_by_their_other_names_too(tmp_path, names):
+    data = load(write_parts(tmp_path, *names))
+    for name, part in zip(names, (data.train, data.val, data.test), strict=True):
+        assert {identifier.split("/")[0] for identifier in ids_of(part)} == {name}
+
+
+def test_folders_beside_the_parts_are_not_used_and_that_is_said(tmp_path, capsys):
+    data = load(write_parts(tmp_path, "train", "test", "extra"))
+    assert "not used: extra" in capsys.readouterr().out
+    assert len(data.train) + len(data.val) + len(data.test) == 24
+
+
+def test_a_class_may_be_called_like_a_part(tmp_path):
+    write_classes(tmp_path, {"bus": 5, "test": 5, "train": 5})
+    assert load(tmp_path).classes == ["bus", "test", "train"]
+
+
+def test_test_images_without_class_folders_have_no_labels(tmp_path):
+    write_parts(tmp_path, "train")
+    write_class(tmp_path / "test", 5, 500)
+    data = load(tmp_path)
+    assert data.test.labels == [-1] * 5
+    assert ids_of(data.test) == [f"test/{number:03}.png" for number in range(5)]
+    assert data.classes == ["ant", "bee"]
+
+
+def test_classes_are_taken_from_train_alone_and_applied_by_name(tmp_path):
+    write_classes(tmp_path / "train", {"ant": 5, "bee": 5, "cat": 5})
+    write_classes(tmp_path / "test", {"bee": 2, "cat": 3}, 500)
+    data = load(tmp_path)
+    assert data.classes == ["ant", "bee", "cat"]
+    assert data.test.labels == [1] * 2 + [2] * 3
+
+
+def test_a_class_that_the_test_set_lacks_is_allowed_and_said(tmp_path, capsys):
+    write_classes(tmp_path / "train", {"ant": 5, "bee": 5, "cat": 5})
+    write_classes(tmp_path / "test", {"bee": 2}, 500)
+    load(tmp_path)
+    assert f"{tmp_path / 'test'} lacks 2 of 3 classes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_class_that_training_lacks_is_named(tmp_path, part):
+    write_parts(tmp_path, "train", "val", "test")
+    write_class(tmp_path / part / "wasp", 2, 900)
+    line = refusal(tmp_path)
+    assert "'wasp'" in line and str(tmp_path / part) in line and "ant, bee" in line
+
+
+@pytest.mark.parametrize(("name", "image_size"), [("8x8", 8), ("8x8", 32), ("12x12", 12)])
+def test_small_squares_of_one_size_keep_their_pixels(tmp_path, name, image_size):
+    side = int(name.split("x")[0])
+    write_classes(tmp_path, {"ant": 6, "bee": 6}, height=side, width=side)
+    pixels = pixels_by_id(load_folder(str(tmp_path), image_size, 2)["train"])
+    for place, identifier in enumerate(sorted(pixels)):
+        assert np.array_equal(pixels[identifier], noise(place, side, side))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "image_size", "expected"),
+    [
+        ([(20, 20), (20, 20)], 10, 10),
+        ([(8, 10), (8, 10)], 16, 16),
+        ([(8, 8), (9, 9)], 16, 16),
+        ([(40, 30), (7, 9)], 16, 16),
+        ([(8, 8), (8, 8)], 16, 8),
+    ],
+)
+def test_other_sizes_become_squares_of_the_wanted_size(tmp_path, shapes, image_size, expected):
+    for name, (height, width) in zip(("ant", "bee"), shapes, strict=True):
+        write_class(tmp_path / name, 3, 0, height, width)
+    images, labels = load_folder(str(tmp_path), image_size, 2)["train"].dataset.batch(torch.arange(6))
+    assert images.shape == (6, 3, expected, expected)
+    assert images.dtype == torch.uint8 and labels.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_all_parts_have_one_size(tmp_path):
+    write_classes(tmp_path / "train", {"ant": 4, "bee": 4}, height=8, width=8)
+    write_classes(tmp_path / "test", {"ant": 4, "bee": 4}, first_seed=100, height=9, width=9)
+    data = load(tmp_path, image_size=16)
+    for part in (data.train, data.val, data.test):
+        assert part.dataset.batch(part.samples)[0].shape[1:] == (3, 16, 16)
+
+
+def test_hidden_files_and_litter_are_passed_over(tmp_path):
+    write_classes(tmp_path, {"ant": 5, "bee": 5})
+    expected = ids_of(load_folder(str(tmp_path), SIZE, 2)["train"])
+    for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._000.png"):
+        (tmp_path / "ant" / name).write_bytes(b"litter")
+        (tmp_path / name).write_bytes(b"litter")
+    for folder in (tmp_path / ".git", tmp_path / "bee" / ".ipynb_checkpoints"):
+        write_class(folder, 2, 100)
+    (tmp_path / "README.txt").write_text("loose files beside the class folders are no images")
+    part = load_folder(str(tmp_path), SIZE, 2)["train"]
+    assert part.dataset.classes == ["ant", "bee"]
+    assert ids_of(part) == expected
+
+
+def test_images_in_folders_of_a_class_folder_belong_to_the_class(tmp_path):
+    write_classes(tmp_path, {"ant": 2, "bee": 2})
+    write_class(tmp_path / "ant" / "2023" / "summer", 2, 100)
+    part = load_folder(str(tmp_path), SIZE, 2)["train"]
+    assert part.labels == [0, 0, 0, 0, 1, 1]
+    assert "ant/2023/summer/001.png" in ids_of(part)
+
+
+NAMES = ["with space", "$HOME", "😀", "new\nline", "quo'te\"", "-dash", "größe", "ends.with.dots..", "%d{}", "#*?"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows allows few of these names")
+def test_names_of_classes_and_files_may_be_anything(tmp_path):
+    names = [*NAMES, os.fsdecode(b"not utf-8: \xff")] if sys.platform == "linux" else NAMES
+    for place, name in enumerate(names):
+        for number in range(4):
+            (tmp_path / name).mkdir(exist_ok=True)
+            Image.fromarray(noise(10 * place + number)).save(tmp_path / name / f"{number} {name}.png")
+    data = load(tmp_path)
+    assert data.classes == sorted(names)
+    for part in (data.train, data.val, data.test):
+        for identifier, label in zip(ids_of(part), part.labels, strict=True):
+            assert identifier.split("/")[0] == data.classes[label]
+
+
+def test_no_folder_is_an_error_that_says_so(tmp_path):
+    with pytest.raises(BadInput, match="--data FOLDER"):
+        load_folder(None, SIZE, 2)
+    for path in (tmp_path / "absent", write_class(tmp_path, 1) or tmp_path / "000.png"):
+        assert refusal(path) == f"--data {path}: there is no such folder"
+
+
+@pytest.mark.parametrize("inner", ["", "train"])
+def test_a_folder_without_class_folders_is_named(tmp_path, inner):
+    (tmp_path / inner).mkdir(exist_ok=True)
+    assert f"{tmp_path / inner} has no class folders" in refusal(tmp_path)
+    write_class(tmp_path / inner, 3)
+    assert f"{tmp_path / inner} has no class folders" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["", "train", "val", "test"])
+def test_an_empty_class_folder_is_named(tmp_path, part):
+    write_parts(tmp_path, *(("train", "val", "test") if part else ("",)))
+    shutil.rmtree(tmp_path / part / "bee")
+    (tmp_path / part / "bee" / ".hidden").mkdir(parents=True)
+    assert f"{tmp_path / part / 'bee'} is empty" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["val", "test"])
+def test_a_part_without_images_is_named(tmp_path, part):
+    write_parts(tmp_path, "train", "val", "test")
+    shutil.rmtree(tmp_path / part)
+    (tmp_path / part).mkdir()
+    assert str(tmp_path / part) in refusal(tmp_path)
+
+
+def test_validation_images_need_class_folders(tmp_path):
+    write_parts(tmp_path, "train", "test")
+    write_class(tmp_path / "val", 5, 500)
+    assert str(tmp_path / "val") in refusal(tmp_path)
+
+
+def test_one_class_is_nothing_to_tell_apart(tmp_path):
+    write_classes(tmp_path, {"ant": 5})
+    line = refusal(tmp_path)
+    assert "'ant'" in line and str(tmp_path) in line
+
+
+def test_a_class_with_one_image_is_named_where_it_has_to_be_divided(tmp_path):
+    write_classes(tmp_path / "train", {"ant": 5, "bee": 1})
+    assert "'bee' has 1 image" in refusal(tmp_path)
+    write_classes(tmp_path / "val", {"ant": 2, "bee": 1}, 500)
+    write_classes(tmp_path / "test", {"ant": 2, "bee": 1}, 600)
+    assert load(tmp_path).train.labels == [0] * 5 + [1]
+
+
+@pytest.mark.parametrize("parts", [["train", "val"], ["train"], [""]])
+def test_a_root_one_level_too_high_gets_a_hint(tmp_path, parts):
+    write_parts(tmp_path / "nature", *parts)
+    assert f"did you mean --data {tmp_path / 'nature'}?" in refusal(tmp_path)
+
+
+SHORT_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0cIHDR" + bytes(20)
+
+
+@pytest.mark.parametrize("memory", ["fits", "does not fit"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"just words", "it is no image"),
+        (SHORT_HEADER, "cannot be read"),
+        (None, "(?i)truncated"),
+    ],
+    ids=["empty", "words", "header", "half"],
+)
+def test_files_that_cannot_be_read_are_named_before_anything_starts(tmp_path, monkeypatch, memory, content, reason):
+    if memory != "fits":
+        monkeypatch.setattr(common.folders, "available_memory", lambda: 0)
+    write_classes(tmp_path, {"ant": 5, "bee": 5})
+    broken = tmp_path / "bee" / "003.png"
+    broken.write_bytes(broken.read_bytes()[:300] if content is None else content)
+    with pytest.raises(BadInput, match=reason) as error:
+        load(tmp_path)
+    assert str(broken) in str(error.value)
+    assert str(tmp_path / "bee" / "002.png") not in str(error.value)
+
+
+def test_a_link_to_nowhere_is_named(tmp_path):
+    write_classes(tmp_path, {"ant": 5, "bee": 5})
+    (tmp_path / "ant" / "link.png").symlink_to(tmp_path / "absent.png")
+    assert str(tmp_path / "ant" / "link.png") in refusal(tmp_path)
+
+
+def test_of_many_broken_files_the_first_are_named_and_the_others_counted(tmp_path):
+    write_classes(tmp_path, {"ant": 9, "bee": 9})
+    for number in range(8):
+        (tmp_path / "ant" / f"{number:03}.png").write_bytes(b"")
+    line = refusal(tmp_path)
+    assert all(f"{number:03}.png" in line for number in range(5))
+    assert "005.png" not in line and "and 3 more" in line and "\n" not in line
+
+
+def test_images_decoded_on_demand_equal_those_held_in_memory(tmp_path, request):
+    write_classes(tmp_path, {"ant": 7, "bee": 5}, height=20, width=15, suffix=".jpg")
+    held = load_folder(str(tmp_path), 10, 2)["train"]
+    request.getfixturevalue("never_fits")
+    decoded = load_folder(str(tmp_path), 10, 2)["train"]
+    assert isinstance(held.dataset, ArrayDataset) and isinstance(decoded.dataset, FolderDataset)
+    assert held.hashes == decoded.hashes and ids_of(held) == ids_of(decoded)
+    assert held.dataset.classes == decoded.dataset.classes and len(held.dataset) == len(decoded.dataset) == 12
+    for indices in (torch.arange(12), torch.tensor([11, 0, 5, 5]), torch.tensor([3])):
+        for one, other in zip(held.dataset.batch(indices), decoded.dataset.batch(indices), strict=True):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+
+
+def test_a_division_does_not_depend_on_where_the_images_are(tmp_path, request):
+    write_classes(tmp_path, {"ant": 20, "bee": 20})
+    digest = load(tmp_path).digest
+    request.getfixturevalue("never_fits")
+    assert load(tmp_path).digest == digest
+
+
+def test_a_file_that_breaks_during_the_run_is_named(tmp_path, never_fits):
+    write_classes(tmp_path, {"ant": 5, "bee": 5})
+    part = load_folder(str(tmp_path), SIZE, 2)["train"]
+    (tmp_path / "ant" / "001.png").write_bytes(b"")
+    part.dataset.batch(torch.tensor([0, 2]))
+    with pytest.raises(BadInput, match="001.png"):
+        part.dataset.batch(torch.tensor([0, 1, 2]))
+
+
+def test_copies_of_an_image_are_never_on_two_sides(tmp_path):
+    write_classes(tmp_path, {"ant": 15, "bee": 15})
+    for number in range(15):  # copies in the same class, in the other class, and in another format
+        source = tmp_path / "ant" / f"{number:03}.png"
+        shutil.copy(source, tmp_path / "ant" / f"copy {number}.png")
+        Image.open(source).save(tmp_path / "ant" / f"copy {number}.bmp")
+        if number % 5 == 0:
+            shutil.copy(source, tmp_path / "bee" / f"copy {number}.png")
+    for seed in range(5):
+        data = load(tmp_path, val_fraction=0.3, seed=seed)
+        train, val, test = (set(part.hashes) for part in (data.train, data.val, data.test))
+        assert train and val and test
+        assert not train & val and not train & test and not val & test
+        assert len(data.train) + len(data.val) + len(data.test) == 63
+
+
+def test_images_shared_by_parts_that_the_person_made_are_warned_of(tmp_path, capsys):
+    write_parts(tmp_path, "train", "val", "test")
+    load(tmp_path)
+    assert "warning" not in capsys.readouterr().out
+    for number in range(3):
+        shutil.copy(tmp_path / "train/ant" / f"{number:03}.png", tmp_path / "test/ant" / f"shared {number}.png")
+    load(tmp_path)
+    assert "warning: 3 test image(s)" in capsys.readouterr().out
+
+
+def test_the_order_of_the_files_on_the_disk_changes_nothing(tmp_path, monkeypatch):
+    write_classes(tmp_path / "train", {"ant": 20, "bee": 20, "cat": 20})
+    write_class(tmp_path / "train" / "ant" / "more", 5, 100)
+    data = load(tmp_path)
+    chance = random.Random(0)
+
+    def shuffled_walk(folder):
+        for parent, subfolders, names in os.walk(folder):
+            chance.shuffle(subfolders)
+            chance.shuffle(names)
+            yield parent, subfolders, names
+
+    shuffled_disk = SimpleNamespace(
+        walk=shuffled_walk,
+        scandir=lambda folder: nullcontext(sorted(os.scandir(folder), key=lambda entry: chance.random())),
+    )
+    monkeypatch.setattr(common.folders, "os", shuffled_disk)
+    again = load(tmp_path)
+    assert again.classes == data.classes and again.digest == data.digest
+    for part in ("train", "val", "test"):
+        assert ids_of(getattr(again, part)) == ids_of(getattr(data, part))
+
+
+def test_the_names_of_the_files_change_nothing(tmp_path):
+    write_classes(tmp_path, {"ant": 20, "bee": 20})
+    data = load(tmp_path, limit=10)
+    for place, path in enumerate(sorted(tmp_path.rglob("*.png"))):
+        path.rename(path.with_name(f"{97 * place % 40} renamed.png"))
+    again = load(tmp_path, limit=10)
+    assert again.digest == data.digest
+    for part in ("train", "val", "test"):
+        assert set(getattr(again, part).hashes) == set(getattr(data, part).hashes)
+
+
+def test_one_changed_pixel_changes_the_digest(tmp_path):
+    write_classes(tmp_path, {"ant": 10, "bee": 10})
+    digest = load(tmp_path).digest
+    pixels = noise(0)
+    pixels[0, 0, 0] ^= 1
+    Image.fromarray(pixels).save(tmp_path / "ant" / "000.png")
+    assert load(tmp_path).digest != digest
+
+
+def test_limit_takes_as_many_of_each_class_from_the_training_images_only(tmp_path):
+    write_classes(tmp_path, {"ant": 30, "bee": 50})
+    full, limited = load(tmp_path), load(tmp_path, limit=10)
+    assert limited.train.labels == [0] * 5 + [1] * 5
+    assert set(ids_of(limited.train)) < set(ids_of(full.train))
+    assert ids_of(limited.val) == ids_of(full.val) and ids_of(limited.test) == ids_of(full.test)
+    assert load(tmp_path, limit=10_000).digest == full.digest
+    assert "--limit 1" in refusal(tmp_path, limit=1)
