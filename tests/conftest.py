@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,18 +14,25 @@ import torch
 import ex_1
 
 ROOT = Path(__file__).resolve().parent.parent
+SMALL = ["--dataset", "digits", "-e", "2", "--limit", "300"]
 TIMES = ("seconds", "images_per_second", "peak_memory_mb")
 
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """The folder of a finished run of two epochs on digits."""
-    return small_run(tmp_path_factory.mktemp("outputs"))
+    return ex_1.main([*SMALL, "--output_dir", str(tmp_path_factory.mktemp("outputs"))])
 
 
 def small_run(output_dir, *options, script=ex_1):
     """Run two epochs on 300 scanned digits in this process and return the run folder."""
-    return script.main([*"--dataset digits -e 2 --limit 300 --output_dir".split(), str(output_dir), *options])
+    return without_pictures([*SMALL, "--output_dir", str(output_dir), *options], script)
+
+
+def without_pictures(argv, script=ex_1):
+    """Run an experiment in this process without saving its pictures, which takes longer than all else in small runs."""
+    with mock.patch("common.plots._save"):
+        return script.main(argv)
 
 
 def command(*words, **settings):

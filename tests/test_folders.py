@@ -394,7 +394,8 @@ def test_images_shared_by_parts_that_the_person_made_are_warned_of(tmp_path, cap
 
 def test_the_order_of_the_files_on_the_disk_changes_nothing(tmp_path, monkeypatch):
     write_classes(tmp_path / "train", {"ant": 20, "bee": 20, "cat": 20})
-    write_class(tmp_path / "train" / "ant" / "more", 5, 100)
+    for number in range(6):
+        write_class(tmp_path / "train" / "ant" / f"more {number}", 3, 100 + 10 * number)
     data = load(tmp_path)
     chance = random.Random(0)
 

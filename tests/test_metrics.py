@@ -132,6 +132,8 @@ def test_calibration_error_of_known_cases():
     always_sure = certain([0] * 10, 2)
     assert calibration_error(always_sure, np.ones(10, bool)) == 0
     assert calibration_error(always_sure, np.zeros(10, bool)) == 1
+    # 1 is in the last bin with all that is nearly 1: a miss at 1 and a hit at 0.95 cancel out in part.
+    assert calibration_error(np.array([[1, 0], [0.95, 0.05]]), np.array([False, True])) == pytest.approx(0.475)
     assert calibration_error(np.full((10, 2), 0.5), np.arange(10) % 2 == 0) == pytest.approx(0)
     assert calibration_error(np.full((10, 2), [0.9, 0.1]), np.arange(10) < 6) == pytest.approx(0.3)
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, command, environment, read, same_result, small_run
+from conftest import ROOT, command, environment, read, same_result, small_run, without_pictures
 
 import ex_1
 from common import training
@@ -49,7 +49,7 @@ def interrupt(output_dir, monkeypatch, before_epoch, options=OPTIONS):
 
 
 def resume(folder, *options):
-    return ex_1.main(["--resume", str(folder), *options])
+    return without_pictures(["--resume", str(folder), *options])
 
 
 def test_ctrl_c_leaves_a_run_that_says_how_to_go_on(interrupted):
