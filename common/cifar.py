@@ -52,6 +52,8 @@ def _find(source, name: str, path: Path) -> Path:
         return path.parent
     if (path / source.base_folder).is_dir():
         return path
+    if not path.exists() and path.suffix in (".gz", ".tgz", ".tar"):
+        raise BadInput(f"--data {path}: there is no such file")
     archive = path / source.filename
     if not archive.is_file():
         _download(source, name, archive)

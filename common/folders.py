@@ -109,6 +109,9 @@ def _labelled_files(folder: Path, classes: list[str], part: str) -> list[tuple[P
         )
     if len(names) < len(classes):
         say(f"warning: {folder} lacks {len(classes) - len(names)} of {len(classes)} classes")
+    loose = [entry.name for entry in folder.iterdir() if entry.is_file() and not _is_litter(entry.name)]
+    if loose:
+        say(f"warning: {len(loose)} file(s) in {folder} are in no class folder, and not used (such as {loose[0]})")
     files = []
     for name in names:
         of_class = [(path, classes.index(name)) for path in _files(folder / name)]

@@ -54,7 +54,8 @@ def wilson_interval(hits: int, n: int) -> list[float]:
     centre = share + Z_95**2 / (2 * n)
     margin = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
     scale = 1 + Z_95**2 / n
-    return [max(0.0, (centre - margin) / scale), min(1.0, (centre + margin) / scale)]
+    # At the ends the formula gives exactly 0 and 1, but for rounding.
+    return [(centre - margin) / scale if hits else 0.0, (centre + margin) / scale if hits < n else 1.0]
 
 
 def calibration_error(probabilities: np.ndarray, correct: np.ndarray) -> float:

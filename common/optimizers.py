@@ -29,16 +29,16 @@ def build_optimizer(
     common = {"lr": lr, "weight_decay": weight_decay}
     if name == "rmsprop":
         return torch.optim.RMSprop(parameters, momentum=momentum, **common)
-    # On CUDA the fused kernels are faster, and work with a loss scaler without waiting for the device.
-    common["fused"] = _on_cuda(parameters) or None
+    # Fused kernels pass over the weights once, and on CUDA work with a loss scaler without waiting for the device.
+    common["fused"] = _device(parameters) in ("cpu", "cuda") or None
     if name == "sgd":
         return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](parameters, **common)
 
 
-def _on_cuda(parameters: list) -> bool:
+def _device(parameters: list) -> str:
     first = parameters[0]
-    return (first["params"][0] if isinstance(first, dict) else first).is_cuda
+    return (first["params"][0] if isinstance(first, dict) else first).device.type
 
 
 class Schedule:

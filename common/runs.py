@@ -147,10 +147,8 @@ class Run:
         with contextlib.suppress(OSError):  # a full disk: what was written before is whole, and stays
             self.set_status("diverged" if isinstance(error, Diverged) else "interrupted")
         if isinstance(error, Diverged):
-            kept = (
-                "the best weights so far are in" if (self.folder / "best.pth").exists() else "there are no weights in"
-            )
-            say(f"{kept} {self.folder}")
+            has_weights = (self.folder / "best.pth").exists()
+            say(f"{'the best' if has_weights else 'no'} weights so far are kept in {self.folder}")
         else:
             done = len(self._train_json["epochs"])
             say(f"{done} epoch(s) are saved; to go on: {self.resume_command()}")

@@ -122,7 +122,7 @@ class Normalize:
     def __call__(self, images: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
         unit = 1.0 if images.is_floating_point() else 255.0
         mean, std = self._constants(images.device)
-        return images.float().sub(mean * unit).div_(std * unit)
+        return torch.addcmul(-mean / std, images.float(), 1 / (std * unit))  # one pass over the images
 
     def invert(self, images: torch.Tensor) -> torch.Tensor:
         """Return float32 values from 0 to 1, for pictures of what the network sees."""

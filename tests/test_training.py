@@ -63,7 +63,7 @@ def test_an_epoch_is_the_textbook_loop():
         losses += loss.item() * len(labels)
         hits += (logits.argmax(1) == labels).sum().item()
     loss, accuracy = epoch_of_ours(model, source)
-    assert difference(model, plain) == 0
+    assert difference(model, plain) < 1e-6  # ours takes the fused kernel of the optimizer
     assert loss == pytest.approx(losses / 50)
     assert accuracy == hits / 50
 
