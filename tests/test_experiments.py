@@ -95,7 +95,7 @@ def test_best_weights_are_those_that_were_scored(finished_run, tmp_path):
 
 def test_log_has_what_was_said(finished_run):
     log = (finished_run / "log.txt").read_text().splitlines()
-    assert log[0] == f"run folder: {finished_run}"
+    assert f"run folder: {finished_run}" in log  # after what other tests of this process have said
     assert sum(line.startswith("epoch ") for line in log) == 2
     assert log[-1] == f"finished: {finished_run}"
 

@@ -1,0 +1,28 @@
+"""The benchmark runs; what it measures depends on the machine and is no matter of a test."""
+
+import sys
+
+import pytest
+from conftest import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("contestant", ["floor", "ours", "usual"])
+def test_contestants_measure_something(monkeypatch, contestant):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from contestants import CONTESTANTS
+
+    figures = CONTESTANTS[contestant]("ex_1", 8)
+    assert figures["images_per_second"] > 0
+    if contestant == "ours":
+        assert len(figures["floor_time_ratios"]) == 4
+        assert min(figures["floor_time_ratios"]) > 0.3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no pseudo-terminal")
+def test_the_first_bar_shows_on_a_terminal(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from speed import time_first_bar
+
+    assert 0 < time_first_bar([str(ROOT / "ex_1.py"), "--dataset", "digits", "-e", "1"]) < 120
