@@ -87,19 +87,16 @@ def _download(source, name: str, archive: Path) -> None:
     say(f"downloading {source.url} to {archive}")
     digest = hashlib.md5(usedforsecurity=False)
     try:
-        archive.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            urllib.request.urlopen(source.url, timeout=TIMEOUT) as response,
-            partial_file(archive) as partial,
-            open(partial, "wb") as file,
-            progress(int(response.headers.get("Content-Length", 0)), name, unit="B") as bar,
-        ):
-            while chunk := response.read(1 << 16):
-                file.write(chunk)
-                digest.update(chunk)
-                bar.update(len(chunk))
-            if digest.hexdigest() != source.tgz_md5:
-                raise ConnectionError("what came is incomplete or damaged: its md5 is wrong")
+        with urllib.request.urlopen(source.url, timeout=TIMEOUT) as response:
+            archive.parent.mkdir(parents=True, exist_ok=True)
+            size = int(response.headers.get("Content-Length", 0))
+            with partial_file(archive) as partial, open(partial, "wb") as file, progress(size, name, unit="B") as bar:
+                while chunk := response.read(1 << 16):
+                    file.write(chunk)
+                    digest.update(chunk)
+                    bar.update(len(chunk))
+                if digest.hexdigest() != source.tgz_md5:
+                    raise ConnectionError("what came is incomplete or damaged: its md5 is wrong")
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()
