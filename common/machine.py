@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from common.batch_norm import fill_registers
 from common.errors import BadInput
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -33,7 +34,9 @@ class Machine:
         return torch.channels_last if fast else torch.contiguous_format
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Return `model` on the device, in the layout that is fastest there."""
+        """Return `model` on the device, in the layout and with the kernels that are fastest there."""
+        if self.device.type == "cpu":
+            fill_registers(model)
         return model.to(self.device, memory_format=self.memory_format)
 
     def autocast(self):

@@ -1,0 +1,82 @@
+"""The folded batch norm is `nn.BatchNorm2d`, for any number of channels."""
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from common.batch_norm import BatchNorm2d, fill_registers
+
+sizes = st.integers(1, 9)
+
+
+def twins(channels, **options):
+    """Return the same random layer as float64 original and as folded float32."""
+    exact = nn.BatchNorm2d(channels, **options).double()
+    if exact.affine:
+        nn.init.uniform_(exact.weight, -2, 2)
+        nn.init.uniform_(exact.bias, -1, 1)
+    folded = nn.BatchNorm2d(channels, **options)
+    folded.load_state_dict(exact.state_dict())
+    fill_registers(folded)
+    return exact, folded
+
+
+def passed_through(layer, images, grad):
+    """Return everything that a training step computes and leaves behind."""
+    images = images.to(layer.running_mean.dtype).clone().requires_grad_()
+    out = layer(images)
+    out.backward(grad.to(out.dtype))
+    state = layer.state_dict()
+    return {
+        "out": out,
+        "images.grad": images.grad,
+        "weight.grad": layer.weight.grad,
+        "bias.grad": layer.bias.grad,
+    } | state
+
+
+@given(n=sizes, channels=st.integers(1, 40), height=sizes, width=sizes, mean=st.floats(-20, 20))
+@settings(max_examples=100, deadline=None)
+def test_equals_pytorchs(n, channels, height, width, mean):
+    assume(n * height * width >= 8)  # fewer values can lie so near each other that the division magnifies rounding
+    exact, folded = twins(channels)
+    torch.manual_seed(n)
+    images = (torch.randn(n, channels, height, width) + mean).contiguous(memory_format=torch.channels_last)
+    grad = torch.randn(n, channels, height, width)
+    expected, found = passed_through(exact, images, grad), passed_through(folded, images, grad)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name].to(value.dtype), value, rtol=1e-3, atol=1e-3, msg=name)
+
+
+def test_it_folds_where_registers_are_not_full():
+    model = nn.Sequential(nn.BatchNorm2d(12), nn.BatchNorm2d(16), nn.BatchNorm2d(24), nn.BatchNorm1d(12))
+    fill_registers(model)
+    assert [type(layer) is BatchNorm2d for layer in model] == [True, False, True, False]
+    assert [type(layer).__name__ for layer in model][0] == "BatchNorm2d"  # the name that summary.txt shows
+
+
+def test_evaluation_and_state_are_pytorchs():
+    exact, folded = twins(12)
+    images = torch.randn(4, 12, 6, 6).contiguous(memory_format=torch.channels_last)
+    passed_through(folded, images, torch.randn_like(images))
+    plain = nn.BatchNorm2d(12)
+    plain.load_state_dict(folded.state_dict())
+    assert plain.num_batches_tracked == 1
+    assert torch.equal(plain.eval()(images), folded.eval()(images))
+
+
+@pytest.mark.parametrize("options", [{"affine": False}, {"momentum": None}, {"track_running_stats": False}])
+def test_variants_without_a_part_still_work(options):
+    plain = nn.BatchNorm2d(12, **options)
+    folded = nn.BatchNorm2d(12, **options)
+    fill_registers(folded)
+    images = torch.randn(4, 12, 6, 6).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(plain(images), folded(images))
+
+
+def test_one_value_a_channel_is_refused_as_by_pytorch():
+    _, folded = twins(12)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        folded(torch.randn(1, 12, 1, 1).contiguous(memory_format=torch.channels_last))
