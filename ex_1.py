@@ -104,7 +104,10 @@ def main(argv=None):
     machine = prepare_machine(options.device, options.precision, options.deterministic)
     # All are loaded before the first is trained on, so that what is wrong with the last shows at once.
     loaded = [
-        load_data(name, options.data, IMAGE_SIZE, VAL_FRACTION, options.seed, options.limit, options.workers)
+        load_data(
+            name, options.data, IMAGE_SIZE, VAL_FRACTION, options.seed, options.limit, options.workers,
+            skip_unreadable=options.skip_unreadable,
+        )  # fmt: skip
         for name in options.dataset
     ]
     return [run_on(data, machine, options) for data in loaded][-1]

@@ -43,6 +43,10 @@ class Batches:
         images, _ = self.part.dataset.batch(self.part.samples[:1])
         return tuple(self.transform(images, Draws(self.seed, 0, self.part.samples[:1])).shape[1:])
 
+    def first_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the first batch of the first epoch, for a picture of what the network sees."""
+        return next(self.epoch(1))
+
     def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (inputs float32 (n, C, H, W), labels int64 (n,)), both on the device."""
         order = shuffled(self.part.samples, self.seed, epoch) if self.training else self.part.samples

@@ -1,6 +1,6 @@
 """From a data set's name to its training, validation and test images."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from common.cifar import CIFAR, load_cifar
 from common.console import say
 from common.datasets import ArrayDataset, Part, whole
 from common.errors import BadInput
-from common.folders import load_folder
+from common.folders import Reading, load_folder
 from common.splits import balanced_subset, split_digest, stratified_split
 
 DATASETS = ("digits", *CIFAR, "folder")
@@ -25,6 +25,7 @@ class Data:
     train: Part
     val: Part
     test: Part
+    reading: Reading = field(default_factory=Reading)
 
     @property
     def digest(self) -> str:
@@ -41,28 +42,31 @@ def load_data(
     seed: int,
     limit: int | None = None,
     workers: int = 2,
+    fit: str = "crop",
+    skip_unreadable: bool = False,
 ) -> Data:
     """Load the data set `name` and divide it.
 
     Args:
         name: one of DATASETS.
         location: see `--data`; `folder` needs it, `digits` ignores it.
-        image_size: side in pixels to which photographs larger or of other shapes are brought; small square images of
-            one size keep their own.
+        image_size: side in pixels of the squares that photographs become; much smaller square images of one size
+            keep their own.
         val_fraction: share of the training images set aside for validation, unless the set has its own.
         seed: of that division.
         limit: train on at most so many images, the same number of each class.
-        workers: threads that decode files.
+        workers, fit, skip_unreadable: of image files, see `load_folder`.
 
     Raises:
         BadInput: something is missing, damaged or contradictory; the text names it.
     """
+    reading = Reading()
     if name == "digits":
         parts = _digits()
     elif name in CIFAR:
         parts = _cifar(name, location)
     else:
-        parts = load_folder(location, image_size, workers)
+        parts, reading = load_folder(location, image_size, workers, fit, skip_unreadable)
 
     train, classes = parts["train"], parts["train"].dataset.classes
     if len(classes) < 2:
@@ -76,7 +80,7 @@ def load_data(
     _warn_of_shared_images(train, parts["val"], parts["test"])
     if limit is not None and limit < len(train):
         train = train.subset(balanced_subset(train.labels, train.hashes, classes, limit))
-    return Data(name, classes, train, parts["val"], parts["test"])
+    return Data(name, classes, train, parts["val"], parts["test"], reading)
 
 
 def _warn_of_shared_images(train: Part, val: Part, test: Part) -> None:

@@ -31,6 +31,11 @@ class ArrayDataset:
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.classes, self.ids = list(classes), ids
 
+    @property
+    def size(self) -> int:
+        """Side in pixels of the stored squares."""
+        return self.pixels.shape[1]
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -48,10 +53,11 @@ class FolderDataset:
     Args:
         root, paths: the files, and the folder that their ids are relative to.
         size: side in pixels of the square that every image becomes.
+        fit: one of FITS, how it does.
     """
 
-    def __init__(self, root: Path, paths: list[Path], labels, classes: list[str], size: int, workers: int):
-        self.paths, self.size, self.classes = paths, size, classes
+    def __init__(self, root: Path, paths: list[Path], labels, classes: list[str], size: int, fit: str, workers: int):
+        self.paths, self.size, self.fit, self.classes = paths, size, fit, classes
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.ids = [path.relative_to(root).as_posix() for path in paths]
         self._threads = ThreadPoolExecutor(workers)
@@ -64,16 +70,20 @@ class FolderDataset:
         for decoded in self.decode(indices.tolist()):
             if isinstance(decoded, BadInput):  # the file was there when the run began
                 raise decoded
-            pixels.append(decoded)
+            pixels.append(decoded[0])
         return torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2), self.labels[indices]
 
-    def decode(self, indices: Iterable[int]) -> Iterator[np.ndarray | BadInput]:
-        """Yield (size, size, 3) uint8 for each index, or the error of a file that cannot be read."""
+    def decode(self, indices: Iterable[int]) -> Iterator[tuple[np.ndarray, list[str]] | BadInput]:
+        """Yield what follows for each index, or the error of a file that cannot be read.
+
+        Pixels (size, size, 3) uint8, and what `read_image` tells of the picture.
+        """
         return self._threads.map(self._decode_one, indices)
 
-    def _decode_one(self, index: int) -> np.ndarray | BadInput:
+    def _decode_one(self, index: int) -> tuple[np.ndarray, list[str]] | BadInput:
         try:
-            return square_pixels(read_image(self.paths[index]), self.size)
+            image, kinds = read_image(self.paths[index])
+            return square_pixels(image, self.size, self.fit), kinds
         except BadInput as error:
             return error
 

@@ -1,33 +1,52 @@
 """Class folders: `train/`, `val/` and `test/` with a folder of images for each class, or class folders alone."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
-from common.console import progress, say
+from common.console import complain, progress, say
 from common.datasets import ArrayDataset, FolderDataset, Part, pixel_hash
 from common.errors import BadInput
 
 MEMORY_SHARE = 0.5  # of the memory that is free, for decoded images; a larger set is decoded anew in every epoch
+LISTED = 20  # unreadable files that are shown; all are counted
 CHUNK = 256  # images decoded between two movements of the bar
 LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # what operating systems leave in folders
 NAMES_OF_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # in any case
 
 
-def load_folder(location: str | None, size: int, workers: int) -> dict[str, Part]:
-    """Return the parts "train" and, where the folder has them, "val" and "test".
+@dataclass
+class Reading:
+    """What there is to tell of the files that were read.
+
+    `converted` counts pictures by what had to be done with them (see common/images.py); `skipped` names unreadable
+    files that were left out.
+    """
+
+    converted: Counter = field(default_factory=Counter)
+    skipped: list[str] = field(default_factory=list)
+
+
+def load_folder(
+    location: str | None, size: int, workers: int, fit: str = "crop", skip_unreadable: bool = False
+) -> tuple[dict[str, Part], Reading]:
+    """Return the parts "train" and, where the folder has them, "val" and "test", and what there is to tell.
 
     With `train/` and one of `val/` and `test/`, that one is the test set. A `test/` that holds images but no class
     folders has no labels. Every image is decoded once here, so that a damaged one is found before training starts.
 
     Args:
         location: the root.
-        size: images become squares of this side, unless all are squares of one smaller size.
+        size: images become squares of this side; see `_stored_size` for the exception.
         workers: threads that decode.
+        fit: one of FITS, how a picture becomes a square.
+        skip_unreadable: leave out files that cannot be read, and list them, instead of refusing to start.
 
     Raises:
         BadInput: no such folder, no images, a class that training does not have, files that cannot be read.
@@ -48,11 +67,14 @@ def load_folder(location: str | None, size: int, workers: int) -> dict[str, Part
     in_memory = len(paths) * size * size * 3 <= MEMORY_SHARE * available_memory()
     if not in_memory:
         say(f"{len(paths):,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
-    return {
-        part: _scan(FolderDataset(root, [path for path, _ in listed], [label for _, label in listed], classes, size,
-                                  workers), in_memory, part)
-        for part, listed in files.items()
-    }  # fmt: skip
+    reading, parts = Reading(), {}
+    for part, listed in files.items():
+        dataset = FolderDataset(root, [path for path, _ in listed], [label for _, label in listed], classes, size, fit,
+                                workers)  # fmt: skip
+        parts[part] = _scan(dataset, in_memory, part, reading)
+    if reading.skipped:
+        _report_unreadable(reading.skipped, skip_unreadable, parts)
+    return parts, reading
 
 
 def available_memory() -> int:
@@ -131,7 +153,10 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _stored_size(paths: list[Path], size: int) -> int:
-    """Return the side of the stored squares: the images' own if all are squares of one size up to `size`."""
+    """Return the side of the stored squares: `size`, or the images' own if all are squares of half that or less.
+
+    Enlarging those in every epoch costs less than four times the memory.
+    """
     sizes = set()
     for path in paths:
         try:
@@ -142,31 +167,46 @@ def _stored_size(paths: list[Path], size: int) -> int:
         if len(sizes) > 1:
             return size
     width, height = sizes.pop() if sizes else (size, size)
-    return min(width, size) if width == height else size
+    return width if width == height and 2 * width <= size else size
 
 
-def _scan(dataset: FolderDataset, in_memory: bool, part: str) -> Part:
-    """Decode every image once: keep the pixels if they fit, their hashes in any case.
+def _scan(dataset: FolderDataset, in_memory: bool, part: str, reading: Reading) -> Part:
+    """Decode every image once: keep the pixels if they fit, their hashes in any case, and add to `reading`.
 
-    Raises:
-        BadInput: some files cannot be read; the first of them are named.
+    Files that cannot be read are in `reading.skipped`, and not in the part that is returned.
     """
-    shape = (len(dataset), dataset.size, dataset.size, 3)
-    pixels = np.empty(shape, np.uint8) if in_memory else None
-    hashes, failures = [], []
+    pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8) if in_memory else None
+    readable, hashes = [], []
     with progress(len(dataset), f"reading {part} images") as bar:
         for start in range(0, len(dataset), CHUNK):
             chunk = dataset.decode(range(start, min(start + CHUNK, len(dataset))))
             for index, decoded in enumerate(chunk, start):
                 if isinstance(decoded, BadInput):
-                    failures.append(str(decoded))
+                    reading.skipped.append(str(decoded))
                     continue
-                hashes.append(pixel_hash(decoded))
+                image, kinds = decoded
+                reading.converted.update(kinds)
+                readable.append(index)
+                hashes.append(pixel_hash(image))
                 if in_memory:
-                    pixels[index] = decoded
+                    pixels[index] = image
             bar.update(min(CHUNK, len(dataset) - start))
-    if failures:
-        more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
-        raise BadInput("; ".join(failures[:5]) + more + "; repair or remove such files")
     held = ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids) if in_memory else dataset
-    return Part(held, torch.arange(len(dataset)), hashes)
+    return Part(held, torch.tensor(readable, dtype=torch.int64), hashes)
+
+
+def _report_unreadable(failures: list[str], skip: bool, parts: dict[str, Part]) -> None:
+    """List the files that cannot be read; raise unless they may be skipped and each part keeps some of each class."""
+    if len(failures) == 1 and not skip:
+        raise BadInput(f"{failures[0]}; repair or remove it, or add --skip_unreadable")
+    for failure in failures[:LISTED]:
+        complain(failure)
+    more = f" (the first {LISTED} are listed above)" if len(failures) > LISTED else ""
+    if not skip:
+        raise BadInput(f"{len(failures)} files cannot be read{more}: repair or remove them, or add --skip_unreadable")
+    say(f"warning: {len(failures)} file(s) that cannot be read are skipped{more}; config.json names all")
+    for name, part in parts.items():
+        empty = set(part.dataset.labels.tolist()) - set(part.labels)
+        if empty:
+            which = f" of class {part.dataset.classes[min(empty)]!r}" if min(empty) >= 0 else ""
+            raise BadInput(f"none of the {name} images{which} can be read")

@@ -1,7 +1,7 @@
 """Reading one image file: every kind of picture becomes upright RGB by stated rules.
 
 EXIF orientation is applied; transparency is laid over white; 16-bit grey keeps its upper 8 bits; greyscale, palette and
-CMYK pictures are converted to RGB by Pillow.
+CMYK pictures are converted to RGB by Pillow. What was done is told, so that config.json can count it.
 """
 
 import warnings
@@ -12,12 +12,19 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from common.errors import BadInput
 
+EXIF_ORIENTATION = 0x0112  # 1 is upright
+KINDS = {"1": "greyscale", "L": "greyscale", "LA": "greyscale", "P": "palette", "PA": "palette", "CMYK": "CMYK"}
+
 # Up to 89 million pixels are taken silently, up to twice as many too; more are an error.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-def read_image(path: Path) -> Image.Image:
-    """Return the picture in `path`, mode RGB, upright.
+# How a picture that is no square becomes one: its largest central square, or all of it, out of proportion.
+FITS = ("crop", "squash")
+
+
+def read_image(path: Path) -> tuple[Image.Image, list[str]]:
+    """Return the picture in `path`, mode RGB, upright, and what had to be done for that, such as "greyscale".
 
     Raises:
         BadInput: the file is missing, empty, truncated, or no image; the text names it.
@@ -27,7 +34,9 @@ def read_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            upright = ImageOps.exif_transpose(image)
+            rgb, kinds = _to_rgb(upright)
+            return rgb, kinds + (["rotated"] if image.getexif().get(EXIF_ORIENTATION, 1) != 1 else [])
     except UnidentifiedImageError:
         reason = "it is empty" if path.stat().st_size == 0 else "it is no image"
     except Image.DecompressionBombError:
@@ -39,17 +48,22 @@ def read_image(path: Path) -> Image.Image:
     raise BadInput(f"{path} cannot be read: {reason}")
 
 
-def square_pixels(image: Image.Image, size: int) -> np.ndarray:
-    """Return (size, size, 3) uint8: the largest central square of `image`, resized (bilinear, antialiased)."""
-    if image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+def square_pixels(image: Image.Image, size: int, fit: str) -> np.ndarray:
+    """Return (size, size, 3) uint8: `image` made a square as `fit`, one of FITS, says (bilinear, antialiased)."""
+    if image.size == (size, size):
+        return np.asarray(image)
+    if fit == "crop":
+        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+        upper = (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
+        return Image.fromarray(upper).convert("RGB"), ["16-bit"]
+    kinds = [KINDS[image.mode]] if image.mode in KINDS else []
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB"), [*kinds, "transparent"]
+    return image.convert("RGB"), kinds

@@ -192,6 +192,8 @@ def _add_data_options(group) -> None:
                             "implies --dataset folder")
     group.add_argument("--limit", type=integer(1), metavar="N",
                        help="train on at most N images, as many of each class, for a quick look")
+    group.add_argument("--skip_unreadable", **SWITCH, default=False,
+                       help="leave out image files that cannot be read, and list them")
     group.add_argument("--workers", type=integer(1), default=2, metavar="N", help="threads that decode image files")
 
 

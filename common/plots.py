@@ -84,7 +84,7 @@ def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndar
 
 def draw_samples(path: Path, train: Batches, classes: list[str]) -> None:
     """Draw training images as the network sees them in the first epoch: after augmentation and normalisation."""
-    inputs, labels = next(train.epoch(1))
+    inputs, labels = train.first_batch()
     images = _viewable(inputs[: 4 * SHEET_COLUMNS], train)
     titles = [(plain(classes[label]), "black") for label in labels[: 4 * SHEET_COLUMNS].tolist()]
     height, width = inputs.shape[-2:]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
 import torch
@@ -36,6 +36,7 @@ def fit(
     clip_grad: float | None = None,
     accumulate: int = 1,
     save_every: int | None = None,
+    before_epoch: Callable[[int], None] | None = None,
 ) -> None:
     """Train, and after every epoch save what a resume needs, the best weights, `train.json` and the curves.
 
@@ -47,6 +48,8 @@ def fit(
         patience: stop after so many epochs without a better validation accuracy.
         save_every: keep the state of every so many epochs as `epoch-<n>.pth`.
         label_smoothing, clip_grad, accumulate: see `train_one_epoch`.
+        before_epoch: called with the number of each epoch before it, to freeze and unfreeze parts of the model. It
+            must depend on that number alone, so that a resumed run does the same.
 
     Raises:
         Diverged: the loss is no longer finite.
@@ -58,6 +61,8 @@ def fit(
         run.save_untrained(model, accuracy=_validate(model, val, machine, epoch=0, lr=0.0)[1])
     while len(history) < epochs and not _out_of_patience(history, patience):
         epoch = len(history) + 1
+        if before_epoch is not None:
+            before_epoch(epoch)
         torch.manual_seed(epoch_seed(train.seed, epoch))
         lr = max(group["lr"] for group in optimizer.param_groups)
         started = time.perf_counter()
@@ -112,7 +117,7 @@ def train_one_epoch(
     Raises:
         Diverged: a loss is not finite, the network is not, or float16 overflows at every step.
     """
-    model.train()
+    _set_training_mode(model)
     meter = Meter(machine.device)
     one = torch.ones((), device=machine.device)
     with progress(batches.images, title) as bar:
@@ -158,6 +163,15 @@ def evaluate(model: nn.Module, batches: Batches, machine: Machine, title: str) -
 def best_record(history: list[dict]) -> dict | None:
     """Return the record of the epoch with the best validation accuracy, the earliest of equals; None without epochs."""
     return max(history, key=lambda record: record["val_accuracy"], default=None)
+
+
+def _set_training_mode(model: nn.Module) -> None:
+    """Like `model.train()`, but frozen layers stay in evaluation mode: their batch norms keep their statistics."""
+    model.train()
+    for layer in model.modules():
+        parameters = list(layer.parameters(recurse=False))
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            layer.eval()
 
 
 class Meter:

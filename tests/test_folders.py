@@ -54,6 +54,11 @@ def refusal(root, **options):
     return str(error.value)
 
 
+def parts_of(root, size=SIZE, **options):
+    parts, _ = load_folder(str(root), size, 2, **options)
+    return parts
+
+
 def ids_of(part):
     return [part.dataset.ids[sample] for sample in part.samples]
 
@@ -70,7 +75,7 @@ def never_fits(monkeypatch):
 
 def test_class_names_are_sorted_and_labels_follow_them(tmp_path):
     write_classes(tmp_path, {"cat": 3, "Ant": 2, "bee": 4})
-    (part,) = load_folder(str(tmp_path), SIZE, 2).values()
+    (part,) = parts_of(tmp_path).values()
     assert part.dataset.classes == ["Ant", "bee", "cat"]
     assert part.labels == [0] * 2 + [1] * 4 + [2] * 3
     assert ids_of(part)[0] == "Ant/000.png" and ids_of(part)[-1] == "cat/002.png"
@@ -169,7 +174,7 @@ def test_a_class_that_training_lacks_is_named(tmp_path, part):
 def test_small_squares_of_one_size_keep_their_pixels(tmp_path, name, image_size):
     side = int(name.split("x")[0])
     write_classes(tmp_path, {"ant": 6, "bee": 6}, height=side, width=side)
-    pixels = pixels_by_id(load_folder(str(tmp_path), image_size, 2)["train"])
+    pixels = pixels_by_id(parts_of(tmp_path, image_size)["train"])
     for place, identifier in enumerate(sorted(pixels)):
         assert np.array_equal(pixels[identifier], noise(place, side, side))
 
@@ -182,12 +187,13 @@ def test_small_squares_of_one_size_keep_their_pixels(tmp_path, name, image_size)
         ([(8, 8), (9, 9)], 16, 16),
         ([(40, 30), (7, 9)], 16, 16),
         ([(8, 8), (8, 8)], 16, 8),
+        ([(9, 9), (9, 9)], 16, 16),
     ],
 )
 def test_other_sizes_become_squares_of_the_wanted_size(tmp_path, shapes, image_size, expected):
     for name, (height, width) in zip(("ant", "bee"), shapes, strict=True):
         write_class(tmp_path / name, 3, 0, height, width)
-    images, labels = load_folder(str(tmp_path), image_size, 2)["train"].dataset.batch(torch.arange(6))
+    images, labels = parts_of(tmp_path, image_size)["train"].dataset.batch(torch.arange(6))
     assert images.shape == (6, 3, expected, expected)
     assert images.dtype == torch.uint8 and labels.tolist() == [0, 0, 0, 1, 1, 1]
 
@@ -202,14 +208,14 @@ def test_all_parts_have_one_size(tmp_path):
 
 def test_hidden_files_and_litter_are_passed_over(tmp_path):
     write_classes(tmp_path, {"ant": 5, "bee": 5})
-    expected = ids_of(load_folder(str(tmp_path), SIZE, 2)["train"])
+    expected = ids_of(parts_of(tmp_path)["train"])
     for name in (".DS_Store", "Thumbs.db", "desktop.ini", "._000.png"):
         (tmp_path / "ant" / name).write_bytes(b"litter")
         (tmp_path / name).write_bytes(b"litter")
     for folder in (tmp_path / ".git", tmp_path / "bee" / ".ipynb_checkpoints"):
         write_class(folder, 2, 100)
     (tmp_path / "README.txt").write_text("loose files beside the class folders are no images")
-    part = load_folder(str(tmp_path), SIZE, 2)["train"]
+    part = parts_of(tmp_path)["train"]
     assert part.dataset.classes == ["ant", "bee"]
     assert ids_of(part) == expected
 
@@ -217,7 +223,7 @@ def test_hidden_files_and_litter_are_passed_over(tmp_path):
 def test_images_in_folders_of_a_class_folder_belong_to_the_class(tmp_path):
     write_classes(tmp_path, {"ant": 2, "bee": 2})
     write_class(tmp_path / "ant" / "2023" / "summer", 2, 100)
-    part = load_folder(str(tmp_path), SIZE, 2)["train"]
+    part = parts_of(tmp_path)["train"]
     assert part.labels == [0, 0, 0, 0, 1, 1]
     assert "ant/2023/summer/001.png" in ids_of(part)
 
@@ -328,20 +334,54 @@ def test_a_link_to_nowhere_is_named(tmp_path):
     assert str(tmp_path / "ant" / "link.png") in refusal(tmp_path)
 
 
-def test_of_many_broken_files_the_first_are_named_and_the_others_counted(tmp_path):
+def test_of_many_broken_files_twenty_are_named_and_all_counted(tmp_path, capsys):
+    write_parts(tmp_path, "train", "test", count=15)
+    broken = [tmp_path / part / "ant" / f"{number:03}.png" for part in ("test", "train") for number in range(14)]
+    for path in broken:
+        path.write_bytes(b"")
+    assert "28 files cannot be read" in refusal(tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 20 and all(any(str(path) in line for path in broken) for line in lines)
+
+
+def test_broken_files_are_skipped_and_listed_if_that_is_asked_for(tmp_path, capsys):
     write_classes(tmp_path, {"ant": 9, "bee": 9})
-    for number in range(8):
-        (tmp_path / "ant" / f"{number:03}.png").write_bytes(b"")
-    line = refusal(tmp_path)
-    assert all(f"{number:03}.png" in line for number in range(5))
-    assert "005.png" not in line and "and 3 more" in line and "\n" not in line
+    (tmp_path / "ant" / "003.png").write_bytes(b"")
+    data = load_data("folder", str(tmp_path), SIZE, 0.2, 0, skip_unreadable=True)
+    assert len(data.train) + len(data.val) + len(data.test) == 17
+    (skipped,) = data.reading.skipped
+    assert str(tmp_path / "ant" / "003.png") in skipped and skipped in capsys.readouterr().err
+    for part in (data.train, data.val, data.test):
+        assert "ant/003.png" not in ids_of(part)
+
+
+def test_a_class_of_broken_files_only_cannot_be_skipped(tmp_path):
+    write_classes(tmp_path, {"ant": 9, "bee": 2})
+    for path in (tmp_path / "bee").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(BadInput, match="none of the train images of class 'bee' can be read"):
+        load_data("folder", str(tmp_path), SIZE, 0.2, 0, skip_unreadable=True)
+
+
+def test_what_was_done_to_the_pictures_is_counted(tmp_path):
+    write_classes(tmp_path, {"ant": 5, "bee": 5})
+    Image.new("L", (SIZE, SIZE)).save(tmp_path / "ant" / "000.png")
+    Image.new("P", (SIZE, SIZE)).save(tmp_path / "ant" / "001.png")
+    Image.new("CMYK", (SIZE, SIZE)).save(tmp_path / "ant" / "c.jpg")
+    Image.new("RGBA", (SIZE, SIZE)).save(tmp_path / "bee" / "000.png")
+    Image.new("I;16", (SIZE, SIZE)).save(tmp_path / "bee" / "001.png")
+    turned = Image.new("RGB", (SIZE, SIZE))
+    turned.getexif()[0x0112] = 6
+    turned.save(tmp_path / "bee" / "t.jpg", exif=turned.getexif())
+    expected = dict.fromkeys(["greyscale", "palette", "CMYK", "transparent", "16-bit", "rotated"], 1)
+    assert load(tmp_path).reading.converted == expected
 
 
 def test_images_decoded_on_demand_equal_those_held_in_memory(tmp_path, request):
     write_classes(tmp_path, {"ant": 7, "bee": 5}, height=20, width=15, suffix=".jpg")
-    held = load_folder(str(tmp_path), 10, 2)["train"]
+    held = parts_of(tmp_path, 10)["train"]
     request.getfixturevalue("never_fits")
-    decoded = load_folder(str(tmp_path), 10, 2)["train"]
+    decoded = parts_of(tmp_path, 10)["train"]
     assert isinstance(held.dataset, ArrayDataset) and isinstance(decoded.dataset, FolderDataset)
     assert held.hashes == decoded.hashes and ids_of(held) == ids_of(decoded)
     assert held.dataset.classes == decoded.dataset.classes and len(held.dataset) == len(decoded.dataset) == 12
@@ -359,7 +399,7 @@ def test_a_division_does_not_depend_on_where_the_images_are(tmp_path, request):
 
 def test_a_file_that_breaks_during_the_run_is_named(tmp_path, never_fits):
     write_classes(tmp_path, {"ant": 5, "bee": 5})
-    part = load_folder(str(tmp_path), SIZE, 2)["train"]
+    part = parts_of(tmp_path)["train"]
     (tmp_path / "ant" / "001.png").write_bytes(b"")
     part.dataset.batch(torch.tensor([0, 2]))
     with pytest.raises(BadInput, match="001.png"):

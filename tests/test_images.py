@@ -14,7 +14,7 @@ RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 25
 def read_saved(tmp_path, image, name="picture.png", **options):
     path = tmp_path / name
     image.save(path, **options)
-    result = read_image(path)
+    result, _ = read_image(path)
     assert result.mode == "RGB"
     return result
 
@@ -203,7 +203,7 @@ def test_whatever_is_damaged_in_a_file_it_is_read_or_named(tmp_path, kind):
                 damaged[chance.randrange(chance.choice([100, len(content)]))] = chance.randrange(256)
         path.write_bytes(damaged)
         try:
-            assert read_image(path).mode == "RGB"
+            assert read_image(path)[0].mode == "RGB"
         except BadInput as error:
             assert str(path) in str(error)
 
@@ -211,14 +211,14 @@ def test_whatever_is_damaged_in_a_file_it_is_read_or_named(tmp_path, kind):
 @pytest.mark.parametrize("size", [(8, 8), (24, 24)])
 def test_a_square_of_the_wanted_size_keeps_its_pixels(size):
     pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    assert np.array_equal(square_pixels(Image.fromarray(pixels), size[0]), pixels)
+    assert np.array_equal(square_pixels(Image.fromarray(pixels), size[0], "crop"), pixels)
 
 
 @pytest.mark.parametrize("shape", [(20, 40), (40, 20), (21, 40), (64, 64), (5, 9)])
 @pytest.mark.parametrize("size", [8, 20, 33])
 def test_squares_are_the_resized_central_part(shape, size):
     image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (*shape, 3), dtype=np.uint8))
-    result = square_pixels(image, size)
+    result = square_pixels(image, size, "crop")
     assert result.shape == (size, size, 3) and result.dtype == np.uint8
     side, (height, width) = min(shape), shape
     left, top = (width - side) / 2, (height - side) / 2
@@ -230,4 +230,11 @@ def test_squares_are_the_resized_central_part(shape, size):
 def test_squares_cut_off_the_sides_not_the_middle():
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, 10:20] = GREEN
-    assert set(pixels_of(square_pixels(Image.fromarray(pixels), 10))) == {GREEN}
+    assert set(pixels_of(square_pixels(Image.fromarray(pixels), 10, "crop"))) == {GREEN}
+
+
+def test_squashing_keeps_all_of_the_picture():
+    pixels = np.zeros((10, 30, 3), np.uint8)
+    pixels[:, :15], pixels[:, 15:] = RED, BLUE
+    squashed = square_pixels(Image.fromarray(pixels), 10, "squash")
+    assert tuple(squashed[5, 0]) == RED and tuple(squashed[5, 9]) == BLUE
