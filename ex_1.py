@@ -107,9 +107,9 @@ def main(argv=None):
         load_data(
             name, options.data, IMAGE_SIZE, VAL_FRACTION, options.seed, options.limit, options.workers,
             skip_unreadable=options.skip_unreadable,
-        )  # fmt: skip
+        )
         for name in options.dataset
-    ]
+    ]  # fmt: skip
     return [run_on(data, machine, options) for data in loaded][-1]
 
 

@@ -128,9 +128,9 @@ def main(argv=None):
         load_data(
             name, options.data, options.image_size, VAL_FRACTION, options.seed, options.limit, options.workers,
             skip_unreadable=options.skip_unreadable,
-        )  # fmt: skip
+        )
         for name in options.dataset
-    ]
+    ]  # fmt: skip
     return [run_on(data, machine, options) for data in loaded][-1]
 
 

@@ -7,25 +7,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-BATCH_SIZE = 128
 WARM_UP_STEPS = 5
 TURNS = 4  # of floor and ours within one process
 
 
-def floor(experiment: str, steps: int) -> dict:
+def floor(experiment: str, steps: int, photographs: Path) -> dict:
     """Time the bare step on one batch."""
-    model, optimizer, batches, _ = prepare(experiment, 1)
+    model, optimizer, batches, _, _ = prepare(experiment, 1, photographs)
     step = bare_step(model, optimizer, *next(batches.epoch(1)))
     model.train()
-    return timed(step() for _ in range(WARM_UP_STEPS + steps))
+    return timed((step() for _ in range(WARM_UP_STEPS + steps)), batches.batch_size)
 
 
-def ours(experiment: str, steps: int) -> dict:
-    """Time whole calls of `train_one_epoch`, in turn with as many bare steps."""
+def ours(experiment: str, steps: int, photographs: Path) -> dict:
+    """Time whole calls of `train_one_epoch`, in turn with as many bare steps, after the images have been read."""
     from common.optimizers import Schedule
     from common.training import train_one_epoch
 
-    model, optimizer, batches, machine = prepare(experiment, steps // TURNS)
+    model, optimizer, batches, machine, reading_seconds = prepare(experiment, steps // TURNS, photographs)
     step = bare_step(model, optimizer, *(tensor.clone() for tensor in next(batches.epoch(1))))
     schedule = Schedule(optimizer, "none", 1, len(batches))
     model.train()
@@ -41,7 +40,11 @@ def ours(experiment: str, steps: int) -> dict:
         train_one_epoch(model, batches, 1, optimizer, schedule, machine.scaler(), machine)
         epochs.append(time.perf_counter() - started)
     ratios = [epoch / floor for epoch, floor in zip(epochs, floors, strict=True)]
-    return {"images_per_second": TURNS * batches.images / sum(epochs), "floor_time_ratios": ratios}
+    return {
+        "images_per_second": TURNS * batches.images / sum(epochs),
+        "first_epoch_images_per_second": batches.images / (reading_seconds + epochs[0]),
+        "floor_time_ratios": ratios,
+    }
 
 
 def bare_step(model, optimizer, inputs, labels):
@@ -56,11 +59,11 @@ def bare_step(model, optimizer, inputs, labels):
     return step
 
 
-def usual(experiment: str, steps: int) -> dict:
+def usual(experiment: str, steps: int, photographs: Path) -> dict:
     """Time the loop of the tutorials."""
     from torch import nn
 
-    model, optimizer, loader = as_in_tutorials(experiment, steps)
+    model, optimizer, loader = as_in_tutorials(experiment, steps, photographs)
     criterion = nn.CrossEntropyLoss()
     model.train()
 
@@ -74,17 +77,17 @@ def usual(experiment: str, steps: int) -> dict:
             running_loss += loss.item()
             yield
 
-    return timed(loop())
+    return timed(loop(), loader.batch_size)
 
 
-def lightning(experiment: str, steps: int) -> dict:
+def lightning(experiment: str, steps: int, photographs: Path) -> dict:
     """Time Lightning's Trainer, without its logger, checkpoints and bar."""
     import logging
 
     from lightning import Callback, LightningModule, Trainer
     from torch.nn import functional as F
 
-    model, optimizer, loader = as_in_tutorials(experiment, steps)
+    model, optimizer, loader = as_in_tutorials(experiment, steps, photographs)
     ends = []
 
     class Module(LightningModule):
@@ -106,41 +109,50 @@ def lightning(experiment: str, steps: int) -> dict:
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(max_epochs=1, accelerator="cpu", enable_model_summary=False, callbacks=[Clock()], **quiet)
     trainer.fit(Module(), loader)
-    return speed(ends)
+    return speed(ends, loader.batch_size)
 
 
-def timed(steps) -> dict:
+def timed(steps, batch_size: int) -> dict:
     """Return the speed of `steps`, of which each is done when it yields."""
-    return speed([time.perf_counter() for _ in steps])
+    return speed([time.perf_counter() for _ in steps], batch_size)
 
 
-def speed(ends: list[float]) -> dict:
+def speed(ends: list[float], batch_size: int) -> dict:
     """Return images/s from the moments at which the steps ended, without the warm-up."""
-    return {"images_per_second": (len(ends) - WARM_UP_STEPS) * BATCH_SIZE / (ends[-1] - ends[WARM_UP_STEPS - 1])}
+    return {"images_per_second": (len(ends) - WARM_UP_STEPS) * batch_size / (ends[-1] - ends[WARM_UP_STEPS - 1])}
 
 
-def prepare(experiment: str, steps: int):
-    """Return (model, optimizer, batches of so many steps, machine) as the experiment itself makes them."""
+def prepare(experiment: str, steps: int, photographs: Path):
+    """Return (model, optimizer, batches of so many steps, machine, seconds of reading) as the experiment makes them."""
     from common.batches import Batches
     from common.machine import prepare_machine
     from common.optimizers import build_optimizer
 
-    script = importlib.import_module(experiment)
-    options = script.parse_options(["--device", "cpu", "--dataset", "digits"])
+    script, options = experiment_and_options(experiment)
     machine = prepare_machine("cpu", "fp32", deterministic=False)
     model = machine.place(script.build_model(options, 10))
     optimizer = build_optimizer(model.parameters(), "adam", options.lr)
     transform, _ = script.build_transforms(options)
-    batches = Batches(images_part(steps * BATCH_SIZE), transform, BATCH_SIZE, machine, seed=0, training=True)
-    return model, optimizer, batches, machine
+    started = time.perf_counter()
+    part = read_photographs(script, options, photographs) if experiment == "trainA" else digits()
+    reading_seconds = time.perf_counter() - started
+    part = repeated(part, steps * options.batch_size)
+    batches = Batches(part, transform, options.batch_size, machine, seed=0, training=True)
+    return model, optimizer, batches, machine, reading_seconds
 
 
-def as_in_tutorials(experiment: str, steps: int):
+def experiment_and_options(experiment: str):
+    """Return the script of an experiment, and its default options."""
+    script = importlib.import_module(experiment)
+    return script, script.parse_options(["--device", "cpu", "--dataset", "digits"])
+
+
+def as_in_tutorials(experiment: str, steps: int, photographs: Path):
     """Return (model, optimizer, loader) as people write them: nothing set, one PIL image at a time."""
     import torch
-    from torch.utils.data import DataLoader
+    from torch.utils.data import DataLoader, Subset
     from torchvision import transforms
-    from torchvision.datasets import CIFAR10
+    from torchvision.datasets import CIFAR10, ImageFolder
 
     class Digits(CIFAR10):
         """CIFAR10's own `__getitem__` over other pixels, so that nothing need be downloaded."""
@@ -149,35 +161,76 @@ def as_in_tutorials(experiment: str, steps: int):
             self.data, self.targets = part.dataset.pixels.numpy(), part.labels
             self.transform, self.target_transform = transform, None
 
-    script = importlib.import_module(experiment)
-    options = script.parse_options(["--device", "cpu", "--dataset", "digits"])
-    augmentation = []
-    if experiment == "ex_2":
-        size = options.image_size
-        resize = transforms.Resize((size, size), antialias=True)
-        crop = transforms.RandomCrop(size, padding=size // 8)
-        augmentation = [resize, crop, transforms.RandomHorizontalFlip()]
-    to_tensor = [transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)]
-    part = images_part((WARM_UP_STEPS + steps) * BATCH_SIZE)
-    data = Digits(part, transforms.Compose(augmentation + to_tensor))
+    script, options = experiment_and_options(experiment)
+    before, after = pil_augmentation(experiment, options)
+    normalize = transforms.Normalize((0.5,) * 3, (0.5,) * 3)
+    transform = transforms.Compose([*before, transforms.ToTensor(), normalize, *after])
+    images = (WARM_UP_STEPS + steps) * options.batch_size
+    if experiment == "trainA":
+        data = ImageFolder(photographs / "train", transform)
+    else:
+        data = Digits(digits(), transform)
+    data = Subset(data, [index % len(data) for index in range(images)])
     model = script.build_model(options, 10)
     optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
-    return model, optimizer, DataLoader(data, batch_size=BATCH_SIZE, shuffle=True, num_workers=2)
+    return model, optimizer, DataLoader(data, batch_size=options.batch_size, shuffle=True, num_workers=2)
 
 
-def images_part(images: int):
-    """Return scanned digits at CIFAR's size, 32x32, repeated until there are `images` of them."""
-    import torch
+def pil_augmentation(experiment: str, options):
+    """Return the torchvision transforms of an experiment, before and after `ToTensor` and `Normalize`."""
+    from torchvision import transforms as T
 
+    if experiment == "ex_1":
+        return [], []
+    size = options.image_size
+    if experiment == "ex_2":
+        resize = T.Resize((size, size), antialias=True)
+        return [resize, T.RandomCrop(size, padding=size // 8), T.RandomHorizontalFlip()], []
+    jitter = T.RandomApply([T.ColorJitter(0.2, 0.2, 0.2)], p=0.5)
+    flips = [T.RandomHorizontalFlip(), T.RandomVerticalFlip(), T.RandomRotation(180)]
+    return [*flips, jitter, T.Resize(256), T.RandomCrop(size)], [T.RandomErasing(p=0.4, value="random")]
+
+
+def digits():
+    """Return scanned digits at CIFAR's size, 32x32."""
     from common.data import load_data
-    from common.datasets import ArrayDataset, Part
+    from common.datasets import ArrayDataset, whole
     from common.transforms import Resize
 
-    digits = load_data("digits", None, 32, 0.1, seed=0).train.dataset
-    chosen = torch.arange(images) % len(digits)
-    small, labels = digits.batch(chosen)
+    scans = load_data("digits", None, 32, 0.1, seed=0).train.dataset
+    small, labels = scans.batch(scans.labels.new_tensor(range(len(scans))))
     pixels = Resize((32, 32))(small).permute(0, 2, 3, 1).contiguous()
-    return Part(ArrayDataset(pixels, labels, digits.classes, []), torch.arange(images))
+    return whole(ArrayDataset(pixels, labels, scans.classes, scans.ids))
+
+
+def read_photographs(script, options, folder: Path):
+    """Return the training photographs in `folder`, decoded as the experiment does it before its first epoch."""
+    from common.folders import load_folder
+
+    parts, _ = load_folder(str(folder / "train"), script.stored_size(options), options.workers)
+    return parts["train"]
+
+
+def repeated(part, images: int):
+    """Return `part` with its images taken again and again until there are `images` of them."""
+    import torch
+
+    from common.datasets import Part
+
+    return Part(part.dataset, part.samples[torch.arange(images) % len(part)])
+
+
+def write_photographs(folder: Path, count: int = 640) -> None:
+    """Write `count` JPEG files of 224x224 pixels to ten class folders: blurred noise, as large as photographs are."""
+    import numpy as np
+    from PIL import Image
+
+    chance = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(chance.integers(0, 256, (14, 14, 3), dtype=np.uint8)).resize((224, 224))
+        pixels = np.asarray(coarse) // 2 + chance.integers(0, 40, (224, 224, 3), dtype=np.uint8)
+        (folder / "train" / str(number % 10)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / "train" / str(number % 10) / f"{number}.jpg", quality=75)
 
 
 CONTESTANTS = {"floor": floor, "ours": ours, "usual": usual, "lightning": lightning}

@@ -28,7 +28,7 @@ class Terminated(BaseException):
 
 # A quota and a limit on the size of one file look to the person like a full disk.
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-DISK_HELP = "the disk is full; free some space, or write elsewhere with --output_dir"
+DISK_HELP = "the disk is full; free some space, or write elsewhere"
 MEMORY_HELP = "out of memory; lower --batch_size (and raise --accumulate to keep the same step), or the image size"
 
 

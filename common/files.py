@@ -1,9 +1,11 @@
 """Writing a file so that it is either whole or not there, whatever happens in between."""
 
+import csv
+import io
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -59,3 +61,13 @@ def _finite(value):
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def write_table(path: Path, rows: Iterable[Sequence]) -> None:
+    """Write a CSV file whose first row is the header.
+
+    All texts are quoted: left to choose, Python 3.11 does not quote a carriage return, which a file name can have.
+    """
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
+    write_bytes(path, text.getvalue().encode("utf-8", errors="backslashreplace"))

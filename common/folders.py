@@ -57,8 +57,8 @@ def load_folder(
     if not root.is_dir():
         raise BadInput(f"--data {location}: there is no such folder")
     folders = _part_folders(root)
-    classes = _folder_names(folders["train"])
-    if len(classes) == 1 and _folder_names(folders["train"] / classes[0]):
+    classes = folder_names(folders["train"])
+    if len(classes) == 1 and folder_names(folders["train"] / classes[0]):
         raise BadInput(f"{folders['train']} has one folder only{_suggestion(root)}")
     files = {part: _labelled_files(folder, classes, part) for part, folder in folders.items()}
 
@@ -87,9 +87,9 @@ def available_memory() -> int:
 
 
 def _part_folders(root: Path) -> dict[str, Path]:
-    names = _folder_names(root)
+    names = folder_names(root)
     folders = {NAMES_OF_PARTS[name.lower()]: root / name for name in names if name.lower() in NAMES_OF_PARTS}
-    if "train" not in folders or (len(names) > len(folders) and not _folder_names(folders["train"])):
+    if "train" not in folders or (len(names) > len(folders) and not folder_names(folders["train"])):
         return {"train": root}  # where a folder named "train" may be one of the classes
     others = [name for name in names if root / name not in folders.values()]
     if others:
@@ -99,7 +99,7 @@ def _part_folders(root: Path) -> dict[str, Path]:
     return folders
 
 
-def _folder_names(folder: Path) -> list[str]:
+def folder_names(folder: Path) -> list[str]:
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not _is_litter(entry.name))
 
@@ -109,17 +109,17 @@ def _is_litter(name: str) -> bool:
 
 
 def _suggestion(root: Path) -> str:
-    inner = [root / name for name in _folder_names(root) if _folder_names(root / name)]
+    inner = [root / name for name in folder_names(root) if folder_names(root / name)]
     return f"; did you mean --data {inner[0]}?" if inner else ""
 
 
 def _labelled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Path, int]]:
     """Return (path, label) of every image in `folder`, sorted; the label is -1 if there are no class folders."""
-    names = _folder_names(folder)
+    names = folder_names(folder)
     if part != "test" and not names:
         raise BadInput(f"{folder} has no class folders{_suggestion(folder)}")
     if not names:
-        files = [(path, -1) for path in _files(folder)]
+        files = [(path, -1) for path in image_files(folder)]
         if not files:
             raise BadInput(f"{folder} is empty: remove it, or put the test images there")
         return files
@@ -136,14 +136,14 @@ def _labelled_files(folder: Path, classes: list[str], part: str) -> list[tuple[P
         say(f"warning: {len(loose)} file(s) in {folder} are in no class folder, and not used (such as {loose[0]})")
     files = []
     for name in names:
-        of_class = [(path, classes.index(name)) for path in _files(folder / name)]
+        of_class = [(path, classes.index(name)) for path in image_files(folder / name)]
         if not of_class:
             raise BadInput(f"the class folder {folder / name} is empty: add images or remove it{_suggestion(folder)}")
         files += of_class
     return files
 
 
-def _files(folder: Path) -> Iterator[Path]:
+def image_files(folder: Path) -> Iterator[Path]:
     """Yield all files below `folder` in sorted order, without hidden ones and litter."""
     for parent, subfolders, names in os.walk(folder):
         subfolders[:] = sorted(name for name in subfolders if not _is_litter(name))

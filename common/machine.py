@@ -117,4 +117,4 @@ def _keep_freed_memory() -> None:
     trim_threshold, mmap_max = -1, -4  # names of the parameters, from malloc.h
     libc = ctypes.CDLL("libc.so.6")
     libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(trim_threshold, -1)  # never

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,6 +60,41 @@ def integers(text: str) -> list[int]:
     return values
 
 
+def one_or_several(count: int) -> Callable[[str], list[int]]:
+    """Return a reader of one positive integer, or of `count` of them separated by commas."""
+
+    def read(text: str) -> list[int]:
+        values = [integer(1)(word.strip()) for word in text.split(",")]
+        if len(values) not in (1, count):
+            raise argparse.ArgumentTypeError(f"{text!r} must be one number or {count}, separated by commas")
+        return values
+
+    return read
+
+
+def activation(text: str) -> str:
+    """Return the name of an activation of `torch.nn` that takes no argument, as it is spelled there."""
+    names = {name.lower(): name for name in _activations()}
+    if text.lower() not in names:
+        close = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.5)
+        hint = f"; did you mean {names[close[0]]}?" if close else ""
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names.values())}{hint}")
+    return names[text.lower()]
+
+
+def _activations() -> list[str]:
+    from torch.nn.modules import activation as activations
+
+    # Some are no functions of single values: softmaxes need to know along what, GLU halves the channels.
+    others = {"Softmax", "LogSoftmax", "Softmin", "Softmax2d", "GLU"}
+    found = []
+    for name in set(activations.__all__) - others:
+        parameters = list(inspect.signature(getattr(activations, name)).parameters.values())
+        if all(parameter.default is not parameter.empty for parameter in parameters):
+            found.append(name)
+    return sorted(found)
+
+
 def location(text: str) -> str:
     """Return the absolute path that `text` means, so that it means the same from every folder."""
     if not text.strip():
@@ -70,6 +106,11 @@ def location(text: str) -> str:
         reason = getattr(error, "strerror", None) or error
         raise argparse.ArgumentTypeError(f"{text[:60]!r} is no path ({reason})") from None
     return str(path)
+
+
+def one_of_or_location(names: Sequence[str]) -> Callable[[str], str]:
+    """Return a reader of one of `names`, in any case, or else of a path as `location` reads it."""
+    return lambda text: text.lower() if text.lower() in names else location(text)
 
 
 def folder(text: str) -> str:

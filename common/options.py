@@ -36,6 +36,11 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, script: str, description: str):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False, add_help=False)
         self.script = script
+        self.works_only_with = dict(WORKS_ONLY_WITH)
+
+    def change(self, option: str, **settings) -> None:
+        """Change what an option that all experiments have takes and says in this one."""
+        vars(self._option_string_actions[option]).update(settings)
 
     def error(self, message: str):
         raise BadInput(f"{message.removeprefix('argument ')} (--help lists all options)")
@@ -62,8 +67,12 @@ class Parser(argparse.ArgumentParser):
         if given.get("data") and "dataset" not in given:
             given["dataset"] = [_implied_dataset(given["data"])]
         options = self._defaults_of_all() | given
+        if "data" not in given and "dataset" in given:
+            options["data"] = None  # a default place is that of the default data set
+        if options["data"]:
+            options["data"] = location(options["data"])
         for name in given:
-            owner, values = WORKS_ONLY_WITH.get(name, (None, ()))
+            owner, values = self.works_only_with.get(name, (None, ()))
             if owner and options[owner] not in values:
                 say(f"note: --{name} does nothing with --{owner} {options[owner]}")
         return argparse.Namespace(**options)
@@ -182,6 +191,16 @@ def experiment_parser(script: str, description: str, **defaults) -> Parser:
 
 
 # fmt: off
+def add_photograph_options(parser: Parser) -> None:
+    """Add what the two experiments on photographs in class folders share: names from the report that they answer."""
+    group = parser.add_argument_group("as in the report")
+    group.add_argument("-p", "--parent_dir", dest="data", type=location, default=parser.get_default("data"),
+                       metavar="PATH", help="another name of --data")
+    group.add_argument("-q", "--question", metavar="TEXT", help="a label, for config.json and the run's name")
+    group.add_argument("-wp", "--wandb_project", default="assignment2", metavar="NAME", help="of a tracker")
+    group.add_argument("-we", "--wandb_entity", default="sasuke", metavar="NAME", help="of a tracker")
+
+
 def _add_data_options(group) -> None:
     group.add_argument("--dataset", type=one_or_more_of(DATASETS), default=["digits"], metavar="NAME",
                        help=f"{', '.join(DATASETS)}; several, separated by commas, are run one after the other")

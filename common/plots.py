@@ -99,16 +99,72 @@ def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, class
         probabilities: (N, classes), in the order of the test images.
     """
     labels, predicted = np.array(test.part.labels), probabilities.argmax(1)
-    random = shuffled(torch.arange(len(labels)), seed=0, epoch=0)[: 2 * SHEET_COLUMNS].tolist()
+    random = _random_places(len(labels))[: 2 * SHEET_COLUMNS]
     wrong = np.flatnonzero((labels != predicted) & (labels >= 0))
     worst = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][: 2 * SHEET_COLUMNS].tolist()
     sheets = []
     for heading, places in (("test images at random", random), ("the most confident mistakes", worst)):
         if places:
-            inputs = test.transform(test.part.dataset.batch(test.part.samples[places])[0])
-            titles = [_verdict(labels[place], probabilities[place], classes) for place in places]
-            sheets.append((heading, _viewable(inputs, test), titles))
+            sheets.append(_predicted_sheet(heading, places, test, probabilities, classes))
     _save(_sheets(sheets), path)
+
+
+def draw_class_predictions(
+    path: Path, test: Batches, probabilities: np.ndarray, classes: list[str], shown_classes: int
+) -> None:
+    """Draw ten random test images of each of the first `shown_classes` classes, with predicted name and confidence.
+
+    Args:
+        probabilities: (N, classes), in the order of the test images.
+    """
+    labels = np.array(test.part.labels)
+    random = _random_places(len(labels))
+    sheets = []
+    for label in range(min(shown_classes, len(classes))):
+        places = [place for place in random if labels[place] == label][:10]
+        if places:
+            hits = sum(probabilities[place].argmax() == label for place in places)
+            heading = f"{plain(classes[label])}: {hits} of {len(places)} right"
+            sheets.append(_predicted_sheet(heading, places, test, probabilities, classes))
+    _save(_sheets(sheets, columns=10), path)
+
+
+def _random_places(count: int) -> list[int]:
+    """Return 0 … count - 1 in an order that is always the same."""
+    return shuffled(torch.arange(count), seed=0, epoch=0).tolist()
+
+
+def _predicted_sheet(
+    heading: str, places: list[int], test: Batches, probabilities: np.ndarray, classes: list[str]
+) -> tuple[str, np.ndarray, list[tuple[str, str]]]:
+    """Return the sheet, as `_sheets` takes it, of the test images at `places`."""
+    images, labels = test.part.dataset.batch(test.part.samples[places])
+    verdicts = [
+        _verdict(label, probabilities[place], classes) for label, place in zip(labels.tolist(), places, strict=True)
+    ]
+    return heading, _viewable(test.transform(images), test), verdicts
+
+
+def draw_montage(
+    path: Path,
+    heading: str,
+    images: np.ndarray,
+    labels: list[int],
+    probabilities: list[np.ndarray],
+    classes: list[str],
+    files: list[str],
+) -> None:
+    """Draw images with predicted name and confidence, and with the true name or, where it is unknown, the file's.
+
+    Args:
+        images: (N, H, W, 3) float from 0 to 1. labels: N class numbers, -1 where unknown.
+        probabilities: N of (classes,). files: N names.
+    """
+    titles = []
+    for label, row, file in zip(labels, probabilities, files, strict=True):
+        text, colour = _verdict(label, row, classes)
+        titles.append((f"{text}\n{plain(file)}" if label < 0 else text, colour))
+    _save(_sheets([(heading, images, titles)], columns=min(len(images), SHEET_COLUMNS)), path)
 
 
 def plain(name: str) -> str:
@@ -131,26 +187,27 @@ def _viewable(inputs: torch.Tensor, batches: Batches) -> np.ndarray:
     return batches.transform.normalize.invert(inputs).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _sheets(sheets: list[tuple[str, np.ndarray, list[tuple[str, str]]]]) -> Figure:
+def _sheets(sheets: list[tuple[str, np.ndarray, list[tuple[str, str]]]], columns: int = SHEET_COLUMNS) -> Figure:
     """Return a figure of (heading, images (N, H, W, 3), (title, colour) of each image), one sheet below the other.
 
     All images lie in one coordinate system with sides of length 1: an axes for each would take seconds to lay out.
     """
     row_height, heading_height = 1.36, 0.45
-    rows = [-(-len(images) // SHEET_COLUMNS) for _, images, _ in sheets]
+    rows = [-(-len(images) // columns) for _, images, _ in sheets]
     height = sum(rows) * row_height + len(sheets) * heading_height
-    figure = _figure(1.42 * SHEET_COLUMNS, 1.42 * height)
+    figure = _figure(1.42 * columns, 1.42 * height)
     axes = figure.subplots()
     top = 0.0
     for (heading, images, titles), count in zip(sheets, rows, strict=True):
-        axes.text(SHEET_COLUMNS * 1.05 / 2, top + 0.2, heading, ha="center", va="center", fontsize=13)
+        axes.text(columns * 1.05 / 2, top + 0.2, heading, ha="center", va="center", fontsize=13)
         top += heading_height
         for place, (image, (title, colour)) in enumerate(zip(images, titles, strict=True)):
-            left, bottom = 1.05 * (place % SHEET_COLUMNS), top + row_height * (place // SHEET_COLUMNS + 1)
+            left, bottom = 1.05 * (place % columns), top + row_height * (place // columns + 1)
             axes.imshow(image, extent=(left, left + 1, bottom - 0.05, bottom - 1.05), interpolation="nearest")
-            axes.text(left + 0.5, bottom - 1.07, title, ha="center", va="bottom", fontsize=8, color=colour)
+            size = min(8, 160 / max(map(len, title.split("\n"))))  # 20 characters of 8 points are as wide as an image
+            axes.text(left + 0.5, bottom - 1.07, title, ha="center", va="bottom", fontsize=size, color=colour)
         top += count * row_height
-    axes.set(xlim=(0, 1.05 * SHEET_COLUMNS - 0.05), ylim=(top, 0))
+    axes.set(xlim=(0, 1.05 * columns - 0.05), ylim=(top, 0))
     axes.axis("off")
     return figure
 

@@ -82,8 +82,10 @@ class Run:
 
     def restore(self, saved: dict) -> list[dict]:
         """Put everything with a state back to the newest intact one, and return the records of the epochs so far."""
-        state = self._newest_state() if self.resumed else None
+        state = _newest_state(self.folder) if self.resumed else None
         history = state["history"] if state else []
+        if self.resumed and not state:
+            say("no saved epoch can be used: starting from the first, which ends with the same weights")
         if state:
             for name, part in saved.items():
                 part.load_state_dict(state[name])
@@ -111,26 +113,6 @@ class Run:
     def _save_best(self, model: nn.Module, epoch: int, accuracy: float) -> None:
         content = {"model": model.state_dict(), "epoch": epoch, "val_accuracy": accuracy, "config": self.config}
         save_checkpoint(self.folder / "best.pth", content)
-
-    def _newest_state(self) -> dict | None:
-        kept = sorted(self.folder.glob("epoch-[0-9]*.pth"), key=lambda path: -int(path.stem.removeprefix("epoch-")))
-        states = [path for path in (self.folder / "last.pth", self.folder / "previous.pth", *kept) if path.exists()]
-        for path in states if states and self._best_is_intact() else []:
-            try:
-                return load_checkpoint(path, {"model", "optimizer", "schedule", "scaler", "history"})
-            except Damaged as error:
-                complain(f"warning: {error}; using the one before it")
-        say("no saved epoch can be used: starting from the first, which ends with the same weights")
-        return None
-
-    def _best_is_intact(self) -> bool:
-        """Without the weights of the best epoch so far no later state is of use: they are in no other file."""
-        try:
-            self.best_weights()
-        except Damaged as error:
-            complain(f"warning: {error}")
-            return False
-        return True
 
     def _write_train_json(self, history: list[dict]) -> None:
         best = best_record(history) or {"val_accuracy": None, "epoch": None}
@@ -174,6 +156,8 @@ def open_run(script: str, options: dict, data: Data, model: nn.Module, train: Ba
     if options["resume"]:
         return _reopen(options["resume"], script_path, config)
     name = Path(options["data"]).resolve().name if data.name == "folder" else data.name
+    question = options.get("question")
+    config["name"] = f"{script_path.stem}/{name}" + (f", question {question}" if question else "")
     parent = Path(options["output_dir"]) / script_path.stem / name
     return Run(make_folder(parent, config), script_path, config, resumed=False)
 
@@ -187,6 +171,11 @@ def is_finished(folder: Path | None, epochs: int) -> bool:
         return False
     say(f"{folder} is finished: nothing to do (to train it further, add --epochs with a larger number)")
     return True
+
+
+def is_under_way(folder: Path | None) -> bool:
+    """Tell whether the run to be resumed has a saved epoch to go on from, so that it needs no first weights."""
+    return folder is not None and _newest_state(folder) is not None
 
 
 def _reopen(folder: Path, script: Path, wanted: dict) -> Run:
@@ -209,6 +198,28 @@ def _reopen(folder: Path, script: Path, wanted: dict) -> Run:
     config["options"]["epochs"] = epochs
     run.write_json("config.json", config)
     return run
+
+
+def _newest_state(folder: Path) -> dict | None:
+    """Return what the newest intact epoch of a run has saved; None if there is none."""
+    kept = sorted(folder.glob("epoch-[0-9]*.pth"), key=lambda path: -int(path.stem.removeprefix("epoch-")))
+    states = [path for path in (folder / "last.pth", folder / "previous.pth", *kept) if path.exists()]
+    for path in states if states and _best_is_intact(folder) else []:
+        try:
+            return load_checkpoint(path, {"model", "optimizer", "schedule", "scaler", "history"})
+        except Damaged as error:
+            complain(f"warning: {error}; using the one before it")
+    return None
+
+
+def _best_is_intact(folder: Path) -> bool:
+    """Without the weights of the best epoch so far no later state is of use: they are in no other file."""
+    try:
+        load_checkpoint(folder / "best.pth", {"model"})
+    except Damaged as error:
+        complain(f"warning: {error}")
+        return False
+    return True
 
 
 def _short(path: Path) -> str:

@@ -1,6 +1,5 @@
 """The end of a run: the best weights meet the test images, once, and everything that is known of it is written down."""
 
-import csv
 import io
 import time
 
@@ -10,17 +9,20 @@ from torch import nn
 
 from common.batches import Batches
 from common.console import say
-from common.files import write_bytes
+from common.files import write_bytes, write_table
 from common.machine import Machine
 from common.metrics import score
 from common.runs import Run
 from common.training import evaluate
 
 
-def test_best(run: Run, model: nn.Module, test: Batches, machine: Machine) -> None:
+def test_best(run: Run, model: nn.Module, test: Batches, machine: Machine, shown_classes: int = 0) -> None:
     """Evaluate the best weights of `run` on the test images and write scores, predictions and pictures.
 
     Where the test images have no labels, the predictions go to `submission.csv` and there is no score.
+
+    Args:
+        shown_classes: so many classes are shown in `class_predictions.png`, ten images of each.
     """
     from common import plots  # imports matplotlib, which no run needs before its first epoch
 
@@ -48,6 +50,9 @@ def test_best(run: Run, model: nn.Module, test: Batches, machine: Machine) -> No
         }
         run.write_json("test.json", result)
         plots.draw_confusion_matrix(run.folder / "confusion_matrix.png", labels.numpy(), probabilities, classes)
+        if shown_classes:
+            path = run.folder / "class_predictions.png"
+            plots.draw_class_predictions(path, test, probabilities, classes, shown_classes)
         low, high = result["accuracy_interval_95"]
         say(f"test accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(ids)} images)")
     run.finish()
@@ -64,18 +69,12 @@ def _write_npz(run: Run, labels: np.ndarray, probabilities: np.ndarray, ids: lis
 
 def _write_csv(run: Run, labels: list[int], probabilities: np.ndarray, ids: list[str], classes: list[str]) -> None:
     rows = [
-        (identifier, classes[label] if label >= 0 else "", classes[row.argmax()], f"{row.max():.6f}")
+        (identifier, classes[label] if label >= 0 else "", classes[row.argmax()], round(float(row.max()), 6))
         for identifier, label, row in zip(ids, labels, probabilities, strict=True)
     ]
-    run.write_text("predictions.csv", _csv([("id", "true", "predicted", "confidence"), *rows]))
+    write_table(run.folder / "predictions.csv", [("id", "true", "predicted", "confidence"), *rows])
 
 
 def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str], classes: list[str]) -> None:
     rows = [(identifier, classes[label]) for identifier, label in zip(ids, probabilities.argmax(1), strict=True)]
-    run.write_text("submission.csv", _csv([("id", "label"), *rows]))
-
-
-def _csv(rows: list[tuple]) -> str:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+    write_table(run.folder / "submission.csv", [("id", "label"), *rows])

@@ -314,8 +314,8 @@ def test_shuffled_labels_teach_nothing(tmp_path, monkeypatch):
 
     honest = data_module.load_data
 
-    def load_shuffled(*arguments):
-        data = honest(*arguments)
+    def load_shuffled(*arguments, **options):
+        data = honest(*arguments, **options)
         shuffled = data.train.dataset.labels.clone()
         held = torch.cat([data.train.samples, data.val.samples])  # the test labels stay true
         shuffled[held] = shuffled[held[torch.randperm(len(held), generator=torch.Generator().manual_seed(0))]]

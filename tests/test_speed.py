@@ -9,11 +9,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("contestant", ["floor", "ours", "usual"])
-def test_contestants_measure_something(monkeypatch, contestant):
+def test_contestants_measure_something(monkeypatch, tmp_path, contestant):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
-    from contestants import CONTESTANTS
+    from contestants import CONTESTANTS, write_photographs
 
-    figures = CONTESTANTS[contestant]("ex_1", 8)
+    write_photographs(tmp_path, 20)
+    assert CONTESTANTS[contestant]("trainA", 4, tmp_path)["images_per_second"] > 0
+    figures = CONTESTANTS[contestant]("ex_1", 8, tmp_path)
     assert figures["images_per_second"] > 0
     if contestant == "ours":
         assert len(figures["floor_time_ratios"]) == 4

@@ -1,0 +1,67 @@
+"""Say what is in photographs, with the network of a finished or interrupted run.
+
+    python predict.py outputs/ex_1/digits/2026-11-21_14-05-33 photo.jpg
+    python predict.py best.pth photographs/ --csv predictions.csv --montage montage.png
+
+best.pth alone is enough: it knows its script, its options and its classes. Folders are searched with all that is below
+them. If a folder holds folders with the names of classes, the accuracy is told too. Nothing in the run is changed.
+"""
+
+from pathlib import Path
+
+from common.classifier import find_checkpoint, load_classifier
+from common.errors import BadInput, run_script
+from common.machine import DEVICES, prepare_machine
+from common.option_types import folder, integer, one_of
+from common.options import Parser
+from common.prediction import check_outputs, find_images, predict, report, write_csv, write_montage
+
+SCRIPTS = Path(__file__).resolve().parent
+TOPK = 5
+BATCH_SIZE = 64  # of 224x224 pixels, a ResNet-50 takes 1 GB for so many
+
+
+def parse_options(argv=None):
+    """Return the options."""
+    parser = Parser(__file__, __doc__)
+    add = parser.add_argument
+    add("run", type=folder, metavar="RUN", help="the folder of a run, or its best.pth")
+    add("images", type=folder, nargs="+", metavar="IMAGE", help="image files, and folders of them")
+    add("-h", "--help", action="help", help="show this and exit")
+    add("-k", "--topk", type=integer(1), default=TOPK, metavar="N", help="names told for each image")
+    add("--csv", type=folder, metavar="FILE", help="write the predictions as a table")
+    add("--montage", type=folder, metavar="FILE.png", help="draw the images as the network sees them")
+    add(
+        "-b", "--batch_size", "--batch-size", type=integer(1), default=BATCH_SIZE, metavar="N", help="images in a batch"
+    )
+    add("--device", type=one_of(DEVICES), default="auto", metavar="NAME", help=", ".join(DEVICES))
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv=None):
+    """Predict, print and write, and return the predictions.
+
+    Raises:
+        BadInput: before the work, if anything is missing; after it, if some images could not be read.
+    """
+    options = parse_options(argv)
+    checkpoint = find_checkpoint(options.run)
+    classifier = load_classifier(checkpoint, SCRIPTS, prepare_machine(options.device, "fp32", deterministic=False))
+    images = find_images(options.images, classifier.classes)
+    check_outputs({"--csv": options.csv, "--montage": options.montage}, checkpoint, images)
+
+    topk = min(options.topk, len(classifier.classes))
+    results = predict(classifier, images, options.batch_size)
+    predictions = report(results, images, classifier.classes, topk)
+    if options.csv:
+        write_csv(options.csv, predictions, classifier.classes, topk)
+    if options.montage:
+        write_montage(options.montage, predictions, classifier)
+    unreadable = len(images) - len(predictions)
+    if unreadable:
+        raise BadInput(f"{unreadable} of {len(images)} images could not be read, see above; all others are predicted")
+    return predictions
+
+
+if __name__ == "__main__":
+    run_script(main)
