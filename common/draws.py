@@ -6,6 +6,9 @@ arithmetic is on 64-bit integers, so that every device gives the same numbers wi
 Hash: the finalizer of SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators", 2014).
 """
 
+import copy
+import math
+
 import torch
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 / golden ratio, as a signed integer like all in here
@@ -16,7 +19,8 @@ PURPOSES = ("augmentation", "order", "training")
 class Draws:
     """One random stream for each sample of a batch.
 
-    Each call takes the next number of every stream, so a pipeline that draws in the same order draws the same numbers.
+    Each call takes the next numbers of every stream, so a pipeline that draws in the same order draws the same numbers.
+    `draws[places]` goes on with the streams of some of the samples.
 
     Args:
         seed, epoch: integers; every pair has streams of its own.
@@ -31,18 +35,40 @@ class Draws:
         self._streams = _mix(samples * GOLDEN + key.item())
         self._count = 0
 
-    def bits(self) -> torch.Tensor:
-        """Return (N,) int64 with 64 random bits each."""
-        self._count += 1
-        return _mix(self._streams + _wrap(self._count * GOLDEN))
+    def __getitem__(self, places: torch.Tensor | slice) -> "Draws":
+        part = copy.copy(self)
+        part._streams = self._streams[places]
+        return part
 
-    def uniform(self) -> torch.Tensor:
-        """Return (N,) float32, uniform in [0, 1), from 24 random bits each: all that a float32 can hold."""
-        return _shift_right(self.bits(), 40).float() * 2.0**-24
+    def branch(self) -> "Draws":
+        """Return new streams for the same samples; however much is drawn from them, these move on by one number."""
+        new = copy.copy(self)
+        new._streams, new._count = self.bits(), 0
+        return new
 
-    def integers(self, high: int) -> torch.Tensor:
-        """Return (N,) int64, uniform in 0 … high - 1, for `high` up to 2^31."""
+    def bits(self, *shape: int) -> torch.Tensor:
+        """Return (N, *shape) int64 with 64 random bits each."""
+        first, self._count = self._count + 1, self._count + math.prod(shape)
+        steps = torch.arange(first, self._count + 1, device=self._streams.device) * GOLDEN
+        return _mix(self._streams[:, None] + steps).view(-1, *shape)
+
+    def uniform(self, *shape: int) -> torch.Tensor:
+        """Return (N, *shape) float32, uniform in [0, 1), from 24 random bits each: all that a float32 can hold."""
+        return _shift_right(self.bits(*shape), 40).float() * 2.0**-24
+
+    def integers(self, high: int | torch.Tensor) -> torch.Tensor:
+        """Return (N,) int64, uniform in 0 … high - 1, for `high` up to 2^31, one for all or (N,)."""
         return (_shift_right(self.bits(), 33) * high) >> 31
+
+    def normal(self, count: int) -> torch.Tensor:
+        """Return (N, count) float32, standard normal; the first of them do not depend on `count`.
+
+        Two from each 64 bits: Box, Muller: "A Note on the Generation of Random Normal Deviates", 1958.
+        """
+        bits = self.bits(-(-count // 2))
+        radius = (_shift_right(bits, 32) + 1).float().mul_(2.0**-32).log_().mul_(-2).sqrt_()
+        angle = (bits & (2**32 - 1)).float().mul_(2 * math.pi * 2.0**-32)
+        return torch.stack((radius * angle.cos(), radius * angle.sin()), dim=-1).flatten(1)[:, :count]
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -59,11 +85,6 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
     x = (x ^ _shift_right(x, 30)) * MULTIPLIERS[0]
     x = (x ^ _shift_right(x, 27)) * MULTIPLIERS[1]
     return x ^ _shift_right(x, 31)
-
-
-def _wrap(number: int) -> int:
-    """Return `number` modulo 2^64 as the signed integer that torch.int64 holds."""
-    return (number + 2**63) % 2**64 - 2**63
 
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:

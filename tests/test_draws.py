@@ -130,6 +130,55 @@ def test_integers_reach_every_value_equally_often(high):
     assert stats.chisquare(counts.numpy()).pvalue > NEVER
 
 
+def test_integers_of_a_bound_for_each_sample_stay_below_it():
+    bounds = MANY % 7 + 1
+    numbers = Draws(0, 1, MANY).integers(bounds)
+    assert torch.equal(numbers[bounds == 5], Draws(0, 1, MANY[bounds == 5]).integers(5))
+    assert 0 <= numbers.min() and (numbers < bounds).all()
+
+
+def test_several_numbers_at_once_are_those_drawn_one_by_one():
+    at_once, one_by_one = Draws(0, 1, MANY), Draws(0, 1, MANY)
+    numbers = at_once.uniform(2, 3)
+    assert numbers.shape == (len(MANY), 2, 3)
+    assert torch.equal(numbers.flatten(1), torch.stack([one_by_one.uniform() for _ in range(6)], dim=1))
+    assert torch.equal(at_once.bits(), one_by_one.bits())
+
+
+def test_some_of_the_streams_go_on_where_all_were():
+    draws, places = Draws(0, 1, MANY), torch.tensor([7, 5, 19_000])
+    draws.uniform()
+    some = draws[places]
+    assert torch.equal(some.uniform(), draws.uniform()[places])
+    assert torch.equal(some.bits(), draws.bits()[places])
+    assert len(draws[:0].uniform(3)) == 0
+
+
+def test_a_branch_is_independent_and_costs_its_parent_one_number():
+    parent, other = Draws(0, 1, MANY), Draws(0, 1, MANY)
+    branch = parent.branch()
+    inner = branch.uniform(2)
+    other.bits()
+    outer = parent.uniform(2)
+    assert torch.equal(outer, other.uniform(2))
+    columns = [*inner.unbind(1), *outer.unbind(1), parent.branch().uniform()]
+    for one, other in itertools.combinations(columns, 2):
+        assert abs(correlation(one, other)) < 5 / np.sqrt(len(MANY))
+    assert torch.equal(inner[:3], Draws(0, 1, MANY[:3]).branch().uniform(2))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_normal_numbers_are_normal_and_independent(count):
+    numbers = Draws(0, 1, MANY).normal(count)
+    assert numbers.shape == (len(MANY), count) and numbers.dtype == torch.float32
+    for column in numbers.unbind(1):
+        assert stats.kstest(column.double().numpy(), "norm").pvalue > NEVER
+    for one, other in itertools.combinations(numbers.unbind(1), 2):
+        assert abs(correlation(one, other)) < 5 / np.sqrt(len(MANY))
+        assert abs(correlation(one.abs(), other.abs())) < 5 / np.sqrt(len(MANY))
+    assert torch.equal(numbers, Draws(0, 1, MANY).normal(9)[:, :count])
+
+
 def test_integers_below_one_are_all_zero():
     assert Draws(0, 1, MANY).integers(1).eq(0).all()
 

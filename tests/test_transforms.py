@@ -1,11 +1,27 @@
+import math
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
+from common.colour import ColorJitter, GaussianBlur
 from common.draws import Draws
-from common.transforms import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
+from common.rectangles import RandomErasing, RandomResizedCrop
+from common.transforms import (
+    CenterCrop,
+    Compose,
+    Normalize,
+    RandomApply,
+    RandomCrop,
+    RandomHorizontalFlip,
+    RandomRotation,
+    RandomVerticalFlip,
+    Resize,
+)
 
 NEVER = 1e-6  # a p-value below this is no bad luck: everything here is seeded
 LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
@@ -22,6 +38,24 @@ def random_images(n, height, width, layout=torch.contiguous_format, dtype=torch.
 def same(ours, torchvisions):
     assert ours.dtype == torchvisions.dtype
     assert torch.equal(ours, torchvisions)
+
+
+def within_one_level(ours, torchvisions):
+    """Sums of floats in another order fall on the other side of a whole number now and then."""
+    assert ours.dtype == torchvisions.dtype == torch.uint8
+    assert (ours.int() - torchvisions.int()).abs().max() <= 1
+
+
+def uniform(numbers, low, high):
+    assert stats.kstest((numbers.double().numpy() - low) / (high - low), "uniform").pvalue > NEVER
+
+
+@pytest.fixture(params=["chosen images", "all images"])
+def way(request, monkeypatch):
+    """What is drawn can be read on the CPU; on other devices all images are worked on, whatever is drawn."""
+    if request.param == "all images":
+        for module in ("transforms", "rectangles"):
+            monkeypatch.setattr(f"common.{module}.knows_numbers", lambda images: False)
 
 
 @LAYOUTS
@@ -116,22 +150,31 @@ def test_random_crop_refuses_a_window_that_does_not_fit(size):
         RandomCrop(size, padding=(1, 2, 1, 2))(random_images(2, 12, 16), Draws(0, 1, torch.arange(2)))
 
 
+FLIPS = pytest.mark.parametrize(
+    ("flip", "expected"),
+    [(RandomHorizontalFlip, reference.horizontal_flip), (RandomVerticalFlip, reference.vertical_flip)],
+    ids=["horizontal", "vertical"],
+)
+
+
 @LAYOUTS
+@FLIPS
 @pytest.mark.parametrize("p", [0.0, 0.3, 0.5, 1.0])
-def test_random_flip_equals_torchvisions_where_drawn(layout, p):
+def test_random_flip_equals_torchvisions_where_drawn(layout, flip, expected, p, way):
     images, samples = random_images(60, 6, 7, layout), torch.arange(60)
-    results = RandomHorizontalFlip(p)(images, Draws(0, 1, samples))
+    results = flip(p)(images, Draws(0, 1, samples))
     flips = Draws(0, 1, samples).uniform() < p
     assert flips.any() == (p > 0) and flips.all() == (p == 1)
-    for image, result, flip in zip(images, results, flips, strict=True):
-        same(result, reference.horizontal_flip(image) if flip else image)
+    for image, result, flipped in zip(images, results, flips, strict=True):
+        same(result, expected(image) if flipped else image)
 
 
+@FLIPS
 @pytest.mark.parametrize("p", [0.1, 0.5])
-def test_random_flip_mirrors_the_asked_share(p):
-    images = torch.tensor([0, 1], dtype=torch.uint8).expand(20_000, 3, 1, 2)
-    flipped = int(RandomHorizontalFlip(p)(images, Draws(0, 1, torch.arange(20_000)))[:, 0, 0, 0].sum())
-    assert stats.binomtest(flipped, 20_000, p).pvalue > NEVER
+def test_random_flip_mirrors_the_asked_share(flip, expected, p):
+    images = torch.tensor([[0, 1], [2, 3]], dtype=torch.uint8).expand(5_000, 3, 2, 2)
+    flipped = int((flip(p)(images, Draws(0, 1, torch.arange(5_000)))[:, 0, 0, 0] > 0).sum())
+    assert stats.binomtest(flipped, 5_000, p).pvalue > NEVER
 
 
 def test_crop_and_flip_are_drawn_independently():
@@ -143,6 +186,244 @@ def test_crop_and_flip_are_drawn_independently():
     left = torch.minimum(crops[:, 0], crops[:, -1]).long()
     table = torch.bincount(left * 2 + flipped, minlength=8).reshape(4, 2).numpy()
     assert stats.chi2_contingency(table).pvalue > NEVER
+
+
+@pytest.mark.parametrize("degrees", [180, 25.0, (-10, 60)])
+def test_rotation_angles_are_uniform_in_the_asked_range(degrees):
+    low, high = degrees if isinstance(degrees, tuple) else (-degrees, degrees)
+    uniform(RandomRotation(degrees).angles(Draws(0, 1, torch.arange(5_000))), low, high)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10**6), st.sampled_from([torch.uint8, torch.float32]))
+def test_rotation_equals_torchvisions_at_the_drawn_angles(height, width, seed, dtype):
+    rotation, samples = RandomRotation(180), torch.arange(8)
+    images = random_images(8, height, width, torch.channels_last, dtype)
+    results = rotation(images, Draws(seed, 1, samples))
+    angles = rotation.angles(Draws(seed, 1, samples)).tolist()
+    expected = torch.stack([reference.rotate(image, angle) for image, angle in zip(images, angles, strict=True)])
+    assert results.dtype == dtype
+    # A pixel right between two others may take either.
+    assert (results != expected).any(1).sum() <= 1 + 0.0005 * height * width * 8
+
+
+@LAYOUTS
+@pytest.mark.parametrize("angle", [0, 90, 180, 270, -90])
+@pytest.mark.parametrize("size", [15, 16])
+def test_rotation_by_right_angles_moves_every_pixel_to_its_place(layout, angle, size):
+    images = random_images(3, size, size, layout)
+    same(RandomRotation((angle, angle))(images, Draws(0, 1, torch.arange(3))), reference.rotate(images, angle))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4, 1.0])
+def test_random_apply_changes_the_drawn_images_only(p, way):
+    images, samples = random_images(40, 9, 8), torch.arange(40)
+    rotation, jitter = RandomRotation(90), ColorJitter(0.4)
+    draws = Draws(0, 1, samples)
+    applied, inner = draws.uniform() < p, draws.branch()
+    expected = torch.where(applied[:, None, None, None], jitter(rotation(images, inner), inner), images)
+    assert applied.any() == (p > 0) and applied.all() == (p == 1)
+    again = Draws(0, 1, samples)
+    same(RandomApply([rotation, jitter], p)(images, again), expected)
+    assert torch.equal(again.bits(), draws.bits())  # what comes next draws the same, applied or not
+
+
+CHANGES = {
+    "brightness": reference.adjust_brightness,
+    "contrast": reference.adjust_contrast,
+    "saturation": reference.adjust_saturation,
+    "hue": reference.adjust_hue,
+}
+
+
+def smooth_images(n):
+    """All colours, from dark to light, with greys and pure colours among them."""
+    images = random_images(n, 12, 16)
+    images[:, :, 0] = images[:, :1, 0]
+    images[:, 1:, 1] = 0
+    images[:, :, 2] = torch.tensor([0, 1, 254, 255] * 4, dtype=torch.uint8)
+    return images
+
+
+@LAYOUTS
+@pytest.mark.parametrize(
+    "change", [{"brightness": 0.9}, {"contrast": (0, 3)}, {"saturation": (0.0, 2.5)}, {"hue": 0.5}, {"hue": (0.1, 0.3)}]
+)
+def test_each_change_of_colour_equals_torchvisions(layout, change, way):
+    jitter, samples = ColorJitter(**change), torch.arange(30)
+    images = smooth_images(30).contiguous(memory_format=layout)
+    results = jitter(images, Draws(2, 1, samples))
+    _, factors = jitter.factors(Draws(2, 1, samples))
+    assert len(factors.unique()) == 30
+    adjust = CHANGES[next(iter(change))]
+    for image, result, factor in zip(images, results, factors[:, 0].tolist(), strict=True):
+        within_one_level(result, adjust(image, factor))
+
+
+@pytest.mark.parametrize("hue", [0, 0.2])
+def test_all_changes_of_colour_in_the_drawn_order_equal_torchvisions(hue, way):
+    jitter, samples = ColorJitter(0.4, 0.4, (0.5, 1.2), hue), torch.arange(60)
+    images = smooth_images(60)
+    results = jitter(images, Draws(0, 1, samples))
+    adjustments = list(CHANGES.values())
+    orders, factors = (numbers.tolist() for numbers in jitter.factors(Draws(0, 1, samples)))
+    expected = []
+    for image, order, amounts in zip(images, orders, factors, strict=True):
+        for place, amount in zip(order, amounts, strict=True):
+            image = adjustments[place](image, amount)
+        expected.append(image)
+    differences = (results.int() - torch.stack(expected).int()).abs()
+    assert (differences > 0).float().mean() < 0.01  # by one level, which the next change may enlarge
+    assert differences.max() <= 4
+
+
+def test_factors_are_uniform_and_all_orders_equally_frequent():
+    jitter = ColorJitter(0.2, (0.5, 0.9), 3, 0.1)
+    order, factors = jitter.factors(Draws(0, 1, torch.arange(20_000)))
+    factors = torch.empty_like(factors).scatter_(1, order, factors)
+    for numbers, (low, high) in zip(factors.unbind(1), [(0.8, 1.2), (0.5, 0.9), (0, 4), (-0.1, 0.1)], strict=True):
+        uniform(numbers, low, high)
+    assert order.sort(1).values.eq(torch.arange(4)).all()
+    _, counts = (order * torch.tensor([64, 16, 4, 1])).sum(1).unique(return_counts=True)
+    assert len(counts) == math.factorial(4) and stats.chisquare(counts.numpy()).pvalue > NEVER
+
+
+def test_no_change_of_colour_changes_nothing():
+    images = smooth_images(4)
+    assert torch.equal(ColorJitter(0, (1, 1), 0, 0)(images, Draws(0, 1, torch.arange(4))), images)
+
+
+@pytest.mark.parametrize(("kernel_size", "sigma"), [(3, (0.1, 2.0)), ((5, 9), 1.5), (1, 1.0)])
+def test_blur_equals_torchvisions_at_the_drawn_widths(kernel_size, sigma):
+    blur, samples = GaussianBlur(kernel_size, sigma), torch.arange(20)
+    images = random_images(20, 14, 11, torch.channels_last)
+    results = blur(images, Draws(0, 1, samples))
+    sigmas = blur.sigmas(Draws(0, 1, samples)).tolist()
+    for image, result, width in zip(images, results, sigmas, strict=True):
+        within_one_level(result, reference.gaussian_blur(image, kernel_size, width))
+
+
+def test_widths_of_the_blur_are_uniform():
+    uniform(GaussianBlur(3, (0.5, 4)).sigmas(Draws(0, 1, torch.arange(5_000))), 0.5, 4)
+
+
+def first_fitting(areas, ratios, fits):
+    """Return the sides of the first rectangle that fits, as torchvision finds it."""
+    for area, ratio in zip(areas, ratios, strict=True):
+        sides = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if fits(*sides):
+            return sides
+    return None
+
+
+@pytest.mark.parametrize(("scale", "ratio"), [((0.02, 0.33), (0.3, 3.3)), ((0.3, 1.0), (0.5, 4.0))])
+def test_erased_boxes_are_those_that_torchvision_would_find(scale, ratio):
+    samples, height, width = torch.arange(300), 31, 24
+    draws = Draws(0, 1, samples)
+    erased = (draws.uniform() < 0.7).tolist()
+    areas = height * width * (scale[0] + (scale[1] - scale[0]) * draws.uniform(10).double())
+    ratios = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * draws.uniform(10).double())
+    boxes = torch.stack(RandomErasing(0.7, scale, ratio).boxes(Draws(0, 1, samples), height, width), 1).tolist()
+    for box, is_erased, *tries in zip(boxes, erased, areas.tolist(), ratios.tolist(), strict=True):
+        found = first_fitting(*tries, lambda h, w: h < height and w < width) if is_erased else None
+        top, left, h, w = box
+        assert (h, w) == (found or (0, 0))
+        assert 0 <= top <= height - h and 0 <= left <= width - w
+    assert len({tuple(box[:2]) for box in boxes}) > 150
+
+
+@LAYOUTS
+@pytest.mark.parametrize("value", [0, 0.5, (1.0, -2.0, 3.0)])
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+def test_erasing_equals_torchvisions_in_the_drawn_boxes(layout, value, p, way):
+    erasing, samples = RandomErasing(p, value=value), torch.arange(40)
+    images = random_images(40, 18, 23, layout, torch.float32)
+    results = erasing(images, Draws(0, 1, samples))
+    boxes = torch.stack(erasing.boxes(Draws(0, 1, samples), 18, 23), dim=1)
+    assert (boxes[:, 2] > 0).any() == (p > 0) and (boxes[:, 2] > 0).all() == (p == 1)
+    values = torch.tensor(value, dtype=torch.float32).reshape(-1, 1, 1)
+    for image, result, box in zip(images, results, boxes.tolist(), strict=True):
+        same(result, reference.erase(image, *box, values))
+
+
+def test_erased_pixels_are_noise_and_all_others_stay(way):
+    erasing, samples = RandomErasing(1, value="random"), torch.arange(50)
+    images = torch.full((50, 3, 30, 20), 99.0)
+    results = erasing(images, Draws(0, 1, samples))
+    noise = results[results != 99]
+    assert stats.kstest(noise.numpy(), "norm").pvalue > NEVER
+    assert len(noise.unique()) > 0.99 * len(noise)
+    for result, (top, left, h, w) in zip(
+        results, zip(*(n.tolist() for n in erasing.boxes(Draws(0, 1, samples), 30, 20)), strict=True), strict=True
+    ):
+        assert (result != 99).sum() == 3 * h * w == (result[:, top : top + h, left : left + w] != 99).sum()
+
+
+def test_a_rectangle_that_never_fits_erases_nothing():
+    images = random_images(5, 8, 8, dtype=torch.float32)
+    assert torch.equal(RandomErasing(1, (1, 1), (1, 1))(images, Draws(0, 1, torch.arange(5))), images)
+
+
+def test_erasing_in_place_saves_the_copy(way):
+    images = random_images(9, 12, 12, dtype=torch.float32)
+    expected = RandomErasing(1)(images, Draws(0, 1, torch.arange(9)))
+    assert RandomErasing(1, inplace=True)(images, Draws(0, 1, torch.arange(9))) is images
+    assert torch.equal(images, expected)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("size", [12, (9, 30), 40])
+def test_resized_crop_equals_torchvisions_in_the_drawn_boxes(layout, size, way):
+    crop, samples = RandomResizedCrop(size, scale=(0.05, 1)), torch.arange(40)
+    images = random_images(40, 33, 26, layout)
+    results = crop(images, Draws(0, 1, samples))
+    boxes = torch.stack(crop.boxes(Draws(0, 1, samples), 33, 26), dim=1)
+    assert len(boxes.unique(dim=0)) == 40
+    for image, result, box in zip(images, results, boxes.tolist(), strict=True):
+        expected = reference.resized_crop(image, *box, list(crop.size))
+        assert result.shape == (3, *crop.size)
+        within_one_level(result, expected)
+
+
+def test_crops_to_be_resized_are_those_that_torchvision_would_find():
+    samples, height, width, scale, ratio = torch.arange(300), 31, 44, (0.5, 1.0), (0.5, 1.5)
+    draws = Draws(0, 1, samples)
+    areas = height * width * (scale[0] + (scale[1] - scale[0]) * draws.uniform(10).double())
+    ratios = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * draws.uniform(10).double())
+    boxes = torch.stack(RandomResizedCrop(8, scale, ratio).boxes(Draws(0, 1, samples), height, width), 1).tolist()
+    for (top, left, h, w), *tries in zip(boxes, areas.tolist(), ratios.tolist(), strict=True):
+        found = first_fitting(*tries, lambda w, h: 0 < w <= width and 0 < h <= height)
+        if found:
+            assert (w, h) == found
+        assert 0 <= top <= height - h and 0 <= left <= width - w
+
+
+@pytest.mark.parametrize("shape", [(10, 90), (90, 10), (11, 80)])
+def test_a_crop_that_never_fits_is_torchvisions_middle_of_the_image(shape):
+    images = random_images(2, *shape)
+    theirs = v2.RandomResizedCrop(8, scale=(1, 1), ratio=(0.7, 1.5)).make_params([images])
+    boxes = RandomResizedCrop(8, (1, 1), (0.7, 1.5)).boxes(Draws(0, 1, torch.arange(2)), *shape)
+    for ours, name in zip(boxes, ("top", "left", "height", "width"), strict=True):
+        assert ours.tolist() == [theirs[name]] * 2
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: RandomRotation((10, -10)),
+        lambda: RandomRotation(-5),
+        lambda: ColorJitter(brightness=-0.1),
+        lambda: ColorJitter(contrast=(-0.5, 1)),
+        lambda: ColorJitter(saturation=(2, 1)),
+        lambda: ColorJitter(hue=0.6),
+        lambda: GaussianBlur(4),
+        lambda: GaussianBlur(3, 0),
+        lambda: GaussianBlur(3, (2, 1)),
+    ],
+)
+def test_ranges_that_are_none_are_refused(make):
+    with pytest.raises(ValueError, match="must be"):
+        make()
 
 
 @LAYOUTS
@@ -178,31 +459,66 @@ def test_normalize_inverted_stays_between_0_and_1_and_leaves_its_input_alone():
 
 
 AUGMENTATION = Compose([Resize((20, 20)), RandomCrop(18, padding=2), RandomHorizontalFlip(), Normalize(MEAN, STD)])
+ON_BYTES = {
+    "resize": Resize((24, 24)),
+    "center crop": CenterCrop(10),
+    "center crop padded": CenterCrop(30),
+    "random crop": RandomCrop(14, padding=2),
+    "horizontal flip": RandomHorizontalFlip(),
+    "vertical flip": RandomVerticalFlip(),
+    "rotation": RandomRotation(180),
+    "jitter": ColorJitter(0.3, 0.3, 0.3, 0.1),
+    "apply": RandomApply([ColorJitter(0.3), RandomVerticalFlip()]),
+    "blur": GaussianBlur(5),
+    "resized crop": RandomResizedCrop(9),
+}
+ALL = {
+    **ON_BYTES,
+    "the first": AUGMENTATION,
+    "erasing": Compose([Normalize(MEAN, STD), RandomErasing(0.7, value="random")]),
+    "all": Compose([*ON_BYTES.values(), Normalize(MEAN, STD), RandomErasing(0.7, value="random")]),
+}
 
 
 @LAYOUTS
-def test_what_becomes_of_an_image_does_not_depend_on_the_batch_it_is_in(layout):
+@pytest.mark.parametrize("transform", ALL.values(), ids=ALL)
+def test_what_becomes_of_an_image_does_not_depend_on_the_batch_it_is_in(layout, transform, way):
     images, samples = random_images(12, 16, 16, layout), torch.arange(12) + 30
-    together = AUGMENTATION(images, Draws(1, 4, samples))
+    together = transform(images, Draws(1, 4, samples))
     order = torch.tensor([7, 0, 11, 3])
-    reordered = AUGMENTATION(images[order], Draws(1, 4, samples[order]))
-    alone = torch.cat([AUGMENTATION(images[i : i + 1], Draws(1, 4, samples[i : i + 1])) for i in range(12)])
+    reordered = transform(images[order], Draws(1, 4, samples[order]))
+    alone = torch.cat([transform(images[i : i + 1], Draws(1, 4, samples[i : i + 1])) for i in range(12)])
     assert torch.equal(together, alone)
     assert torch.equal(together[order], reordered)
-    assert not torch.equal(together, AUGMENTATION(images, Draws(1, 5, samples)))
+    is_random = not isinstance(transform, Resize | CenterCrop)
+    assert torch.equal(together, transform(images, Draws(1, 5, samples))) != is_random
+
+
+@pytest.mark.parametrize("transform", ALL.values(), ids=ALL)
+def test_what_is_done_to_the_chosen_images_is_what_is_done_to_all(transform, monkeypatch):
+    images, samples = random_images(12, 16, 16, torch.channels_last), torch.arange(12)
+    chosen = transform(images, Draws(0, 1, samples))
+    for module in ("transforms", "rectangles"):
+        monkeypatch.setattr(f"common.{module}.knows_numbers", lambda images: False)
+    everything = transform(images, Draws(0, 1, samples))
+    torch.testing.assert_close(
+        everything, chosen, rtol=0, atol=1 if chosen.dtype == torch.uint8 else 2 / 255 / min(STD)
+    )
 
 
 @LAYOUTS
-@pytest.mark.parametrize(
-    "transform",
-    [Resize((24, 24)), CenterCrop(10), CenterCrop(30), RandomCrop(14, padding=2), RandomHorizontalFlip()],
-    ids=["resize", "center crop", "center crop padded", "random crop", "flip"],
-)
-def test_bytes_stay_bytes_and_the_input_is_left_alone(layout, transform):
+@pytest.mark.parametrize("transform", ON_BYTES.values(), ids=ON_BYTES)
+def test_bytes_stay_bytes_and_the_input_is_left_alone(layout, transform, way):
     images = random_images(5, 16, 16, layout)
     before = images.clone()
     assert transform(images, Draws(0, 1, torch.arange(5))).dtype == torch.uint8
     assert torch.equal(images, before)
+
+
+@pytest.mark.parametrize("transform", ALL.values(), ids=ALL)
+def test_channels_stay_last_in_memory(transform, way):
+    result = transform(random_images(5, 16, 16, torch.channels_last), Draws(0, 1, torch.arange(5)))
+    assert result.stride(1) == 1 and result.stride(3) == 3
 
 
 def test_compose_applies_all_in_turn_and_knows_its_normalisation():

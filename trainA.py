@@ -1,0 +1,165 @@
+"""trainA: how well do five convolution blocks, trained from scratch, tell photographs apart?
+
+    python trainA.py -p nature_12K                       train/ and val/ with a folder of images for each class
+    python trainA.py -lr 1e-4 -bn True
+    python trainA.py -nf 64 -fs 5,5,3,3,3 -a LeakyReLU   the report's best: 43.4 % on iNaturalist's 10 classes
+
+Each block is convolution, activation, max-pool, dropout, batch norm; one linear layer follows. Every choice that the
+report's search made is an option. Photographs of any size become squares of 256 pixels, of which the network sees 224;
+`val/` is the test set, and a fifth of `train/` is set aside to choose the best epoch. trainB.py fine-tunes a network
+that has seen millions of photographs before, on the same data.
+"""
+
+import torch
+from torch import nn
+
+from common import transforms as T
+from common.batches import make_batches
+from common.checkpoints import load_weights
+from common.colour import ColorJitter
+from common.data import load_data
+from common.errors import BadInput, run_script
+from common.machine import prepare_machine
+from common.optimizers import Schedule, build_optimizer
+from common.option_types import SWITCH, activation, integer, one_of, one_or_several, real
+from common.options import add_photograph_options, experiment_parser
+from common.rectangles import RandomErasing
+from common.runs import is_finished, open_run
+from common.summary import summarize
+from common.testing import test_best
+from common.training import fit
+
+DATA = "./nature_12K"  # train/ and val/ with a folder of images for each class
+BLOCKS = 5
+IMAGE_SIZE = 224  # what the network sees
+STORED = 256 / 224  # photographs are kept so much larger, to leave room for random crops
+MEAN = STD = (0.5, 0.5, 0.5)  # brings pixels to [-1, 1]
+JITTER = 0.2  # brightness, contrast and saturation by up to a fifth: torchvision's defaults of 0 change nothing
+VAL_FRACTION = 0.2  # of the training images; the test images choose nothing
+EPOCHS = 10
+BATCH_SIZE = 64
+LR = 1e-3
+FILTERS = 32
+FILTER_PLANS = {  # filters of block 1, 2, ...
+    "const": lambda first, block: first,
+    "half": lambda first, block: max(1, first // 2**block),
+    "double": lambda first, block: first * 2**block,
+}
+
+
+def parse_options(argv=None):
+    """Return the options of this experiment."""
+    defaults = {"dataset": ["folder"], "data": DATA, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "lr": LR}
+    parser = experiment_parser(__file__, __doc__, **defaults)
+    add_photograph_options(parser)
+    own = parser.add_argument_group("this experiment")
+    add = own.add_argument
+    add("-nf", "--num_filters", type=integer(1), default=FILTERS, metavar="N", help="filters of the first block")
+    add("-fo", "--filter_org", type=one_of(tuple(FILTER_PLANS)), default="const", metavar="PLAN",
+        help="filters of the later blocks: const, half (of the block before, at least 1) or double")  # fmt: skip
+    add("-fs", "--filter_size", type=one_or_several(BLOCKS), default=[3], metavar="N[,N,...]",
+        help=f"side of the filters: one number, or one for each of the {BLOCKS} blocks")  # fmt: skip
+    add("-a", "--activation", type=activation, default="ReLU", metavar="NAME", help="of torch.nn, such as GELU or SiLU")
+    add("-d", "--dropout", type=real(0, below=1), default=0.3, metavar="X", help="in each block")
+    add("-bn", "--batch_norm", "--bacth_norm", **SWITCH, default=False, help="normalise at the end of each block")
+    add("--image_size", type=integer(8, 4096), default=IMAGE_SIZE, metavar="N", help="side in pixels")
+    add("--augment", **SWITCH, default=True, help="flips, rotation, colours, crops and erasing of training images")
+    add("--shown_classes", type=integer(0), default=3, metavar="N",
+        help="classes of which class_predictions.png shows 10 test images")  # fmt: skip
+    return parser.parse(argv)
+
+
+def build_transforms(options):
+    """Return what happens to training images, and to all others."""
+    resize, normalize = T.Resize(stored_size(options)), T.Normalize(MEAN, STD)
+    evaluate = T.Compose([resize, T.CenterCrop(options.image_size), normalize])
+    if not options.augment:
+        return evaluate, evaluate
+    train = [
+        T.RandomHorizontalFlip(),
+        T.RandomVerticalFlip(),
+        T.RandomRotation(180),
+        T.RandomApply([ColorJitter(JITTER, JITTER, JITTER)], p=0.5),
+        resize,
+        T.RandomCrop(options.image_size),
+        normalize,
+        RandomErasing(p=0.4, value="random"),
+    ]
+    return T.Compose(train), evaluate
+
+
+def stored_size(options):
+    """Return the side in pixels of the squares that are kept in memory."""
+    return round(STORED * options.image_size)
+
+
+def build_model(options, num_classes):
+    """Return the network: (N, 3, S, S) -> logits (N, num_classes), for S = image_size."""
+    sizes = options.filter_size * (BLOCKS // len(options.filter_size))
+    layers, channels, side = [], 3, options.image_size
+    for block, size in enumerate(sizes):
+        filters = FILTER_PLANS[options.filter_org](options.num_filters, block)
+        before, side = side, (side + 2 - size + 1) // 2
+        if side < 1:
+            raise BadInput(
+                f"block {block + 1} shrinks its {before}x{before} input to nothing with filters of {size}x{size}; "
+                "lower --filter_size or raise --image_size"
+            )
+        layers += [
+            nn.Conv2d(channels, filters, size, padding=1),
+            getattr(nn, options.activation)(),
+            nn.MaxPool2d(2),
+            *([nn.Dropout(options.dropout)] if options.dropout else []),
+            *([nn.BatchNorm2d(filters)] if options.batch_norm else []),
+        ]
+        channels = filters
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side * side, num_classes))
+
+
+def run_on(data, machine, options):
+    """Train and test on one data set and return the run folder."""
+    train, val, test = make_batches(data, *build_transforms(options), options.batch_size, machine, options.seed)
+
+    torch.manual_seed(options.seed)
+    model = build_model(options, len(data.classes))
+    if options.weights:
+        load_weights(model, options.weights, data.classes)
+    machine.place(model)
+    optimizer = build_optimizer(
+        model.parameters(), options.optimizer, options.lr, options.weight_decay, options.momentum
+    )
+    schedule = Schedule(
+        optimizer, options.schedule, options.epochs, -(-len(train) // options.accumulate), options.warmup_epochs,
+        options.step_size, options.milestones, options.gamma, options.plateau_patience,
+    )  # fmt: skip
+
+    with open_run(__file__, vars(options), data, model, train, machine) as run:
+        run.write_text("summary.txt", summarize(model, train.input_shape))
+        fit(
+            run, model, train, val, optimizer, schedule, machine,
+            epochs=options.epochs, patience=options.patience, label_smoothing=options.label_smoothing,
+            clip_grad=options.clip_grad, accumulate=options.accumulate, save_every=options.save_every,
+        )  # fmt: skip
+        test_best(run, model, test, machine, shown_classes=options.shown_classes)
+    return run.folder
+
+
+def main(argv=None):
+    """Run the experiment on each chosen data set and return the last run folder."""
+    options = parse_options(argv)
+    if is_finished(options.resume, options.epochs):
+        return options.resume
+    machine = prepare_machine(options.device, options.precision, options.deterministic)
+    # All are loaded before the first is trained on, so that what is wrong with the last shows at once.
+    loaded = [
+        load_data(
+            name, options.data, stored_size(options), VAL_FRACTION, options.seed, options.limit, options.workers,
+            skip_unreadable=options.skip_unreadable,
+        )
+        for name in options.dataset
+    ]  # fmt: skip
+    return [run_on(data, machine, options) for data in loaded][-1]
+
+
+if __name__ == "__main__":
+    run_script(main)
