@@ -45,46 +45,47 @@ class BatchNorm2d(nn.BatchNorm2d):
         if not folds:
             return super().forward(images)
         self.num_batches_tracked.add_(1)
-        normalised, mean, var = _FoldedNorm.apply(images, self.weight, self.bias, self.eps, k)
+        normalised, mean, var = _FoldedNorm.apply(_fold(images, k), self.weight, self.bias, self.eps, k)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
-        return normalised
+        return _unfold(normalised, images.shape)
 
 
 class _FoldedNorm(torch.autograd.Function):
-    """(images, weight, bias, eps, k) -> (normalised images, batch mean, biased batch variance)."""
+    """(folded images, weight, bias, eps, k) -> (the same normalised, mean (C,), biased variance (C,))."""
 
     @staticmethod
-    def forward(ctx, images, weight, bias, eps, k):
-        folded = _fold(images, k)
+    def forward(ctx, folded, weight, bias, eps, k):
         channels, rows = folded.shape[1:3]
         means, variances = torch.zeros(channels), torch.zeros(channels)
         F.batch_norm(folded, means, variances, training=True, momentum=1.0)  # for the statistics of the k copies
         means, variances = means.view(k, -1), variances.view(k, -1) * ((rows - 1) / rows)
         mean = means.mean(0)
         var = variances.mean(0) + (means - mean).square().mean(0)
-        ctx.save_for_backward(folded, weight, mean, (var + eps).rsqrt())
+        inverse_std = (var + eps).rsqrt()
+        ctx.save_for_backward(folded, weight, mean, inverse_std)
         ctx.k = k
         ctx.mark_non_differentiable(mean, var)
-        normalised = _affine(folded, mean, var, weight, bias, k, eps)
-        return _unfold(normalised, images.shape), mean, var
+        scale = weight * inverse_std
+        return _affine(folded, scale, bias - mean * scale, k), mean, var
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad, *_):
         folded, weight, mean, inverse_std = ctx.saved_tensors
         k, n = ctx.k, grad.numel() // len(weight)
-        folded_grad = _fold(grad, k)
+        grad = grad.contiguous(memory_format=torch.channels_last)
         _, grad_weight, grad_bias = torch.ops.aten.native_batch_norm_backward(
-            folded_grad, folded, weight.repeat(k), None, None, mean.repeat(k), inverse_std.repeat(k),
+            grad, folded, weight.repeat(k), None, None, mean.repeat(k), inverse_std.repeat(k),
             True, 0.0, [False, True, True],
         )  # fmt: skip
         grad_weight, grad_bias = grad_weight.view(k, -1).sum(0), grad_bias.view(k, -1).sum(0)
-        # With x^ = (x - mean) * inverse_std:  dx = weight * inverse_std * (g - (grad_bias + x^ * grad_weight) / n)
+        # dx = scale * (grad - (grad_bias + x^ * grad_weight) / n)  with  x^ = (x - mean) * inverse_std
         scale = weight * inverse_std
-        grad_images = _affine(folded, mean, None, -scale * inverse_std * grad_weight / n, -scale * grad_bias / n, k)
-        grad_images.add_(_affine(folded_grad, torch.zeros_like(mean), None, scale, torch.zeros_like(mean), k))
-        return _unfold(grad_images, grad.shape), grad_weight, grad_bias, None, None
+        of_x = -scale * inverse_std * grad_weight / n
+        grad_images = _affine(folded, of_x, -scale * grad_bias / n - of_x * mean, k)
+        grad_images.add_(_affine(grad, scale, torch.zeros_like(scale), k))
+        return grad_images, grad_weight, grad_bias, None, None
 
 
 def _fold(images: torch.Tensor, k: int) -> torch.Tensor:
@@ -99,7 +100,7 @@ def _unfold(folded: torch.Tensor, shape: torch.Size) -> torch.Tensor:
     return folded.permute(0, 2, 3, 1).reshape(n, height, width, channels).permute(0, 3, 1, 2)
 
 
-def _affine(folded, mean, var, weight, bias, k: int, eps: float = 0.0) -> torch.Tensor:
-    """Return (folded - mean) / sqrt(var + eps) * weight + bias; without `var`, nothing is divided by."""
-    var = torch.ones_like(mean) if var is None else var
-    return F.batch_norm(folded, mean.repeat(k), var.repeat(k), weight.repeat(k), bias.repeat(k), False, 0.0, eps)
+def _affine(folded: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, k: int) -> torch.Tensor:
+    """Return folded * scale + shift, both (C,), by the kernel of evaluation, which does it in one pass."""
+    mean, var = torch.zeros(folded.shape[1]), torch.ones(folded.shape[1])
+    return F.batch_norm(folded, mean, var, scale.repeat(k), shift.repeat(k), eps=1e-12)  # too little to change 1

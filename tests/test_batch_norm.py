@@ -67,6 +67,14 @@ def test_evaluation_and_state_are_pytorchs():
     assert torch.equal(plain.eval()(images), folded.eval()(images))
 
 
+def test_what_follows_may_work_in_place():
+    exact, folded = twins(12)
+    images = torch.randn(4, 12, 6, 6).contiguous(memory_format=torch.channels_last)
+    nn.Sequential(folded, nn.ReLU(inplace=True))(images).sum().backward()
+    nn.Sequential(exact, nn.ReLU())(images.double()).sum().backward()
+    torch.testing.assert_close(folded.weight.grad.double(), exact.weight.grad, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("options", [{"affine": False}, {"momentum": None}, {"track_running_stats": False}])
 def test_variants_without_a_part_still_work(options):
     plain = nn.BatchNorm2d(12, **options)
