@@ -47,10 +47,20 @@ class Batches:
         """Return the first batch of the first epoch, for a picture of what the network sees."""
         return next(self.epoch(1))
 
+    def order(self, epoch: int) -> tuple[torch.Tensor, ...]:
+        """Return the samples of each batch of an epoch."""
+        order = shuffled(self.part.samples, self.seed, epoch) if self.training else self.part.samples
+        return order[: self.images].split(self.batch_size)
+
     def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (inputs float32 (n, C, H, W), labels int64 (n,)), both on the device."""
-        order = shuffled(self.part.samples, self.seed, epoch) if self.training else self.part.samples
-        batches = order[: self.images].split(self.batch_size)
+        return self._inputs(self.order(epoch), epoch)
+
+    def in_order(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield every image as `epoch` does, augmented as in that epoch, but in the order of the data set."""
+        return self._inputs(self.part.samples.split(self.batch_size), epoch)
+
+    def _inputs(self, batches: tuple[torch.Tensor, ...], epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for samples, (images, labels) in self._read(batches):
             draws = Draws(self.seed, epoch, samples.to(self.device, non_blocking=True))
             images = images.to(self.device, non_blocking=True)

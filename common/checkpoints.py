@@ -18,6 +18,8 @@ from common.files import write_bytes
 
 SEAL = b"\nsha256:"
 SEAL_LENGTH = len(SEAL) + 64
+CONTAINERS = ("model", "state_dict", "net")  # under one of these keys training scripts store the weights, or bare
+PREFIXES = ("module.", "_orig_mod.")
 
 
 class Damaged(BadInput):
@@ -48,12 +50,29 @@ def load_checkpoint(path: Path, keys: set[str] = frozenset()) -> dict:
 
 
 def load_weights(model: nn.Module, file: str, classes: list[str]) -> None:
-    """Load the weights in `file` into `model`: a checkpoint of ours, or any state dict saved with `torch.save`.
+    """Load the weights in `file` into `model`: any checkpoint that `read_weights` reads.
 
     Warns if a checkpoint of ours was trained for other classes than `classes`.
 
     Raises:
         BadInput: the file cannot be read or belongs to another network; the text says what differs.
+    """
+    weights, trained_for = read_weights(file)
+    difference = _difference(model.state_dict(), weights)
+    if difference:
+        raise BadInput(f"--weights {file} does not fit this network: {difference}")
+    model.load_state_dict(weights)
+    warn_of_other_classes(file, trained_for, classes)
+
+
+def read_weights(file: str) -> tuple[dict, list[str] | None]:
+    """Return the weights by name in a checkpoint, of ours or of others, and the classes it was trained for, if known.
+
+    The weights are all that the file holds, or what it holds as "model", "state_dict" or "net". The names lose the
+    prefixes that `DataParallel` and `torch.compile` give them.
+
+    Raises:
+        BadInput: the file cannot be read safely, is damaged, or holds no weights by name.
     """
     try:
         content = _read(Path(file))
@@ -68,14 +87,25 @@ def load_weights(model: nn.Module, file: str, classes: list[str]) -> None:
         raise
     except Exception as error:  # the readers of old formats raise nearly anything for other files
         raise BadInput(f"--weights {file} is no checkpoint that can be read safely") from error
-    weights = loaded.get("model", loaded) if isinstance(loaded, dict) else loaded
-    difference = _difference(model.state_dict(), weights)
-    if difference:
-        raise BadInput(f"--weights {file} does not fit this network: {difference}")
-    model.load_state_dict(weights)
-    trained_for = loaded.get("config", {}).get("classes", classes) if is_ours else classes
-    if trained_for != classes:
+    weights = loaded
+    if isinstance(loaded, dict):
+        weights = next((loaded[key] for key in CONTAINERS if key in loaded), loaded)
+    if not isinstance(weights, dict):
+        raise BadInput(f"--weights {file} does not fit this network: it holds no weights by name")
+    classes = loaded.get("config", {}).get("classes") if is_ours else None
+    return {_without_prefixes(str(name)): value for name, value in weights.items()}, classes
+
+
+def warn_of_other_classes(file: str, trained_for: list[str] | None, classes: list[str]) -> None:
+    """Say so if weights were trained for other classes, as far as that is known."""
+    if trained_for not in (None, classes):
         say(f"warning: --weights {file} was trained for other classes: {', '.join(trained_for[:10])}")
+
+
+def _without_prefixes(name: str) -> str:
+    while name.startswith(PREFIXES):
+        name = name.partition(".")[2]
+    return name
 
 
 def _read(path: Path) -> bytes:
@@ -89,9 +119,7 @@ def _seal(content: bytes) -> bytes:
     return SEAL + hashlib.sha256(content).hexdigest().encode()
 
 
-def _difference(wanted: dict, found) -> str | None:
-    if not isinstance(found, dict):
-        return "it holds no weights by name"
+def _difference(wanted: dict, found: dict) -> str | None:
     for name, tensor in wanted.items():
         if name not in found:
             return f"{name} is missing"
@@ -99,4 +127,4 @@ def _difference(wanted: dict, found) -> str | None:
             shape = list(getattr(found[name], "shape", []))
             return f"{name} has the shape {shape} where {list(tensor.shape)} is needed"
     extra = set(found) - set(wanted)
-    return f"it has {sorted(map(str, extra))[0]} too" if extra else None
+    return f"it has {sorted(extra)[0]} too" if extra else None

@@ -1,24 +1,19 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky, 2009): found, downloaded, verified and read.
 
-Addresses, checksums and the reader are torchvision's; the download is ours, because an interrupted one must not leave
-half a file under the final name, and because no network must be one clear line.
+Addresses, checksums and the reader are torchvision's; the download is ours (see common/download.py).
 """
 
 import hashlib
-import http.client
 import os
 import tempfile
-import urllib.error
-import urllib.request
 from pathlib import Path
 
-from common.console import progress, say
+from common.console import say
+from common.download import DownloadFailed, download
 from common.errors import BadInput
-from common.files import partial_file
 
 CIFAR = ("cifar10", "cifar100")
 DOWNLOAD_FOLDER = Path(__file__).resolve().parent.parent / "data"
-TIMEOUT = 30  # seconds without a byte
 
 
 def load_cifar(name: str, location: str | None):
@@ -84,24 +79,11 @@ def _extract(source, name: str, archive: Path) -> Path:
 
 
 def _download(source, name: str, archive: Path) -> None:
-    say(f"downloading {source.url} to {archive}")
-    digest = hashlib.md5(usedforsecurity=False)
     try:
-        with urllib.request.urlopen(source.url, timeout=TIMEOUT) as response:
-            archive.parent.mkdir(parents=True, exist_ok=True)
-            size = int(response.headers.get("Content-Length", 0))
-            with partial_file(archive) as partial, open(partial, "wb") as file, progress(size, name, unit="B") as bar:
-                while chunk := response.read(1 << 16):
-                    file.write(chunk)
-                    digest.update(chunk)
-                    bar.update(len(chunk))
-                if digest.hexdigest() != source.tgz_md5:
-                    raise ConnectionError("what came is incomplete or damaged: its md5 is wrong")
-    except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-        if isinstance(error, urllib.error.HTTPError):
-            error.close()
+        download(source.url, archive, "md5", source.tgz_md5)
+    except DownloadFailed as error:
         raise BadInput(
-            f"{name} is not in {archive.parent} and {source.url} cannot be downloaded "
-            f"({getattr(error, 'reason', error)}); put that file at {archive}, or say where it is with --data, "
+            f"{name} is not in {archive.parent} and {source.url} cannot be downloaded ({error}); "
+            f"put that file at {archive}, or say where it is with --data, "
             "or use --dataset digits, which needs no download"
         ) from error

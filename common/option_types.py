@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,14 +84,9 @@ def activation(text: str) -> str:
 def _activations() -> list[str]:
     from torch.nn.modules import activation as activations
 
-    # Some are no functions of single values: softmaxes need to know along what, GLU halves the channels.
-    others = {"Softmax", "LogSoftmax", "Softmin", "Softmax2d", "GLU"}
-    found = []
-    for name in set(activations.__all__) - others:
-        parameters = list(inspect.signature(getattr(activations, name)).parameters.values())
-        if all(parameter.default is not parameter.empty for parameter in parameters):
-            found.append(name)
-    return sorted(found)
+    # No functions of single values: softmaxes need to know along what, GLU halves the channels, the last two need more.
+    others = {"Softmax", "LogSoftmax", "Softmin", "Softmax2d", "GLU", "MultiheadAttention", "Threshold"}
+    return sorted(set(activations.__all__) - others)
 
 
 def location(text: str) -> str:

@@ -166,12 +166,12 @@ def best_record(history: list[dict]) -> dict | None:
 
 
 def _set_training_mode(model: nn.Module) -> None:
-    """Like `model.train()`, but frozen layers stay in evaluation mode: their batch norms keep their statistics."""
+    """Like `model.train()`, but frozen parts stay in evaluation mode: their batch norms keep their statistics."""
     model.train()
-    for layer in model.modules():
-        parameters = list(layer.parameters(recurse=False))
+    for part in model.modules():
+        parameters = list(part.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
-            layer.eval()
+            part.eval()
 
 
 class Meter:

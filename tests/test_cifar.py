@@ -17,6 +17,7 @@ import torch
 from torchvision.datasets import CIFAR10
 
 import common.cifar
+import common.download
 from common.cifar import load_cifar
 from common.data import load_data
 from common.errors import BadInput
@@ -232,7 +233,7 @@ def test_a_failed_download_is_explained_and_leaves_nothing(tmp_path, monkeypatch
 
 
 def test_a_server_that_stalls_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(common.cifar, "TIMEOUT", 0.2)
+    monkeypatch.setattr(common.download, "TIMEOUT", 0.2)
     over = threading.Event()
 
     def stall(handler):
@@ -255,7 +256,7 @@ def test_no_network_is_one_line_with_every_way_out(tmp_path):
 
 
 def test_a_download_that_ctrl_c_ends_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(common.cifar, "progress", raise_keyboard_interrupt)
+    monkeypatch.setattr(common.download, "progress", raise_keyboard_interrupt)
     with answering(monkeypatch, send), pytest.raises(KeyboardInterrupt):
         load_cifar("cifar10", str(tmp_path))
     assert list(tmp_path.iterdir()) == []

@@ -9,6 +9,7 @@ from torch import nn
 
 import trainA
 from common.errors import BadInput
+from common.option_types import _activations
 
 TINY = ["--image_size", "32", "-nf", "4", "-b", "8", "-e", "1"]
 
@@ -79,6 +80,13 @@ def test_blocks_have_the_reports_order():
 )
 def test_an_option_acts_on_the_network(words, kind, attribute, expected):
     assert [getattr(layer, attribute) for layer in layers(model_of(*words), kind)] == expected
+
+
+@pytest.mark.parametrize("name", _activations())
+def test_every_activation_works(name):
+    (_, activation, *_) = model_of("-a", name, "--image_size", "32", "-nf", "2")
+    assert type(activation).__name__ == name
+    assert activation(torch.ones(1, 2, 3, 3)).shape == (1, 2, 3, 3)
 
 
 def test_classes_act_on_the_network():

@@ -1,0 +1,80 @@
+"""What fine-tuning adds to a network: a model in three parts, each of which can be frozen."""
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class FineTuned(nn.Module):
+    """A pretrained backbone between what prepares its images and what classifies its features.
+
+    Args:
+        backbone: images (N, 3, H, W) -> features (N, F).
+        head: features (N, F) -> logits (N, classes).
+        rescaler: images of another size -> images of the size that the backbone takes.
+    """
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, rescaler: nn.Module | None = None):
+        super().__init__()
+        self.rescaler = rescaler or nn.Identity()
+        self.backbone, self.head = backbone, head
+
+    @property
+    def extractor(self) -> nn.Module:
+        """All but the head: images (N, 3, H, W) -> features (N, F)."""
+        return nn.Sequential(self.rescaler, self.backbone)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, classes) for images (N, 3, H, W), or for features (N, F) computed before."""
+        return self.head(inputs if inputs.dim() == 2 else self.extractor(inputs))
+
+
+class Rescaler(nn.Module):
+    """A learned reduction of images: bilinear resizing, plus what a small network adds to it, at first nothing.
+
+    So a pretrained network behind it meets, in the first step, the images that it knows (Talebi and Milanfar,
+    "Learning to Resize Images for Computer Vision Tasks", 2021, have the same bypass).
+
+    Args:
+        size: side in pixels of what comes out.
+        channels: of the layers within.
+    """
+
+    def __init__(self, size: int, channels: int = 16):
+        super().__init__()
+        self.size = size
+        self.before = nn.Sequential(  # at half the side: strides make the large image cheap
+            nn.Conv2d(3, channels, kernel_size=5, stride=2, padding=2), nn.ReLU(),
+            nn.Conv2d(channels, channels, kernel_size=3, padding=1), nn.ReLU(),
+        )  # fmt: skip
+        self.after = nn.Conv2d(channels, 3, kernel_size=3, padding=1)
+        nn.init.zeros_(self.after.weight)
+        nn.init.zeros_(self.after.bias)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, 3, size, size)."""
+        size = (self.size, self.size)
+        resized = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+        details = F.interpolate(self.before(images), size=size, mode="bilinear", align_corners=False)
+        return resized + self.after(details)
+
+
+def train_only(model: nn.Module, parts: Iterable[nn.Module]) -> None:
+    """Freeze all parameters of `model` but those of `parts`: no gradient, so no step and no decay."""
+    model.requires_grad_(False)
+    for part in parts:
+        part.requires_grad_(True)
+
+
+def is_frozen(module: nn.Module) -> bool:
+    """Tell whether no parameter of `module` is trained."""
+    return not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def falling_rates(parts: Iterable[nn.Module], lr: float, factor: float) -> list[dict]:
+    """Return an optimizer's parameter groups, one for each part: the first has the rate `lr`, each next one `factor`
+    times the rate of the one before (Howard and Ruder: "Universal Language Model Fine-tuning", 2018).
+    """
+    return [{"params": part.parameters(), "lr": lr * factor**place} for place, part in enumerate(parts)]

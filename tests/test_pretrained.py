@@ -1,0 +1,256 @@
+"""Pretrained weights: from the network, and from every kind of checkpoint."""
+
+import hashlib
+import io
+
+import pytest
+import torch
+from conftest import without_pictures
+from test_cifar import closed_port, send, serving
+from torch import nn
+from torchvision import models
+
+import trainB
+from common.checkpoints import save_checkpoint
+from common.errors import BadInput
+from common.finetuning import FineTuned
+from common.pretrained import RESNETS, find_weights, imagenet_weights, load_fitting
+
+CLASSES = ["cat", "dog", "frog"]
+
+
+class TinyResNet(nn.Module):
+    """A ResNet by its names, a thousand times smaller than those of torchvision: the tests write it often."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 7, stride=4, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        for stage in range(1, 5):
+            self.add_module(f"layer{stage}", nn.Sequential(models.resnet.BasicBlock(width, width)))
+
+    def forward(self, images):
+        x = self.bn1(self.conv1(images)).relu()
+        for stage in range(1, 5):
+            x = self.get_submodule(f"layer{stage}")(x)
+        return x.mean((2, 3))
+
+
+FEATURES = 16  # fills the registers, see common/batch_norm.py
+
+
+def small_model(classes=3):
+    """A network whose head is new each time."""
+    head = nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, classes))
+    return FineTuned(TinyResNet(FEATURES), head)
+
+
+def prefixed(weights, prefix):
+    return {prefix + name: tensor for name, tensor in weights.items()}
+
+
+PUBLISHED = TinyResNet(FEATURES).state_dict()
+IN_BACKBONE = len(PUBLISHED)
+PUBLISHED |= {"fc.weight": torch.rand(1000, FEATURES), "fc.bias": torch.rand(1000)}
+
+
+def test_every_resnet_of_torchvision_has_its_name_and_its_weights():
+    names = {
+        name for name in models.list_models() if models.get_model_builder(name).__module__ == models.resnet.__name__
+    }
+    assert set(RESNETS) == names
+    for name in RESNETS:
+        assert models.get_model_weights(name).IMAGENET1K_V1.url.endswith(".pth")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        PUBLISHED,
+        {"model": PUBLISHED, "epoch": 3},
+        {"state_dict": prefixed(PUBLISHED, "module."), "best_acc1": torch.tensor(76.1)},
+        {"net": prefixed(PUBLISHED, "_orig_mod."), "acc": 93.0},
+        {"model": prefixed(PUBLISHED, "module._orig_mod.")},
+        prefixed(PUBLISHED, "_orig_mod.module."),
+        prefixed(PUBLISHED, "backbone."),
+        {"state_dict": {name: tensor.half() for name, tensor in PUBLISHED.items()}},
+    ],
+)
+def test_a_backbone_is_loaded_from_every_kind_of_checkpoint(tmp_path, capsys, content):
+    torch.save(content, tmp_path / "a.pth")
+    model = small_model()
+    head = model.head[0].weight.clone()
+    load_fitting(model, str(tmp_path / "a.pth"), CLASSES)
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.allclose(tensor.float(), PUBLISHED[name].float(), rtol=1e-3, atol=1e-3), name
+    assert torch.equal(model.head[0].weight, head)
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{IN_BACKBONE} of {IN_BACKBONE + 4} tensors are from {tmp_path / 'a.pth'}")
+    assert "another shape: 4 (head.0.weight, head.0.bias, head.2.weight, head.2.bias)" in line
+    assert "not used of it: 2 (" in line and "fc.weight" in line and "fc.bias" in line
+
+
+def test_our_own_checkpoint_is_loaded_whole_and_its_seal_checked(tmp_path, capsys):
+    trained, model = small_model(), small_model()
+    trained.backbone.conv1.weight.data.zero_()
+    path = tmp_path / "best.pth"
+    save_checkpoint(path, {"model": trained.state_dict(), "config": {"classes": CLASSES}})
+    load_fitting(model, str(path), CLASSES)
+    assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in model.state_dict().items())
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{IN_BACKBONE + 4} of {IN_BACKBONE + 4} tensors") and line.count("none") == 2
+    load_fitting(model, str(path), ["ant", "bee", "fly"])
+    assert capsys.readouterr().out.splitlines()[1].endswith("was trained for other classes: cat, dog, frog")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="checksum"):
+        load_fitting(model, str(path), CLASSES)
+
+
+def test_a_head_for_another_number_of_classes_is_left_out_whole(tmp_path, capsys):
+    trained, model = small_model(classes=5), small_model()
+    trained.backbone.conv1.weight.data.zero_()
+    head = [tensor.clone() for tensor in model.head.state_dict().values()]
+    save_checkpoint(tmp_path / "best.pth", {"model": trained.state_dict(), "config": {"classes": list("abcde")}})
+    load_fitting(model, str(tmp_path / "best.pth"), CLASSES)
+    assert all(torch.equal(*pair) for pair in zip(head, model.head.state_dict().values(), strict=True))
+    assert torch.equal(model.backbone.conv1.weight, trained.backbone.conv1.weight)
+    [line] = capsys.readouterr().out.splitlines()
+    assert "4 (head.0.weight" in line.partition("not used")[0] and "4 (head.0.weight" in line.partition("not used")[2]
+
+
+def test_a_backbone_that_is_incomplete_is_a_warning(tmp_path, capsys):
+    part = {name: tensor for name, tensor in PUBLISHED.items() if not name.startswith("layer4.")}
+    torch.save(part | {"conv1.weight": torch.zeros(16, 1, 7, 7)}, tmp_path / "a.pth")
+    load_fitting(small_model(), str(tmp_path / "a.pth"), CLASSES)
+    [line] = capsys.readouterr().out.splitlines()
+    assert (
+        line.startswith(f"warning: {IN_BACKBONE - 12 - 1} of {IN_BACKBONE + 4} tensors")
+        and "backbone.conv1.weight" in line
+    )
+
+
+def test_a_file_without_counters_of_batches_is_complete(tmp_path, capsys):
+    old = {name: tensor for name, tensor in PUBLISHED.items() if not name.endswith("num_batches_tracked")}
+    torch.save(old, tmp_path / "a.pth")
+    load_fitting(small_model(), str(tmp_path / "a.pth"), CLASSES)
+    assert capsys.readouterr().out.startswith(f"{len(old) - 2} of {IN_BACKBONE + 4} tensors are from")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {}, {"a": torch.zeros(3)}, {"model": {"0.weight": torch.zeros(3)}}, [1, 2], torch.zeros(3), {"model": 3},
+        {name: tensor for name, tensor in PUBLISHED.items() if name.endswith("num_batches_tracked")},
+        dict.fromkeys(PUBLISHED, 3),
+    ],
+)  # fmt: skip
+def test_a_file_in_which_nothing_fits_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(BadInput, match="fit this network") as refused:
+        load_fitting(small_model(), str(tmp_path / "a.pth"), CLASSES)
+    assert str(tmp_path / "a.pth") in str(refused.value)
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    torch.save({"model": Trap()}, tmp_path / "a.pth")
+    with pytest.raises(BadInput, match="safely"):
+        load_fitting(small_model(), str(tmp_path / "a.pth"), CLASSES)
+    assert not (tmp_path / "sprung").exists()
+
+
+def saved(weights):
+    buffer = io.BytesIO()
+    torch.save(weights, buffer)
+    return buffer.getvalue()
+
+
+FILE = saved(PUBLISHED)
+NAME = f"resnet18-{hashlib.sha256(FILE).hexdigest()[:8]}.pth"
+
+
+@pytest.fixture
+def served(monkeypatch, tmp_path):
+    """A function that lets ImageNet weights of resnet18 come from this machine, as `answer` says; an empty cache."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    def at(port, name=NAME):
+        value = models.ResNet18_Weights.IMAGENET1K_V1.value
+        monkeypatch.setattr(value, "url", f"http://127.0.0.1:{port}/models/{name}")
+
+    at(closed_port())
+    return at
+
+
+def test_imagenet_weights_are_downloaded_once(served, tmp_path):
+    place = tmp_path / "torch" / "hub" / "checkpoints" / NAME
+    with serving(lambda handler: send(handler, FILE)) as (server, asked):
+        served(server.server_port)
+        assert [imagenet_weights("resnet18") for _ in range(2)] == [str(place)] * 2
+    assert asked == [f"/models/{NAME}"]
+    assert [path.name for path in place.parent.iterdir()] == [NAME]
+    assert find_weights("imagenet", "resnet18") == str(place)
+    assert find_weights("none", "resnet18") is None
+    assert find_weights("/a/file", "resnet18") == "/a/file"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda handler: send(handler, FILE[:-100], announced=len(FILE)),
+        lambda handler: send(handler, FILE[:5000] + b"?" + FILE[5001:]),
+        lambda handler: send(handler, b"<html>log in first</html>"),
+        lambda handler: send(handler, b"no such page", status=404),
+    ],
+)
+def test_a_failed_download_is_one_line_with_every_way_out_and_leaves_nothing(served, tmp_path, answer):
+    with serving(answer) as (server, _):
+        served(server.server_port)
+        with pytest.raises(BadInput) as refused:
+            imagenet_weights("resnet18")
+    line = str(refused.value)
+    assert f"http://127.0.0.1:{server.server_port}/models/{NAME}" in line
+    assert str(tmp_path / "torch" / "hub" / "checkpoints" / NAME) in line
+    assert "--weights FILE" in line and "--weights none" in line
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_without_network_nothing_is_made(served, tmp_path):
+    with pytest.raises(BadInput, match="refused"):
+        imagenet_weights("resnet18")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_to_is_bad_input(served, tmp_path):
+    (tmp_path / "torch").write_text("a file where a folder should be")
+    with serving(lambda handler: send(handler, FILE)) as (server, _):
+        served(server.server_port)
+        with pytest.raises(BadInput, match="--weights FILE"):
+            imagenet_weights("resnet18")
+
+
+def test_a_damaged_file_in_the_cache_is_named(served, tmp_path):
+    place = tmp_path / "torch" / "hub" / "checkpoints" / NAME
+    place.parent.mkdir(parents=True)
+    place.write_bytes(FILE[:-1])
+    with pytest.raises(BadInput, match="damaged") as refused:
+        imagenet_weights("resnet18")
+    assert str(place) in str(refused.value)
+
+
+def test_trainb_starts_from_imagenet_weights_by_default(served, tmp_path):
+    published = models.resnet18().state_dict()
+    content = saved(published)
+    name = f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    with serving(lambda handler: send(handler, content)) as (server, _):
+        served(server.server_port, name)
+        options = ["--dataset", "digits", "--model", "resnet18", "--image_size", "32", "--limit", "20", "-e", "1"]
+        folder = without_pictures([*options, "--output_dir", str(tmp_path)], trainB)
+    trained = torch.load(folder / "best.pth", weights_only=True)["model"]
+    assert all(torch.equal(trained[f"backbone.{name}"], published[name]) for name in published if "fc" not in name)
