@@ -20,9 +20,9 @@ from common.colour import ColorJitter
 from common.data import load_data
 from common.errors import BadInput, run_script
 from common.machine import prepare_machine
-from common.optimizers import Schedule, build_optimizer
 from common.option_types import SWITCH, activation, integer, one_of, one_or_several, real
 from common.options import add_photograph_options, experiment_parser
+from common.recipe import Recipe
 from common.rectangles import RandomErasing
 from common.runs import is_finished, open_run
 from common.summary import summarize
@@ -125,21 +125,12 @@ def run_on(data, machine, options):
     if options.weights:
         load_weights(model, options.weights, data.classes)
     machine.place(model)
-    optimizer = build_optimizer(
-        model.parameters(), options.optimizer, options.lr, options.weight_decay, options.momentum
-    )
-    schedule = Schedule(
-        optimizer, options.schedule, options.epochs, -(-len(train) // options.accumulate), options.warmup_epochs,
-        options.step_size, options.milestones, options.gamma, options.plateau_patience,
-    )  # fmt: skip
+    recipe = Recipe.of(vars(options))
+    optimizer, schedule = recipe.build(model.parameters(), len(train))
 
     with open_run(__file__, vars(options), data, model, train, machine) as run:
         run.write_text("summary.txt", summarize(model, train.input_shape))
-        fit(
-            run, model, train, val, optimizer, schedule, machine,
-            epochs=options.epochs, patience=options.patience, label_smoothing=options.label_smoothing,
-            clip_grad=options.clip_grad, accumulate=options.accumulate, save_every=options.save_every,
-        )  # fmt: skip
+        fit(run, model, train, val, optimizer, schedule, machine, recipe)
         test_best(run, model, test, machine, shown_classes=options.shown_classes)
     return run.folder
 

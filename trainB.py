@@ -22,10 +22,10 @@ from common.errors import run_script
 from common.features import FeatureBatches
 from common.finetuning import FineTuned, Rescaler, falling_rates, train_only
 from common.machine import prepare_machine
-from common.optimizers import Schedule, build_optimizer
 from common.option_types import SWITCH, integer, one_of, one_of_or_location, real
 from common.options import add_photograph_options, experiment_parser
 from common.pretrained import RESNETS, find_weights, load_fitting, resnet_backbone
+from common.recipe import Recipe
 from common.runs import is_finished, is_under_way, open_run
 from common.summary import summarize
 from common.testing import test_best
@@ -144,20 +144,12 @@ def run_on(data, weights, machine, options):
     val = FeatureBatches(val, model.extractor, machine)
     ever_trained = trained_parts(model, options, epoch=math.inf)
     groups = falling_rates(ever_trained, options.lr, options.stage_lr_factor)
-    optimizer = build_optimizer(groups, options.optimizer, options.lr, options.weight_decay, options.momentum)
-    schedule = Schedule(
-        optimizer, options.schedule, options.epochs, -(-len(train) // options.accumulate), options.warmup_epochs,
-        options.step_size, options.milestones, options.gamma, options.plateau_patience,
-    )  # fmt: skip
+    recipe = Recipe.of(vars(options))
+    optimizer, schedule = recipe.build(groups, len(train))
 
     with open_run(__file__, vars(options), data, model, train, machine) as run:
         run.write_text("summary.txt", summarize(model, train.input_shape))
-        fit(
-            run, model, train, val, optimizer, schedule, machine,
-            epochs=options.epochs, patience=options.patience, label_smoothing=options.label_smoothing,
-            clip_grad=options.clip_grad, accumulate=options.accumulate, save_every=options.save_every,
-            before_epoch=before_epoch,
-        )  # fmt: skip
+        fit(run, model, train, val, optimizer, schedule, machine, recipe, before_epoch)
         test_best(run, model, test, machine)
     return run.folder
 

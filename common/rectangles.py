@@ -72,7 +72,7 @@ class RandomErasing:
         scale: least and greatest share of the image's area.
         ratio: least and greatest height / width; its logarithm is drawn uniformly.
         value: what is put there: a number, one for each channel, or "random" for normal noise in each pixel.
-        inplace: change the images that are passed, which saves a copy.
+        inplace: change the images that are passed, which saves a copy; not within RandomApply, which needs them.
     """
 
     def __init__(

@@ -15,6 +15,7 @@ from common.draws import epoch_seed
 from common.errors import Diverged
 from common.machine import Machine
 from common.optimizers import Schedule
+from common.recipe import Recipe
 
 # A loss scale starts at 2^16 and halves at each overflow. Below this, thirty steps in a row (on balance) have changed
 # nothing; on the way to 0 it would end as NaN in every weight.
@@ -29,13 +30,7 @@ def fit(
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
     machine: Machine,
-    *,
-    epochs: int,
-    patience: int | None = None,
-    label_smoothing: float = 0.0,
-    clip_grad: float | None = None,
-    accumulate: int = 1,
-    save_every: int | None = None,
+    recipe: Recipe,
     before_epoch: Callable[[int], None] | None = None,
 ) -> None:
     """Train, and after every epoch save what a resume needs, the best weights, `train.json` and the curves.
@@ -44,10 +39,8 @@ def fit(
 
     Args:
         run: the `Run` to write to.
-        epochs: number of epochs; 0 only validates the weights as they are.
-        patience: stop after so many epochs without a better validation accuracy.
-        save_every: keep the state of every so many epochs as `epoch-<n>.pth`.
-        label_smoothing, clip_grad, accumulate: see `train_one_epoch`.
+        optimizer, schedule: as `recipe` builds them.
+        recipe: how long, when to stop, what to keep. No epochs means that the weights are only validated.
         before_epoch: called with the number of each epoch before it, to freeze and unfreeze parts of the model. It
             must depend on that number alone, so that a resumed run does the same.
 
@@ -57,9 +50,10 @@ def fit(
     scaler = machine.scaler()
     saved = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
     history = run.restore(saved)
+    epochs = recipe.epochs
     if epochs == 0:
         run.save_untrained(model, accuracy=_validate(model, val, machine, epoch=0, lr=0.0)[1])
-    while len(history) < epochs and not _out_of_patience(history, patience):
+    while len(history) < epochs and not _out_of_patience(history, recipe.patience):
         epoch = len(history) + 1
         if before_epoch is not None:
             before_epoch(epoch)
@@ -68,8 +62,8 @@ def fit(
         started = time.perf_counter()
         train_loss, train_accuracy = train_one_epoch(
             model, train, epoch, optimizer, schedule, scaler, machine,
-            title=f"epoch {epoch}/{epochs}", label_smoothing=label_smoothing, clip_grad=clip_grad,
-            accumulate=accumulate,
+            title=f"epoch {epoch}/{epochs}", label_smoothing=recipe.label_smoothing, clip_grad=recipe.clip_grad,
+            accumulate=recipe.accumulate,
         )  # fmt: skip
         training_seconds = time.perf_counter() - started
         val_loss, val_accuracy = _validate(model, val, machine, epoch, lr)
@@ -86,7 +80,7 @@ def fit(
             "peak_memory_mb": machine.peak_memory_mb(),
         }
         history = [*history, record]
-        run.save_epoch(history, saved, keep=bool(save_every) and epoch % save_every == 0)
+        run.save_epoch(history, saved, keep=bool(recipe.save_every) and epoch % recipe.save_every == 0)
         say(_epoch_line(record, epochs, is_best=best_record(history) is record))
         run.draw_epoch(history, train)
 

@@ -2,9 +2,9 @@
 
 A transform is called as `transform(images, draws)`: images (N, C, H, W), uint8 until `Normalize` makes them float32,
 and `draws` a `Draws` over the N samples. A deterministic transform ignores `draws`. Nothing here waits for a device,
-and nothing changes its input. What becomes of an image does not depend on the batch it is in. Everything is fastest,
-and stays, with the channels innermost in memory (channels last). Transforms of colours
-are in common/colour.py, those by random rectangles in common/rectangles.py.
+and nothing changes its input unasked. What becomes of an image does not depend on the batch it is in. Everything is
+fastest, and stays, with the channels innermost in memory (channels last). Transforms of colours are in
+common/colour.py, those by random rectangles in common/rectangles.py.
 """
 
 import math

@@ -1,5 +1,7 @@
 """trainA.py: every option changes the network or the images, and a run leaves what it promises."""
 
+import csv
+
 import numpy as np
 import pytest
 import torch
@@ -167,3 +169,28 @@ def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput, match="nature_12K: there is no such folder"):
         trainA.main(TINY)
+
+
+def test_hostile_names_survive_everything(tmp_path, capsys):
+    names = ["two\nlines", r"$\frac{$", "<script>alert(1)</script>".replace("/", "-"), '😀 , "quoted"', "n" * 200]
+    chance = np.random.default_rng(0)
+    for part, count in (("train", 6), ("val", 2)):
+        for name in names:
+            folder = tmp_path / "data" / part / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = chance.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}\n$\\x{{$ <b> 🦋.png")
+    folder = trainA.main(
+        ["-p", str(tmp_path / "data"), "--output_dir", str(tmp_path / "out"), *TINY, "--shown_classes", "5"]
+    )
+    assert read(folder, "config.json")["classes"] == sorted(names)
+    with open(folder / "predictions.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 10 and {row["true"] for row in rows} == set(names)
+    assert all(row["id"].startswith(f"val/{row['true']}/") for row in rows)
+    assert (folder / "class_predictions.png").stat().st_size > 10_000
+    assert all(
+        line.startswith(("run folder:", "epoch", "test acc", "finished"))
+        for line in capsys.readouterr().out.splitlines()
+    )
