@@ -67,7 +67,7 @@ class Parser(argparse.ArgumentParser):
         if given.get("data") and "dataset" not in given:
             given["dataset"] = [_implied_dataset(given["data"])]
         options = self._defaults_of_all() | given
-        if "data" not in given and "dataset" in given:
+        if "data" not in given and options["dataset"] != self.get_default("dataset"):
             options["data"] = None  # a default place is that of the default data set
         if options["data"]:
             options["data"] = location(options["data"])

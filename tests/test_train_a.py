@@ -55,6 +55,8 @@ def test_defaults_are_the_reports():
     assert (options.epochs, options.batch_size, options.lr, options.dropout) == (10, 64, 0.001, 0.3)
     assert (options.wandb_project, options.wandb_entity, options.batch_norm) == ("assignment2", "sasuke", False)
     assert options.data.endswith("nature_12K")
+    assert trainA.parse_options(["--dataset", "folder"]).data == options.data
+    assert trainA.parse_options(["--dataset", "digits"]).data is None
 
 
 def test_blocks_have_the_reports_order():
