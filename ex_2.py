@@ -16,7 +16,7 @@ from torch import nn
 
 from common.batches import make_batches
 from common.checkpoints import load_weights
-from common.data import load_data
+from common.data import Source
 from common.errors import run_script
 from common.machine import prepare_machine
 from common.option_types import SWITCH, integer, real
@@ -104,7 +104,7 @@ def run_on(data, machine, options):
     with open_run(__file__, vars(options), data, model, train, machine) as run:
         run.write_text("summary.txt", summarize(model, train.input_shape))
         fit(run, model, train, val, optimizer, schedule, machine, recipe)
-        test_best(run, model, test, machine)
+        test_best(run, model, test, machine, options.submission_labels)
     return run.folder
 
 
@@ -114,14 +114,7 @@ def main(argv=None):
     if is_finished(options.resume, options.epochs):
         return options.resume
     machine = prepare_machine(options.device, options.precision, options.deterministic)
-    # All are loaded before the first is trained on, so that what is wrong with the last shows at once.
-    loaded = [
-        load_data(
-            name, options.data, options.image_size, VAL_FRACTION, options.seed, options.limit, options.workers,
-            skip_unreadable=options.skip_unreadable,
-        )
-        for name in options.dataset
-    ]  # fmt: skip
+    loaded = Source.of(vars(options)).load(options.image_size, VAL_FRACTION)
     return [run_on(data, machine, options) for data in loaded][-1]
 
 

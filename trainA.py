@@ -5,9 +5,9 @@
     python trainA.py -nf 64 -fs 5,5,3,3,3 -a LeakyReLU   the report's best: 43.4 % on iNaturalist's 10 classes
 
 Each block is convolution, activation, max-pool, dropout, batch norm; one linear layer follows. Every choice that the
-report's search made is an option. Photographs of any size become squares of 256 pixels, of which the network sees 224;
-`val/` is the test set, and a fifth of `train/` is set aside to choose the best epoch. trainB.py fine-tunes a network
-that has seen millions of photographs before, on the same data.
+report's search made is an option. The shorter side of a photograph becomes 256 pixels, and the network sees squares of
+224 of it: in training random ones, then the middle. `val/` is the test set, and a fifth of `train/` is set aside to
+choose the best epoch. trainB.py fine-tunes a network that has seen millions of photographs before, on the same data.
 """
 
 import torch
@@ -17,7 +17,7 @@ from common import transforms as T
 from common.batches import make_batches
 from common.checkpoints import load_weights
 from common.colour import ColorJitter
-from common.data import load_data
+from common.data import Source
 from common.errors import BadInput, run_script
 from common.machine import prepare_machine
 from common.option_types import SWITCH, activation, integer, one_of, one_or_several, real
@@ -131,7 +131,7 @@ def run_on(data, machine, options):
     with open_run(__file__, vars(options), data, model, train, machine) as run:
         run.write_text("summary.txt", summarize(model, train.input_shape))
         fit(run, model, train, val, optimizer, schedule, machine, recipe)
-        test_best(run, model, test, machine, shown_classes=options.shown_classes)
+        test_best(run, model, test, machine, options.submission_labels, options.shown_classes)
     return run.folder
 
 
@@ -141,14 +141,7 @@ def main(argv=None):
     if is_finished(options.resume, options.epochs):
         return options.resume
     machine = prepare_machine(options.device, options.precision, options.deterministic)
-    # All are loaded before the first is trained on, so that what is wrong with the last shows at once.
-    loaded = [
-        load_data(
-            name, options.data, stored_size(options), VAL_FRACTION, options.seed, options.limit, options.workers,
-            skip_unreadable=options.skip_unreadable,
-        )
-        for name in options.dataset
-    ]  # fmt: skip
+    loaded = Source.of(vars(options)).load(stored_size(options), VAL_FRACTION, "slide" if options.augment else "crop")
     return [run_on(data, machine, options) for data in loaded][-1]
 
 

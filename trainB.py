@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from common.batches import make_batches
-from common.data import load_data
+from common.data import Source
 from common.errors import run_script
 from common.features import FeatureBatches
 from common.finetuning import FineTuned, Rescaler, falling_rates, train_only
@@ -39,7 +39,7 @@ RESCALED_FROM = 512 / 224  # --strategy rescale: nearly all of a photograph's de
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels: what the pretrained networks expect
 HIDDEN = 2048  # units of the new head: 4,216,842 parameters with ResNet-50 and 10 classes
 STRATEGIES = ("head", "last", "staged", "all", "rescale")
-FITS = {"resize": "squash", "crop": "crop"}  # a photograph becomes a square whole but out of proportion, or in part
+INPUTS = ("resize", "crop")  # a photograph becomes a square whole but out of proportion, or in part
 VAL_FRACTION = 0.2  # of the training images; the test images choose nothing
 EPOCHS = 10
 BATCH_SIZE = 64  # as in the report
@@ -77,12 +77,12 @@ def parse_options(argv=None):
         help="strategies head and staged: augmented views of each image that a frozen backbone is shown")  # fmt: skip
     add("-d", "--dropout", type=real(0, below=1), default=0.3, metavar="X", help="in the head")
     add("--image_size", type=integer(32, 4096), default=IMAGE_SIZE, metavar="N", help="side in pixels")
-    add("--input", type=one_of(tuple(FITS)), default="resize", metavar="HOW",
-        help="resize: the whole photograph, squashed; crop: random squares of its middle")  # fmt: skip
+    add("--input", type=one_of(INPUTS), default="resize", metavar="HOW",
+        help="resize: the whole photograph, squashed; crop: random squares of it, or its middle")  # fmt: skip
     add("--augment", **SWITCH, default=True, help="random flips and crops of training images")
     parser.works_only_with |= WORKS_ONLY_WITH
     options = parser.parse(argv)
-    options.fit = FITS[options.input]
+    options.fit = "squash" if options.input == "resize" else "slide" if options.augment else "crop"
     return options
 
 
@@ -150,7 +150,7 @@ def run_on(data, weights, machine, options):
     with open_run(__file__, vars(options), data, model, train, machine) as run:
         run.write_text("summary.txt", summarize(model, train.input_shape))
         fit(run, model, train, val, optimizer, schedule, machine, recipe, before_epoch)
-        test_best(run, model, test, machine)
+        test_best(run, model, test, machine, options.submission_labels)
     return run.folder
 
 
@@ -161,14 +161,7 @@ def main(argv=None):
         return options.resume
     machine = prepare_machine(options.device, options.precision, options.deterministic)
     weights = None if is_under_way(options.resume) else find_weights(options.weights, options.model)
-    # All are loaded before the first is trained on, so that what is wrong with the last shows at once.
-    loaded = [
-        load_data(
-            name, options.data, stored_size(options), VAL_FRACTION, options.seed, options.limit, options.workers,
-            fit=options.fit, skip_unreadable=options.skip_unreadable,
-        )
-        for name in options.dataset
-    ]  # fmt: skip
+    loaded = Source.of(vars(options)).load(stored_size(options), VAL_FRACTION, options.fit)
     return [run_on(data, weights, machine, options) for data in loaded][-1]
 
 

@@ -61,22 +61,27 @@ class Batches:
         return self._inputs(self.part.samples.split(self.batch_size), epoch)
 
     def _inputs(self, batches: tuple[torch.Tensor, ...], epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for samples, (images, labels) in self._read(batches):
+        for samples, (images, labels) in self._read(batches, epoch):
             draws = Draws(self.seed, epoch, samples.to(self.device, non_blocking=True))
             images = images.to(self.device, non_blocking=True)
             yield self.transform(images, draws), labels.to(self.device, non_blocking=True)
 
-    def _read(self, batches) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
+    def _read(self, batches, epoch: int) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
         if isinstance(self.dataset, ArrayDataset):
             for samples in batches:
                 yield samples, self.dataset.batch(samples.to(self.dataset.labels.device, non_blocking=True))
             return
+
+        def read(samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            windows = Draws(self.seed, epoch, samples, "windows") if self.training else None
+            return self.dataset.batch(samples, windows)
+
         with ThreadPoolExecutor(1) as reader:  # reads one batch while the network works on the one before
-            coming = reader.submit(self.dataset.batch, batches[0])
+            coming = reader.submit(read, batches[0])
             for samples, following in zip(batches, (*batches[1:], None), strict=True):
                 batch = coming.result()
                 if following is not None:
-                    coming = reader.submit(self.dataset.batch, following)
+                    coming = reader.submit(read, following)
                 yield samples, batch
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from common.checkpoints import Damaged, load_checkpoint
 from common.console import say
 from common.errors import BadInput
-from common.images import read_image, square_pixels
+from common.images import frame, read_image, square
 from common.machine import Machine
 
 
@@ -21,7 +21,7 @@ from common.machine import Machine
 class Classifier:
     """A network in evaluation mode and everything between an image file and its probabilities.
 
-    `stored_size` and `fit` say which square of an image the run kept (see `square_pixels`), `transform` what
+    `stored_size` and `fit` say which square of an image the run took (see `frame`), `transform` what
     evaluation did to that: exactly so are images treated here, because a network knows no others.
     """
 
@@ -39,7 +39,7 @@ class Classifier:
             BadInput: the file cannot be read.
         """
         image, _ = read_image(path)
-        return square_pixels(image, self.stored_size, self.fit)
+        return square(frame(image, self.stored_size, self.fit))
 
     def inputs(self, squares: list[np.ndarray]) -> torch.Tensor:
         """Return what the network takes, (N, C, H, W) float32 on the device, for N results of `read`."""

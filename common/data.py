@@ -1,6 +1,6 @@
 """From a data set's name to its training, validation and test images."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from common.errors import BadInput
 from common.folders import Reading, load_folder
 from common.splits import balanced_subset, split_digest, stratified_split
 
-DATASETS = ("digits", *CIFAR, "folder")
+DATASETS = ("digits", *CIFAR, "folder", "hdf5")
 # Of a set that comes without a test part, one image in five is it: always the same ones, whatever the run's seed.
 TEST_FRACTION, TEST_SEED = 0.2, 0
 
@@ -34,6 +34,36 @@ class Data:
         return split_digest(**{name: (part.labels, part.hashes) for name, part in parts.items()})
 
 
+@dataclass(frozen=True)
+class Source:
+    """Which data sets an experiment runs on: the shared data options by name; `--help` says what each does."""
+
+    dataset: list[str]
+    data: str | None
+    limit: int | None
+    seed: int
+    workers: int
+    skip_unreadable: bool
+
+    @classmethod
+    def of(cls, options: dict) -> "Source":
+        """Return the source in `options`, which may hold others too."""
+        return cls(**{field.name: options[field.name] for field in fields(cls)})
+
+    def load(self, image_size: int, val_fraction: float, fit: str = "crop") -> list[Data]:
+        """Load all sets before the first is trained on, so that what is wrong with the last shows at once.
+
+        The arguments are those of `load_data`, as are the errors.
+        """
+        return [
+            load_data(
+                name, self.data, image_size, val_fraction, self.seed, self.limit, self.workers, fit,
+                self.skip_unreadable,
+            )
+            for name in self.dataset
+        ]  # fmt: skip
+
+
 def load_data(
     name: str,
     location: str | None,
@@ -49,7 +79,7 @@ def load_data(
 
     Args:
         name: one of DATASETS.
-        location: see `--data`; `folder` needs it, `digits` ignores it.
+        location: see `--data`; `folder` and `hdf5` need it, `digits` ignores it.
         image_size: side in pixels of the squares that photographs become; much smaller square images of one size
             keep their own.
         val_fraction: share of the training images set aside for validation, unless the set has its own.
@@ -65,6 +95,10 @@ def load_data(
         parts = _digits()
     elif name in CIFAR:
         parts = _cifar(name, location)
+    elif name == "hdf5":
+        from common.hdf5 import load_hdf5  # imports h5py, which other data does not need
+
+        parts = load_hdf5(location)
     else:
         parts, reading = load_folder(location, image_size, workers, fit, skip_unreadable)
 

@@ -1,5 +1,7 @@
 """Class folders: `train/`, `val/` and `test/` with a folder of images for each class, or class folders alone."""
 
+import contextlib
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from PIL import Image
 from common.console import complain, progress, say
 from common.datasets import ArrayDataset, FolderDataset, Part, pixel_hash
 from common.errors import BadInput
+from common.images import stored_shape
 
 MEMORY_SHARE = 0.5  # of the memory that is free, for decoded images; a larger set is decoded anew in every epoch
 LISTED = 20  # unreadable files that are shown; all are counted
@@ -62,11 +65,14 @@ def load_folder(
         raise BadInput(f"{folders['train']} has one folder only{_suggestion(root)}")
     files = {part: _labelled_files(folder, classes, part) for part, folder in folders.items()}
 
-    paths = [path for part in files.values() for path, _ in part]
-    size = _stored_size(paths, size)
-    in_memory = len(paths) * size * size * 3 <= MEMORY_SHARE * available_memory()
+    shapes = _shapes([path for part in files.values() for path, _ in part])
+    size = _stored_size(shapes, size)
+    if all(width == height for width, height in shapes):
+        fit = "crop"  # of squares, all fits are the same
+    stored_bytes = sum(3 * math.prod(stored_shape(*shape, size, fit)) for shape in shapes)
+    in_memory = stored_bytes <= MEMORY_SHARE * available_memory()
     if not in_memory:
-        say(f"{len(paths):,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
+        say(f"{len(shapes):,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
     reading, parts = Reading(), {}
     for part, listed in files.items():
         dataset = FolderDataset(root, [path for path, _ in listed], [label for _, label in listed], classes, size, fit,
@@ -152,21 +158,23 @@ def image_files(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def _stored_size(paths: list[Path], size: int) -> int:
+def _shapes(paths: list[Path]) -> list[tuple[int, int]]:
+    """Return (width, height) of all images that can be opened, from their headers; `_scan` will name the others."""
+    shapes = []
+    for path in paths:
+        with contextlib.suppress(Exception), Image.open(path) as image:  # Pillow raises nearly anything
+            shapes.append(image.size)
+    return shapes
+
+
+def _stored_size(shapes: list[tuple[int, int]], size: int) -> int:
     """Return the side of the stored squares: `size`, or the images' own if all are squares of half that or less.
 
     Enlarging those in every epoch costs less than four times the memory.
     """
-    sizes = set()
-    for path in paths:
-        try:
-            with Image.open(path) as image:  # reads the header only
-                sizes.add(image.size)
-        except Exception:  # Pillow raises nearly anything for damaged files; `_scan` will name this one
-            continue
-        if len(sizes) > 1:
-            return size
-    width, height = sizes.pop() if sizes else (size, size)
+    if len(set(shapes)) != 1:
+        return size
+    width, height = shapes[0]
     return width if width == height and 2 * width <= size else size
 
 
@@ -175,7 +183,8 @@ def _scan(dataset: FolderDataset, in_memory: bool, part: str, reading: Reading) 
 
     Files that cannot be read are in `reading.skipped`, and not in the part that is returned.
     """
-    pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8) if in_memory else None
+    are_squares = dataset.fit != "slide"
+    pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8) if in_memory and are_squares else None
     readable, hashes = [], []
     with progress(len(dataset), f"reading {part} images") as bar:
         for start in range(0, len(dataset), CHUNK):
@@ -188,10 +197,12 @@ def _scan(dataset: FolderDataset, in_memory: bool, part: str, reading: Reading) 
                 reading.converted.update(kinds)
                 readable.append(index)
                 hashes.append(pixel_hash(image))
-                if in_memory:
+                if pixels is not None:
                     pixels[index] = image
+                elif in_memory:
+                    dataset.held[index] = image
             bar.update(min(CHUNK, len(dataset) - start))
-    held = ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids) if in_memory else dataset
+    held = dataset if pixels is None else ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids)
     return Part(held, torch.tensor(readable, dtype=torch.int64), hashes)
 
 

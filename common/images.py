@@ -19,8 +19,10 @@ KINDS = {"1": "greyscale", "L": "greyscale", "LA": "greyscale", "P": "palette", 
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 
-# How a picture that is no square becomes one: its largest central square, or all of it, out of proportion.
-FITS = ("crop", "squash")
+# How a picture that is no square becomes one: its middle; in training a random square along its longer side instead; or
+# all of it, out of proportion.
+FITS = ("crop", "slide", "squash")
+LONGEST = 4  # of a picture longer than four times its width, only the middle four are looked at
 
 
 def read_image(path: Path) -> tuple[Image.Image, list[str]]:
@@ -48,13 +50,40 @@ def read_image(path: Path) -> tuple[Image.Image, list[str]]:
     raise BadInput(f"{path} cannot be read: {reason}")
 
 
-def square_pixels(image: Image.Image, size: int, fit: str) -> np.ndarray:
-    """Return (size, size, 3) uint8: `image` made a square as `fit`, one of FITS, says (bilinear, antialiased)."""
-    if image.size == (size, size):
-        return np.asarray(image)
-    if fit == "crop":
-        return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+def stored_shape(width: int, height: int, size: int, fit: str) -> tuple[int, int]:
+    """Return (height, width) of what `frame` makes of a picture: as torchvision's Resize(size) does, or a square."""
+    if fit != "slide":
+        return size, size
+    shorter, longer = sorted((width, height))
+    long_side = int(size * min(longer, LONGEST * shorter) / shorter)
+    return (size, long_side) if height <= width else (long_side, size)
+
+
+def frame(image: Image.Image, size: int, fit: str) -> np.ndarray:
+    """Return (H, W, 3) uint8 of the `stored_shape`: the picture resized (bilinear, antialiased) as `fit` says.
+
+    With "slide" the shorter side is `size`, with "crop" it is the central square of that, with "squash" both sides are.
+    """
+    if fit == "squash":
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    width, height = image.size
+    longest = LONGEST * min(width, height)
+    if max(width, height) > longest:
+        image = ImageOps.fit(image, (min(width, longest), min(height, longest)))
+    height, width = stored_shape(*image.size, size, "slide")
+    resized = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    return resized if fit == "slide" else square(resized)
+
+
+def square(pixels: np.ndarray, place: float | None = None) -> np.ndarray:
+    """Return the square of an image (H, W, 3) that lies at `place` (from 0 to below 1) along its longer side.
+
+    Without a place it is the middle, where torchvision's CenterCrop has it.
+    """
+    height, width = pixels.shape[:2]
+    size, spare = min(height, width), abs(height - width)
+    start = round(spare / 2) if place is None else int(place * (spare + 1))
+    return pixels[:, start : start + size] if width > height else pixels[start : start + size]
 
 
 def _to_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:

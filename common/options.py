@@ -27,6 +27,8 @@ WORKS_ONLY_WITH = {
     "plateau_patience": ("schedule", ("plateau",)),
     "momentum": ("optimizer", ("sgd", "rmsprop")),
 }
+HDF5_ENDINGS = (".hdf5", ".h5", ".hdf")
+SUBMISSION_LABELS = ("names", "indices")
 _UNSET = object()
 
 
@@ -207,12 +209,14 @@ def _add_data_options(group) -> None:
     group.add_argument("--data", type=location, metavar="PATH",
                        help="where it is: for cifar10 and cifar100 the download folder, the extracted folder or the "
                             ".tar.gz (default: data/ beside the scripts, downloaded if absent); for folder the root of "
-                            "train/ val/ test/ class folders, or of class folders alone; a folder without --dataset "
-                            "implies --dataset folder")
+                            "train/ val/ test/ class folders, or of class folders alone; for hdf5 the file; folders "
+                            "and files that end in .hdf5 or .h5 need no --dataset")
     group.add_argument("--limit", type=integer(1), metavar="N",
                        help="train on at most N images, as many of each class, for a quick look")
     group.add_argument("--skip_unreadable", **SWITCH, default=False,
                        help="leave out image files that cannot be read, and list them")
+    group.add_argument("--submission_labels", type=one_of(SUBMISSION_LABELS), default="names", metavar="WHAT",
+                       help="where test images have no labels: submission.csv holds names or indices of classes")
     group.add_argument("--workers", type=integer(1), default=2, metavar="N", help="threads that decode image files")
 
 
@@ -280,6 +284,8 @@ def _with_underscores(word: str) -> str:
 
 
 def _implied_dataset(data: str) -> str:
-    if Path(data).is_file():
-        raise BadInput(f"--data {data} is a file: say with --dataset what it holds (cifar10 or cifar100)")
-    return "folder"
+    if not Path(data).is_file():
+        return "hdf5" if data.endswith(HDF5_ENDINGS) and not Path(data).exists() else "folder"
+    if not data.endswith(HDF5_ENDINGS):
+        raise BadInput(f"--data {data} is a file: say with --dataset what it holds (cifar10, cifar100 or hdf5)")
+    return "hdf5"

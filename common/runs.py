@@ -146,7 +146,7 @@ def open_run(script: str, options: dict, data: Data, model: nn.Module, train: Ba
     Args:
         script: `__file__` of the experiment.
         options: every option by name.
-        data: its name is part of the folder's path; for class folders it is the last part of theirs.
+        data: its name is part of the folder's path; for class folders and HDF5 it is the last part of theirs.
 
     Raises:
         BadInput: the folder cannot be made, is in use, or belongs to other data or another script.
@@ -155,7 +155,7 @@ def open_run(script: str, options: dict, data: Data, model: nn.Module, train: Ba
     config = describe(script_path.stem, options, data, model, train, machine)
     if options["resume"]:
         return _reopen(options["resume"], script_path, config)
-    name = Path(options["data"]).resolve().name if data.name == "folder" else data.name
+    name = Path(options["data"]).resolve().name if data.name in ("folder", "hdf5") else data.name
     question = options.get("question")
     config["name"] = f"{script_path.stem}/{name}" + (f", question {question}" if question else "")
     parent = Path(options["output_dir"]) / script_path.stem / name

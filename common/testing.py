@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import torch.nn.functional as F
@@ -16,12 +17,20 @@ from common.runs import Run
 from common.training import evaluate
 
 
-def test_best(run: Run, model: nn.Module, test: Batches, machine: Machine, shown_classes: int = 0) -> None:
+def test_best(
+    run: Run,
+    model: nn.Module,
+    test: Batches,
+    machine: Machine,
+    submission_labels: str = "names",
+    shown_classes: int = 0,
+) -> None:
     """Evaluate the best weights of `run` on the test images and write scores, predictions and pictures.
 
     Where the test images have no labels, the predictions go to `submission.csv` and there is no score.
 
     Args:
+        submission_labels: what `submission.csv` gives of a class: "names" or "indices", its number from 0 on.
         shown_classes: so many classes are shown in `class_predictions.png`, ten images of each.
     """
     from common import plots  # imports matplotlib, which no run needs before its first epoch
@@ -38,7 +47,8 @@ def test_best(run: Run, model: nn.Module, test: Batches, machine: Machine, shown
     _write_csv(run, labels.tolist(), probabilities, ids, classes)
     plots.draw_predictions(run.folder / "predictions.png", test, probabilities, classes)
     if (labels < 0).any():
-        _write_submission(run, probabilities, ids, classes)
+        labels_of_classes = classes if submission_labels == "names" else range(len(classes))
+        _write_submission(run, probabilities, ids, labels_of_classes)
         say(f"the test images have no labels: {len(ids)} predictions are in submission.csv")
     else:
         result = score(probabilities, labels.numpy(), classes)
@@ -75,6 +85,6 @@ def _write_csv(run: Run, labels: list[int], probabilities: np.ndarray, ids: list
     write_table(run.folder / "predictions.csv", [("id", "true", "predicted", "confidence"), *rows])
 
 
-def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str], classes: list[str]) -> None:
-    rows = [(identifier, classes[label]) for identifier, label in zip(ids, probabilities.argmax(1), strict=True)]
+def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str], labels: Sequence) -> None:
+    rows = [(identifier, labels[label]) for identifier, label in zip(ids, probabilities.argmax(1), strict=True)]
     write_table(run.folder / "submission.csv", [("id", "label"), *rows])

@@ -1,3 +1,4 @@
+import itertools
 import os
 import random
 import shutil
@@ -11,10 +12,13 @@ import torch
 from PIL import Image
 
 import common.folders
+from common.batches import make_batches
 from common.data import load_data
 from common.datasets import ArrayDataset, FolderDataset
 from common.errors import BadInput
 from common.folders import load_folder
+from common.machine import Machine
+from common.transforms import Compose
 
 SIZE = 12
 
@@ -388,6 +392,28 @@ def test_images_decoded_on_demand_equal_those_held_in_memory(tmp_path, request):
     for indices in (torch.arange(12), torch.tensor([11, 0, 5, 5]), torch.tensor([3])):
         for one, other in zip(held.dataset.batch(indices), decoded.dataset.batch(indices), strict=True):
             assert one.dtype == other.dtype and torch.equal(one, other)
+
+
+@pytest.mark.parametrize("memory", ["fits", "does not fit"])
+def test_training_sees_all_of_a_long_photograph_and_the_others_its_middle(tmp_path, monkeypatch, memory):
+    """Columns of a photograph tell where a square of it was cut out."""
+    if memory != "fits":
+        monkeypatch.setattr(common.folders, "available_memory", lambda: 0)
+    columns = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, :, None], (SIZE, 40, 3))
+    for number, name in itertools.product(range(12), ("ant", "bee")):
+        pixels = columns.copy()
+        pixels[0, :2, 1] = number, name == "ant"  # no two alike
+        path = tmp_path / name / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    data = load_data("folder", str(tmp_path), SIZE, 0.2, 0, fit="slide")
+    identity = Compose([lambda images, draws: images])
+    train, _, test = make_batches(data, identity, identity, 5, Machine(torch.device("cpu"), None), seed=0)
+    starts = {image[0, 1, 0].item() for epoch in range(1, 40) for images, _ in train.epoch(epoch) for image in images}
+    assert starts == set(range(40 - SIZE + 1))
+    assert {image[0, 1, 0].item() for images, _ in test.epoch(0) for image in images} == {(40 - SIZE) // 2}
+    first, again = (torch.cat([images for images, _ in train.epoch(7)]) for _ in range(2))
+    assert torch.equal(first, again)
 
 
 def test_a_division_does_not_depend_on_where_the_images_are(tmp_path, request):

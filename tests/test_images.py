@@ -4,9 +4,10 @@ import random
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from torchvision.transforms import v2 as T
 
 from common.errors import BadInput
-from common.images import read_image, square_pixels
+from common.images import FITS, frame, read_image, square, stored_shape
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 
@@ -208,33 +209,54 @@ def test_whatever_is_damaged_in_a_file_it_is_read_or_named(tmp_path, kind):
             assert str(path) in str(error)
 
 
-@pytest.mark.parametrize("size", [(8, 8), (24, 24)])
-def test_a_square_of_the_wanted_size_keeps_its_pixels(size):
-    pixels = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
-    assert np.array_equal(square_pixels(Image.fromarray(pixels), size[0], "crop"), pixels)
+def squared(pixels, size, fit):
+    return square(frame(Image.fromarray(pixels), size, fit))
 
 
-@pytest.mark.parametrize("shape", [(20, 40), (40, 20), (21, 40), (64, 64), (5, 9)])
-@pytest.mark.parametrize("size", [8, 20, 33])
-def test_squares_are_the_resized_central_part(shape, size):
-    image = Image.fromarray(np.random.default_rng(2).integers(0, 256, (*shape, 3), dtype=np.uint8))
-    result = square_pixels(image, size, "crop")
-    assert result.shape == (size, size, 3) and result.dtype == np.uint8
-    side, (height, width) = min(shape), shape
-    left, top = (width - side) / 2, (height - side) / 2
-    box = (left, top, left + side, top + side)
-    expected = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
-    assert np.abs(result.astype(int) - expected).max() <= 1
+def noise(height, width):
+    return np.random.default_rng(2).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-def test_squares_cut_off_the_sides_not_the_middle():
-    pixels = np.zeros((10, 30, 3), np.uint8)
-    pixels[:, 10:20] = GREEN
-    assert set(pixels_of(square_pixels(Image.fromarray(pixels), 10, "crop"))) == {GREEN}
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("size", [8, 24])
+def test_a_square_of_the_wanted_size_keeps_its_pixels(size, fit):
+    assert np.array_equal(squared(noise(size, size), size, fit), noise(size, size))
+
+
+@pytest.mark.parametrize("fit", ["crop", "slide"])
+@pytest.mark.parametrize("shape", [(20, 40), (40, 20), (21, 40), (64, 64), (5, 9), (375, 500)])
+@pytest.mark.parametrize("size", [8, 20, 33, 256])
+def test_squares_are_those_of_torchvision(shape, size, fit):
+    expected = T.CenterCrop(size)(T.Resize(size)(Image.fromarray(noise(*shape))))
+    assert np.array_equal(squared(noise(*shape), size, fit), np.asarray(expected))
+
+
+@pytest.mark.parametrize("shape", [(30, 44), (44, 30), (30, 30)])
+def test_what_is_kept_of_a_photograph_makes_all_later_crops_exact(shape):
+    whole = np.asarray(T.Resize(24)(Image.fromarray(noise(*shape))))
+    kept = frame(Image.fromarray(noise(*shape)), 24, "slide")
+    assert np.array_equal(kept, whole) and kept.shape[:2] == stored_shape(shape[1], shape[0], 24, "slide")
+
+
+@pytest.mark.parametrize("shape", [(10, 27), (27, 10)])
+def test_places_along_a_photograph_reach_from_end_to_end_and_all_alike(shape):
+    pixels = noise(*shape)
+    starts = [square(pixels, place) for place in np.arange(1800) / 1800]
+    axis = int(shape[1] > shape[0])
+    expected = [np.take(pixels, range(start, start + 10), axis) for start in range(18) for _ in range(100)]
+    assert all(np.array_equal(one, other) for one, other in zip(starts, expected, strict=True))
+
+
+@pytest.mark.parametrize("fit", ["crop", "slide"])
+def test_an_endless_strip_does_not_fill_the_memory(fit):
+    strip = noise(1, 5000)
+    strip[:, 2400:2600] = GREEN
+    kept = frame(Image.fromarray(strip), 16, fit)
+    assert kept.shape == (16, 64 if fit == "slide" else 16, 3) and set(pixels_of(kept)) == {GREEN}
 
 
 def test_squashing_keeps_all_of_the_picture():
     pixels = np.zeros((10, 30, 3), np.uint8)
     pixels[:, :15], pixels[:, 15:] = RED, BLUE
-    squashed = square_pixels(Image.fromarray(pixels), 10, "squash")
+    squashed = frame(Image.fromarray(pixels), 10, "squash")
     assert tuple(squashed[5, 0]) == RED and tuple(squashed[5, 9]) == BLUE

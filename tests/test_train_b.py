@@ -186,6 +186,7 @@ def test_a_frozen_backbone_is_run_once(train, monkeypatch):
 
     monkeypatch.setattr(trainB, "resnet_backbone", counted)
     monkeypatch.setattr(trainB, "summarize", lambda *_: "")
+    monkeypatch.setattr("common.description.cost", lambda *_: {})
     train("-e", "5", "--views", "2")
     assert sum(seen) == 2 * 24 + 6 + 12  # two views of the training images, validation images once, test images once
 
@@ -252,7 +253,9 @@ def test_config_says_how_photographs_become_squares(train):
     assert (squashed["options"]["fit"], squashed["stored_size"], squashed["input_shape"]) == ("squash", 32, [3, 32, 32])
     assert squashed["normalization"] == {"mean": list(trainB.MEAN), "std": list(trainB.STD)}
     cropped = read(train("-e", "1", "--input", "crop"), "config.json")
-    assert (cropped["options"]["fit"], cropped["stored_size"], cropped["input_shape"]) == ("crop", 37, [3, 32, 32])
+    assert (cropped["options"]["fit"], cropped["stored_size"], cropped["input_shape"]) == ("slide", 37, [3, 32, 32])
+    plain = read(train("-e", "1", "--input", "crop", "--augment", "False"), "config.json")
+    assert plain["options"]["fit"] == "crop"
 
 
 @pytest.mark.parametrize(
