@@ -13,6 +13,7 @@ from torch import nn
 from common.batches import Batches
 from common.data import Data
 from common.machine import Machine
+from common.summary import cost
 
 PACKAGES = ("torchvision", "numpy", "scikit-learn", "matplotlib", "pillow")
 
@@ -29,14 +30,29 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
         "converted": dict(data.reading.converted),
         "skipped": data.reading.skipped,
         "stored_size": data.train.dataset.size,
-        "model": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "input_shape": list(train.input_shape),
+        **describe_network(model, train.input_shape),
         "normalization": {"mean": list(normalize.mean), "std": list(normalize.std)},
         "options": {name: value for name, value in options.items() if name != "resume"} | {"dataset": [data.name]},
         "seed": options["seed"],
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "earlier_test_evaluations": 0,
+        **describe_origin(machine),
+    }
+
+
+def describe_network(model: nn.Module, input_shape: tuple[int, ...]) -> dict:
+    """Return what there is to say of a network that takes images of `input_shape` (C, H, W); see `cost`."""
+    return {
+        "model": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **cost(model, input_shape),
+        "input_shape": list(input_shape),
+    }
+
+
+def describe_origin(machine: Machine) -> dict:
+    """Return where results come from: the command, the code, the versions, the machine."""
+    return {
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "git_commit": _git_commit(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)}
         | {name: version(name) for name in PACKAGES},

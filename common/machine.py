@@ -68,6 +68,16 @@ class Machine:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
 
+    def reset_peak_memory(self) -> None:
+        """Forget the peak so far where that is possible; a process keeps its own."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that it was given."""
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).synchronize()
+
 
 def prepare_machine(device: str, precision: str, deterministic: bool) -> Machine:
     """Choose the device and the number format, and set what makes them fast or, if asked, repeatable.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, NullLocator, StrMethodFormatter
 
 from common.batches import Batches
 from common.draws import shuffled
@@ -40,6 +41,37 @@ def draw_history(folder: Path, history: list[dict]) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
         _save(figure, folder / f"{quantity}.png")
+
+
+def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
+    """Draw images a second and memory against the batch size, the largest batch marked.
+
+    Args:
+        rows: with `batch_size`, `images_per_second` and `peak_memory_mb` each.
+    """
+    sizes = [row["batch_size"] for row in rows]
+    figure = _figure(8, 6.5)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    for axes, key, label, colour in (
+        (upper, "images_per_second", "images a second", TRAIN_COLOUR),
+        (lower, "peak_memory_mb", "peak memory, MB", VAL_COLOUR),
+    ):
+        values = [row[key] for row in rows]
+        axes.plot(sizes, values, marker="o", color=colour)
+        axes.plot(sizes[-1], values[-1], "*", color=colour, markersize=15, markeredgecolor="black",
+                  label=f"largest batch that fits: {sizes[-1]:,}")  # fmt: skip
+        axes.set(xscale="log", yscale="log", ylabel=label)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.8)))
+        axes.grid(alpha=0.3, which="both")
+        axes.legend()
+    fastest = max(rows, key=lambda row: row["images_per_second"])
+    upper.axvline(fastest["batch_size"], color="grey", linestyle="--", linewidth=1)
+    lower.set_xlabel("batch size (images in a step)")
+    lower.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
+    lower.xaxis.set_minor_locator(NullLocator())
+    figure.suptitle(plain(title, longest=90), fontsize=11)
+    _save(figure, path)
 
 
 def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
@@ -167,10 +199,10 @@ def draw_montage(
     _save(_sheets([(heading, images, titles)], columns=min(len(images), SHEET_COLUMNS)), path)
 
 
-def plain(name: str) -> str:
+def plain(name: str, longest: int = LONGEST_NAME) -> str:
     """Return a name that is safe and short enough to stand in a picture: one line, no mathematics."""
     line = " ".join(name.encode("utf-8", "backslashreplace").decode().split())  # a file system can hold any bytes
-    shortened = line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
+    shortened = line if len(line) <= longest else line[: longest - 1] + "…"
     return shortened.replace("$", r"\$")
 
 

@@ -1,4 +1,4 @@
-"""`summary.txt`: torchsummary's table of the layers, parameters and operations of each, and the true totals."""
+"""What a network costs, and `summary.txt`: torchsummary's table of its layers, the operations of each, the totals."""
 
 import contextlib
 import copy
@@ -28,11 +28,47 @@ def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     buffers = sum(buffer.numel() for buffer in model.buffers())
+    costs = cost(model, input_shape)
     return (
         f"{table.getvalue()}\n"
         f"Parameters of the model: {parameters:,} ({trainable:,} trainable), and {buffers:,} values of running "
         f"statistics.\n"
+        f"One image: {costs['flops']:,} operations forward; {costs['activation_mb']:,} MB kept for the backward pass.\n"
+        f"Parameters take {costs['parameter_mb']:,} MB, their gradients as much again, and Adam's averages twice.\n"
     )
+
+
+def cost(model: nn.Module, input_shape: tuple[int, ...]) -> dict:
+    """Return what one image of `input_shape` (C, H, W) costs, without touching the model.
+
+    `flops` are the multiplications and additions of a forward pass, as `torch.utils.flop_counter` counts them;
+    `activation_mb` what a training step keeps of it for the backward pass, `parameter_mb` the size of all parameters
+    (gradients take as much again, and Adam's averages twice as much), both in 10^6 bytes.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    replica = copy.deepcopy(model).cpu().requires_grad_(True).train()
+    parameters = list(replica.parameters())
+    known = {tensor.untyped_storage().data_ptr() for tensor in (*parameters, *replica.buffers())}
+    kept: dict[int, int] = {}  # the memory blocks that the backward pass needs: address -> bytes
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    images = torch.zeros(2, *input_shape)  # of a single image batch norm cannot take statistics
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        replica(images)
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        replica.eval()(images[:1])
+    return {
+        "flops": counter.get_total_flops(),
+        "activation_mb": round(sum(kept.values()) / len(images) / 1e6, 3),
+        "parameter_mb": round(sum(parameter.nbytes for parameter in parameters) / 1e6, 3),
+    }
 
 
 def _operations_table(model: nn.Module, input_shape: tuple[int, ...]) -> str:

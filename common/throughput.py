@@ -1,0 +1,153 @@
+"""How many images a second does training get through, by batch size, and how many fit into memory?"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common.console import progress, say
+from common.description import describe_network, describe_origin
+from common.errors import is_out_of_memory
+from common.files import write_json
+from common.folders import MEMORY_SHARE, available_memory
+from common.machine import Machine
+from common.recipe import Recipe
+from common.run_folder import make_folder
+
+WARM_STEPS = 2
+MIN_STEPS, MIN_SECONDS = 4, 2.0  # of the timed part: whichever takes longer
+
+
+def measure_throughput(
+    script: str,
+    options: dict,
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    machine: Machine,
+    max_batch: int,
+    memory_budget: float | None,
+) -> Path:
+    """Train on batches of 1, 2, 4, … made-up images and write `throughput.json` and `.png` to a new run folder.
+
+    The series ends before the batch that would exceed the budget, or with the one that memory does not suffice for.
+
+    Args:
+        script: `__file__` of the experiment.
+        options: every option by name.
+        model: on the device of `machine`.
+        input_shape: (C, H, W) of an image.
+        max_batch: the largest batch to try.
+        memory_budget: for the process on a CPU, in 10^9 bytes; None is a share of what is free. A GPU has its own end.
+
+    Returns:
+        The run folder.
+    """
+    from common import plots
+
+    name = Path(script).stem
+    budget = _budget(machine, memory_budget)
+    config = {"script": name, "options": options, "memory_budget_mb": budget and round(budget / 1e6)}
+    config |= describe_network(model, input_shape) | describe_origin(machine)
+    folder = make_folder(Path(options["output_dir"]) / name / "throughput", config)
+    say(f"run folder: {folder}")
+    step = _training_step(model, input_shape, num_classes, machine, Recipe.of(options))
+    rows: list[dict] = []
+    result = {"model": options["model"], "input_shape": list(input_shape), "batch_sizes": rows}
+    for row in _series(step, machine, max_batch, budget, result):
+        rows.append(row)
+        write_json(folder / "throughput.json", result)
+        say(f"batch size {row['batch_size']:>6,}  {row['images_per_second']:>9,.1f} images/s  "
+            f"{row['peak_memory_mb']:>9,.1f} MB")  # fmt: skip
+    result["largest_batch_size"] = rows[-1]["batch_size"] if rows else None
+    say(f"{result['ended_by']}; the largest batch that was trained on: {result['largest_batch_size']}")
+    write_json(folder / "throughput.json", result)
+    if rows:
+        plots.draw_throughput(folder / "throughput.png", rows, f"{options['model']}: {result['ended_by']}")
+    say(f"finished: {folder}")
+    return folder
+
+
+def _series(
+    step: Callable[[int], Callable[[], None]], machine: Machine, max_batch: int, budget: float | None, result: dict
+) -> Iterator[dict]:
+    """Yield a row for each batch size, and note in `result` what the series `ended_by`."""
+    before = machine.peak_memory_mb() or 0.0
+    size = 1
+    while size <= max_batch:
+        try:
+            row = _time_steps(step(size), size, machine)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            result["ended_by"] = f"a batch of {size:,} runs out of memory"
+            return
+        yield row
+        # What grows with the batch doubles with it; the rest was there before.
+        needed = row["peak_memory_mb"] + max(0.0, row["peak_memory_mb"] - before)
+        size *= 2
+        if budget is not None and needed * 1e6 > budget and size <= max_batch:
+            result["ended_by"] = (
+                f"a batch of {size:,} would need about {needed / 1e3:,.1f} GB of the {budget / 1e9:,.1f} GB budget"
+            )
+            return
+    result["ended_by"] = f"--max_batch {max_batch:,} is reached"
+
+
+def _budget(machine: Machine, gigabytes: float | None) -> float | None:
+    """Return the bytes that the process may take on a CPU, None on a device that ends the series by itself."""
+    if gigabytes is not None:
+        return gigabytes * 1e9
+    return MEMORY_SHARE * available_memory() if machine.device.type == "cpu" else None
+
+
+def _training_step(
+    model: nn.Module, input_shape: tuple[int, ...], num_classes: int, machine: Machine, recipe: Recipe
+) -> Callable[[int], Callable[[], None]]:
+    """Return a function that makes, for a batch size, a function that does one whole step of training."""
+    optimizer, _ = recipe.build(model.parameters(), 1)
+    scaler = machine.scaler()
+    model.train()
+
+    def prepare(batch_size: int) -> Callable[[], None]:
+        images = torch.randn(batch_size, *input_shape, device=machine.device)
+        images = images.contiguous(memory_format=machine.memory_format)
+        labels = torch.arange(batch_size, device=machine.device) % num_classes
+
+        def step() -> None:
+            with machine.autocast():
+                loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad()
+
+        return step
+
+    return prepare
+
+
+def _time_steps(step: Callable[[], None], batch_size: int, machine: Machine) -> dict:
+    """Return the row of one batch size."""
+    machine.reset_peak_memory()
+    with progress(MIN_STEPS, f"batch size {batch_size}", unit=" steps") as bar:
+        for _ in range(WARM_STEPS):
+            step()
+        machine.synchronize()
+        started, steps = time.perf_counter(), 0
+        while steps < MIN_STEPS or time.perf_counter() - started < MIN_SECONDS:
+            step()
+            machine.synchronize()
+            steps += 1
+            bar.update(steps <= MIN_STEPS)
+        seconds = time.perf_counter() - started
+    return {
+        "batch_size": batch_size,
+        "images_per_second": batch_size * steps / seconds,
+        "seconds_per_step": seconds / steps,
+        "steps": steps,
+        "peak_memory_mb": machine.peak_memory_mb(),
+    }

@@ -1,0 +1,243 @@
+"""ex_3: the zoo's networks, their options, their costs, and how many images a second they get through."""
+
+import csv
+import re
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from conftest import ROOT, read, without_pictures
+from PIL import Image
+from torch import nn
+
+import ex_3
+from common.draws import Draws
+from common.errors import BadInput
+from common.machine import prepare_machine
+from common.summary import cost
+from common.throughput import _series, measure_throughput
+
+DIGITS = ["--dataset", "digits", "--limit", "100", "-e", "1", "-b", "50"]
+
+
+def model_of(*words, classes=10):
+    return ex_3.build_model(ex_3.parse_options(list(words)), classes)
+
+
+def parameters(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "classes", "expected"),
+    [
+        ("lenet", 10, 83_126),
+        ("lenet", 200, 99_276),
+        ("alexnet", 10, 57_044_810),
+        ("alexnet", 200, 57_823_240),
+        ("resnet18", 10, 11_173_962),
+        ("resnet18", 200, 11_271_432),
+    ],
+)
+def test_networks_have_the_parameters_of_the_worksheet(model, classes, expected):
+    assert parameters(model_of("--model", model, classes=classes)) == expected
+
+
+def test_no_convolution_of_resnet18_has_a_bias():
+    convolutions = [part for part in model_of("--model", "resnet18").modules() if isinstance(part, nn.Conv2d)]
+    assert len(convolutions) == 20 and all(part.bias is None for part in convolutions)
+
+
+@pytest.mark.parametrize(
+    ("model", "sizes"), [("lenet", (12, 32, 96)), ("alexnet", (63, 70, 224)), ("resnet18", (8, 32, 64, 96))]
+)
+def test_networks_take_images_of_every_size_they_allow(model, sizes):
+    for size in sizes:
+        network = model_of("--model", model, "--image_size", str(size)).eval()
+        assert network(torch.zeros(1, 3, size, size)).shape == (1, 10)
+    if model != "resnet18":
+        with pytest.raises(BadInput, match=f"{model} needs at least {sizes[0]}"):
+            model_of("--model", model, "--image_size", str(sizes[0] - 1))
+
+
+@pytest.mark.parametrize("model", ex_3.OF_MODEL)
+def test_activation_and_dropout_act_on_each_network(model):
+    published = model_of("--model", model)
+    activation = getattr(nn, ex_3.OF_MODEL[model]["activation"])
+    other = model_of("--model", model, "-a", "silu", "-d", "0.25")
+    count = sum(isinstance(part, activation) for part in published.modules())
+    assert count > 0 and sum(isinstance(part, nn.SiLU) for part in other.modules()) == count
+    assert not any(isinstance(part, activation) for part in other.modules())
+    assert {part.p for part in other.modules() if isinstance(part, nn.Dropout)} == {0.25}
+    inputs = torch.randn(2, 3, *[ex_3.OF_MODEL[model]["image_size"]] * 2)
+    assert not torch.equal(other.train()(inputs), other(inputs)), "dropout draws anew"
+
+
+def test_options_of_a_model_can_be_overridden_and_are_stored():
+    options = ex_3.parse_options(["--model", "alexnet"])
+    assert (options.image_size, options.activation, options.dropout) == (70, "ReLU", 0.5)
+    options = ex_3.parse_options(["--model", "alexnet", "--image_size", "96", "-d", "0", "-a", "GELU"])
+    assert (options.image_size, options.activation, options.dropout) == (96, "GELU", 0.0)
+
+
+@pytest.mark.parametrize("augment", ["none", "base", "crop", "blur"])
+def test_each_augmentation_changes_training_images_and_no_others(augment):
+    images = torch.randint(0, 256, (8, 3, 32, 32), dtype=torch.uint8).contiguous(memory_format=torch.channels_last)
+    seen = {}
+    for name in ("none", "base", "crop", "blur"):
+        train, evaluate = ex_3.build_transforms(ex_3.parse_options(["--augment", name]))
+        seen[name] = train(images, Draws(0, 1, torch.arange(8)))
+        assert torch.equal(evaluate(images), seen["none"])
+    assert all(torch.equal(seen[augment], other) == (name == augment) for name, other in seen.items())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_say_in_their_second_line_how_they_are_run(path):
+    """The command of the comment is parsed by the script that it names, and takes every option of the file."""
+    words = path.read_text().splitlines()[1].removeprefix("#").split()
+    assert words[0] == "python" and words[2:4] == ["--config", f"configs/{path.name}"]
+    script = __import__(words[1].removesuffix(".py"))
+    options = vars(script.parse_options(["--config", str(path), *words[4:]]))
+    content = yaml.safe_load(path.read_text())
+    assert content and {name: options[name] for name in content} == content
+
+
+def test_recipes_of_the_zoo_are_the_defaults():
+    """So that `--model alexnet` alone is the worksheet's AlexNet."""
+    for model in ex_3.OF_MODEL:
+        assert ex_3.parse_options(["--config", str(ROOT / "configs" / f"{model}.yaml")]) == ex_3.parse_options(
+            ["--model", model]
+        )
+
+
+def test_costs_are_those_counted_by_hand():
+    costs = cost(model_of("--model", "lenet"), (3, 32, 32))
+    convolutions = 75 * 6 * 32 * 32 + 150 * 16 * 12 * 12
+    linear = 576 * 120 + 120 * 84 + 84 * 10
+    assert costs["flops"] == 2 * (convolutions + linear)
+    assert costs["parameter_mb"] == round(4 * 83_126 / 1e6, 3)
+    # Input, both sigmoids and poolings' inputs are one and the same, poolings, the input of the first linear layer
+    # (a view of the second pooling), and the outputs of two sigmoids.
+    kept = 3 * 32**2 + 6 * 32**2 + 6 * 16**2 + 16 * 12**2 + 16 * 6**2 + 120 + 84
+    assert costs["activation_mb"] == round(4 * kept / 1e6, 3)
+
+
+def test_costs_leave_the_network_and_the_random_numbers_alone():
+    model = model_of("--model", "resnet18").eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    cost(model, (3, 32, 32))
+    assert torch.equal(torch.get_rng_state(), state) and not model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_run_tells_its_costs(tmp_path):
+    run = without_pictures([*DIGITS, "--output_dir", str(tmp_path)], ex_3)
+    config, summary = read(run, "config.json"), (run / "summary.txt").read_text()
+    assert (config["flops"], config["parameters"]) == (1_772_880, 83_126)
+    assert f"One image: {config['flops']:,} operations forward; {config['activation_mb']:,} MB" in summary
+    assert config["options"]["model"] == "lenet" and config["options"]["image_size"] == 32
+
+
+@pytest.fixture
+def unlabelled(tmp_path):
+    """Return a folder with train/ of two classes and a test/ without any."""
+    chance = np.random.default_rng(0)
+    for place, name in enumerate(("train/ant", "train/bee", "test")):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = chance.integers(0, 255, (32, 32, 3), dtype=np.uint8) // 2 + 100 * (place % 2)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "data" / name / f"{number:02}.png")
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"), [("names", {"ant", "bee"}), ("indices", {"0", "1"}), (None, {"0", "1"})]
+)
+def test_submissions_hold_names_or_indices(unlabelled, tmp_path, labels, expected):
+    words = ["--data", str(unlabelled), "-e", "1", "-b", "8", "--output_dir", str(tmp_path / "out")]
+    run = without_pictures([*words, *(["--submission_labels", labels] if labels else [])], ex_3)
+    with open(run / "submission.csv", newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["id", "label"] and [row[0] for row in rows] == [f"test/{number:02}.png" for number in range(12)]
+    assert {row[1] for row in rows} <= expected
+    with np.load(run / "predictions.npz") as predictions:
+        best = predictions["probabilities"].argmax(1)
+    names = ["ant", "bee"] if labels == "names" else ["0", "1"]
+    assert [row[1] for row in rows] == [names[label] for label in best]
+
+
+def test_throughput_is_measured_up_to_the_largest_batch(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("common.throughput.MIN_SECONDS", 0.0)
+    words = ["--model", "lenet", "--throughput", "--max_batch", "9", "--output_dir", str(tmp_path)]
+    folder = ex_3.main(words)
+    assert folder.parent == tmp_path / "ex_3" / "throughput"
+    assert {path.name for path in folder.iterdir()} == {"config.json", "throughput.json", "throughput.png"}
+    result = read(folder, "throughput.json")
+    rows = result["batch_sizes"]
+    assert [row["batch_size"] for row in rows] == [1, 2, 4, 8] and result["largest_batch_size"] == 8
+    for row in rows:
+        assert row["steps"] >= 4 and row["peak_memory_mb"] > 0
+        assert row["images_per_second"] == pytest.approx(row["batch_size"] / row["seconds_per_step"])
+    assert result["ended_by"] == "--max_batch 9 is reached"
+    assert "largest batch that was trained on: 8" in capsys.readouterr().out
+    assert read(folder, "config.json")["parameters"] == 83_126
+
+
+class FakeMachine:
+    """A machine whose memory grows by 100 MB an image, from 1,000 MB."""
+
+    def __init__(self):
+        self.peak = 1000.0
+
+    def peak_memory_mb(self):
+        return self.peak
+
+
+def rows_of(monkeypatch, max_batch, budget, fails_at=None, error=None):
+    machine, result = FakeMachine(), {}
+
+    def time_steps(step, size, _):
+        if size == fails_at:
+            raise error
+        machine.peak = 1000 + 100.0 * size
+        return {"batch_size": size, "peak_memory_mb": machine.peak}
+
+    monkeypatch.setattr("common.throughput._time_steps", time_steps)
+    rows = list(_series(lambda size: None, machine, max_batch, budget, result))
+    return [row["batch_size"] for row in rows], result["ended_by"]
+
+
+def test_the_series_ends_before_the_budget_is_exceeded(monkeypatch):
+    sizes, end = rows_of(monkeypatch, 10**6, 2.7e9)
+    assert sizes == [1, 2, 4, 8, 16] and end == "a batch of 32 would need about 4.2 GB of the 2.7 GB budget"
+    sizes, _ = rows_of(monkeypatch, 10**6, 4.3e9)
+    assert sizes[-1] == 32
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory"), MemoryError()]
+)
+def test_the_series_ends_where_memory_ends(monkeypatch, error):
+    assert rows_of(monkeypatch, 10**6, None, 8, error) == ([1, 2, 4], "a batch of 8 runs out of memory")
+
+
+def test_other_errors_are_not_taken_for_the_end_of_memory(monkeypatch):
+    with pytest.raises(RuntimeError, match="a fault"):
+        rows_of(monkeypatch, 10**6, None, 8, RuntimeError("a fault"))
+
+
+def test_a_tiny_budget_still_measures_one_image(tmp_path, monkeypatch):
+    monkeypatch.setattr("common.throughput.MIN_SECONDS", 0.0)
+    options = ex_3.parse_options(["--throughput", "--memory_budget", "0.001", "--output_dir", str(tmp_path)])
+    machine = prepare_machine("cpu", "fp32", False)
+    model = machine.place(ex_3.build_model(options, 10))
+    folder = measure_throughput(ex_3.__file__, vars(options), model, (3, 32, 32), 10, machine, 2**20, 0.001)
+    result = read(folder, "throughput.json")
+    assert result["largest_batch_size"] <= 2 and re.search(r"of the 0\.0 GB budget", result["ended_by"])
+
+
+def test_options_of_throughput_are_pointless_without_it(capsys):
+    ex_3.parse_options(["--max_batch", "8"])
+    assert "--max_batch does nothing with --throughput False" in capsys.readouterr().out
