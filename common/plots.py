@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from common.batches import Batches
 from common.draws import shuffled
@@ -59,14 +59,17 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
         values = [row[key] for row in rows]
         axes.plot(sizes, values, marker="o", color=colour)
         axes.plot(sizes[-1], values[-1], "*", color=colour, markersize=15, markeredgecolor="black",
-                  label=f"largest batch that fits: {sizes[-1]:,}")  # fmt: skip
+                  label=f"largest batch: {sizes[-1]:,}")  # fmt: skip
         axes.set(xscale="log", yscale="log", ylabel=label)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.8)))
-        axes.grid(alpha=0.3, which="both")
-        axes.legend()
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.grid(alpha=0.3)
     fastest = max(rows, key=lambda row: row["images_per_second"])
-    upper.axvline(fastest["batch_size"], color="grey", linestyle="--", linewidth=1)
+    label = f"fastest batch: {fastest['batch_size']:,}"
+    upper.axvline(fastest["batch_size"], color="grey", linestyle="--", linewidth=1, label=label)
+    upper.legend()
+    lower.legend()
     lower.set_xlabel("batch size (images in a step)")
     lower.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
     lower.xaxis.set_minor_locator(NullLocator())

@@ -60,8 +60,8 @@ def measure_throughput(
     for row in _series(step, machine, max_batch, budget, result):
         rows.append(row)
         write_json(folder / "throughput.json", result)
-        say(f"batch size {row['batch_size']:>6,}  {row['images_per_second']:>9,.1f} images/s  "
-            f"{row['peak_memory_mb']:>9,.1f} MB")  # fmt: skip
+        memory = f"{row['peak_memory_mb']:>9,.1f} MB" if row["peak_memory_mb"] else ""
+        say(f"batch size {row['batch_size']:>6,}  {row['images_per_second']:>9,.1f} images/s  {memory}")
     result["largest_batch_size"] = rows[-1]["batch_size"] if rows else None
     say(f"{result['ended_by']}; the largest batch that was trained on: {result['largest_batch_size']}")
     write_json(folder / "throughput.json", result)
@@ -86,8 +86,8 @@ def _series(
             result["ended_by"] = f"a batch of {size:,} runs out of memory"
             return
         yield row
-        # What grows with the batch doubles with it; the rest was there before.
-        needed = row["peak_memory_mb"] + max(0.0, row["peak_memory_mb"] - before)
+        peak = row["peak_memory_mb"] or before  # unknown on Windows
+        needed = peak + max(0.0, peak - before)  # what grows with the batch doubles with it
         size *= 2
         if budget is not None and needed * 1e6 > budget and size <= max_batch:
             result["ended_by"] = (
