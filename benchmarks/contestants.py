@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 WARM_UP_STEPS = 5
 TURNS = 4  # of floor and ours within one process
+HDF5_IMAGES = 20_000  # of 32x32 pixels
 
 
 def floor(experiment: str, steps: int, photographs: Path) -> dict:
@@ -134,7 +135,7 @@ def prepare(experiment: str, steps: int, photographs: Path):
     optimizer = build_optimizer(model.parameters(), "adam", options.lr)
     transform, _ = script.build_transforms(options)
     started = time.perf_counter()
-    part = read_photographs(script, options, photographs) if experiment == "trainA" else digits()
+    part = read(experiment, script, options, photographs)
     reading_seconds = time.perf_counter() - started
     part = repeated(part, steps * options.batch_size)
     batches = Batches(part, transform, options.batch_size, machine, seed=0, training=True)
@@ -142,9 +143,17 @@ def prepare(experiment: str, steps: int, photographs: Path):
 
 
 def experiment_and_options(experiment: str):
-    """Return the script of an experiment, and its default options."""
+    """Return the script of an experiment, and its default options; ex_3 trains a ResNet-18."""
     script = importlib.import_module(experiment)
-    return script, script.parse_options(["--device", "cpu", "--dataset", "digits"])
+    own = ["--model", "resnet18", "-b", "64"] if experiment == "ex_3" else []
+    return script, script.parse_options(["--device", "cpu", "--dataset", "digits", *own])
+
+
+def read(experiment: str, script, options, folder: Path):
+    """Return the training images: scanned digits, those of an HDF5 file that is left on disk, or photographs."""
+    if experiment == "trainA":
+        return read_photographs(script, options, folder)
+    return streamed(folder) if experiment == "ex_3" else digits()
 
 
 def as_in_tutorials(experiment: str, steps: int, photographs: Path):
@@ -168,6 +177,8 @@ def as_in_tutorials(experiment: str, steps: int, photographs: Path):
     images = (WARM_UP_STEPS + steps) * options.batch_size
     if experiment == "trainA":
         data = ImageFolder(photographs / "train", transform)
+    elif experiment == "ex_3":
+        data = WorksheetHDF5(write_hdf5(photographs), transform)
     else:
         data = Digits(digits(), transform)
     data = Subset(data, [index % len(data) for index in range(images)])
@@ -182,6 +193,8 @@ def pil_augmentation(experiment: str, options):
 
     if experiment == "ex_1":
         return [], []
+    if experiment == "ex_3":
+        return [T.RandomHorizontalFlip(), T.ColorJitter(0.4, 0.4, 0.4)], []
     size = options.image_size
     if experiment == "ex_2":
         resize = T.Resize((size, size), antialias=True)
@@ -209,6 +222,50 @@ def read_photographs(script, options, folder: Path):
 
     parts, _ = load_folder(str(folder / "train"), script.stored_size(options), options.workers)
     return parts["train"]
+
+
+class WorksheetHDF5:
+    """An image at a time out of an HDF5 file, as the worksheet's data set reads it, opened in each worker."""
+
+    def __init__(self, path: Path, transform):
+        self.path, self.transform, self.file = path, transform, None
+
+    def __len__(self) -> int:
+        return HDF5_IMAGES
+
+    def __getitem__(self, index: int):
+        import h5py
+        from PIL import Image
+
+        self.file = self.file or h5py.File(self.path)
+        return self.transform(Image.fromarray(self.file["images-train"][index])), int(self.file["labels-train"][index])
+
+
+def streamed(folder: Path):
+    """Return the training images of an HDF5 file, read from it batch by batch as if they did not fit into memory."""
+    from common import folders
+    from common.hdf5 import load_hdf5
+
+    folders.MEMORY_SHARE = 0.0
+    return load_hdf5(str(write_hdf5(folder)))["train"]
+
+
+def write_hdf5(folder: Path) -> Path:
+    """Write scanned digits to an HDF5 file, an image a chunk, unless it is there; the page cache then has it."""
+    import h5py
+    import numpy as np
+
+    path = folder / "digits.hdf5"
+    if not path.exists():
+        part = digits()
+        places = np.arange(HDF5_IMAGES) % len(part)
+        with h5py.File(path, "w") as file:
+            file.attrs["classes"] = part.dataset.classes
+            for name, chosen in (("train", places), ("val", places[:100])):
+                pixels = part.dataset.pixels.numpy()[chosen]
+                file.create_dataset(f"images-{name}", data=pixels, chunks=(1, *pixels.shape[1:]))
+                file.create_dataset(f"labels-{name}", data=part.dataset.labels.numpy()[chosen])
+    return path
 
 
 def repeated(part, images: int):

@@ -39,7 +39,7 @@ def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
 
 
 def cost(model: nn.Module, input_shape: tuple[int, ...]) -> dict:
-    """Return what one image of `input_shape` (C, H, W) costs, without touching the model.
+    """Return what one image of `input_shape` (C, H, W) costs; the model is afterwards as it was.
 
     `flops` are the multiplications and additions of a forward pass, as `torch.utils.flop_counter` counts them;
     `activation_mb` what a training step keeps of it for the backward pass, `parameter_mb` the size of all parameters
@@ -47,28 +47,49 @@ def cost(model: nn.Module, input_shape: tuple[int, ...]) -> dict:
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    replica = copy.deepcopy(model).cpu().requires_grad_(True).train()
-    parameters = list(replica.parameters())
-    known = {tensor.untyped_storage().data_ptr() for tensor in (*parameters, *replica.buffers())}
+    parameters = list(model.parameters())
+    known = {_address(tensor) for tensor in (*parameters, *model.buffers())}
     kept: dict[int, int] = {}  # the memory blocks that the backward pass needs: address -> bytes
 
     def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if _address(tensor) not in known:
+            kept[_address(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
-    images = torch.zeros(2, *input_shape)  # of a single image batch norm cannot take statistics
-    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        replica(images)
+    images = torch.zeros(2, *input_shape, device=parameters[0].device)  # batch norm takes no statistics of one image
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        replica.eval()(images[:1])
+    with _restored(model):
+        model.train()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model(images)
+        model.eval()
+        with torch.no_grad(), counter:
+            model(images[:1])
     return {
         "flops": counter.get_total_flops(),
         "activation_mb": round(sum(kept.values()) / len(images) / 1e6, 3),
         "parameter_mb": round(sum(parameter.nbytes for parameter in parameters) / 1e6, 3),
     }
+
+
+def _address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+@contextlib.contextmanager
+def _restored(model: nn.Module):
+    """Put running statistics, modes and random numbers back to what they were. A copy would double the memory."""
+    modes = {part: part.training for part in model.modules()}
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        try:
+            yield
+        finally:
+            for buffer, value in buffers:
+                buffer.copy_(value)
+            for part, mode in modes.items():
+                part.training = mode
 
 
 def _operations_table(model: nn.Module, input_shape: tuple[int, ...]) -> str:

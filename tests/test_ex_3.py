@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, read, without_pictures
+from conftest import ROOT, read, result_of, without_pictures
 from PIL import Image
 from torch import nn
 
@@ -125,10 +125,12 @@ def test_costs_are_those_counted_by_hand():
 
 def test_costs_leave_the_network_and_the_random_numbers_alone():
     model = model_of("--model", "resnet18").eval()
+    model.layer1.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
     cost(model, (3, 32, 32))
-    assert torch.equal(torch.get_rng_state(), state) and not model.training
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [name for name, part in model.named_children() if part.training] == ["layer1"]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
@@ -138,6 +140,23 @@ def test_a_run_tells_its_costs(tmp_path):
     assert (config["flops"], config["parameters"]) == (1_772_880, 83_126)
     assert f"One image: {config['flops']:,} operations forward; {config['activation_mb']:,} MB" in summary
     assert config["options"]["model"] == "lenet" and config["options"]["image_size"] == 32
+
+
+def test_resumed_training_ends_as_uninterrupted(tmp_path):
+    words = [*DIGITS, "--output_dir", str(tmp_path), "--schedule", "none", "-d", "0.3", "-e"]
+    whole, part = without_pictures([*words, "3"], ex_3), without_pictures([*words, "1"], ex_3)
+    without_pictures(["--resume", str(part), "-e", "3"], ex_3)
+    (weights, epochs, *_), (other_weights, other_epochs, *_) = result_of(whole), result_of(part)
+    assert epochs["epochs"] == other_epochs["epochs"] and len(epochs["epochs"]) == 3
+    assert all((weights[name] == other_weights[name]).all() for name in weights)
+
+
+def test_a_network_that_collapses_is_finished_and_said_to_be_at_chance(tmp_path, capsys):
+    """AlexNet's fate at 1e-3: a rate that drives LeNet's sigmoids into saturation has the same end."""
+    run = without_pictures([*DIGITS, "--output_dir", str(tmp_path), "-lr", "30"], ex_3)
+    assert read(run, "train.json")["status"] == "finished"
+    assert read(run, "test.json")["accuracy"] < 0.16
+    assert "cannot be told from always answering the most frequent class" in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ def test_contestants_measure_something(monkeypatch, tmp_path, contestant):
 
     write_photographs(tmp_path, 20)
     assert CONTESTANTS[contestant]("trainA", 4, tmp_path)["images_per_second"] > 0
+    assert CONTESTANTS[contestant]("ex_3", 4, tmp_path)["images_per_second"] > 0
     figures = CONTESTANTS[contestant]("ex_1", 8, tmp_path)
     assert figures["images_per_second"] > 0
     if contestant == "ours":
