@@ -28,11 +28,12 @@ NAMES_OF_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": 
 class Reading:
     """What there is to tell of the files that were read.
 
-    `converted` counts pictures by what had to be done with them (see common/images.py); `skipped` names unreadable
-    files that were left out.
+    `converted` counts pictures by what had to be done with them (see common/images.py); `sizes` counts them by their
+    own (width, height); `skipped` names unreadable files that were left out.
     """
 
     converted: Counter = field(default_factory=Counter)
+    sizes: Counter = field(default_factory=Counter)
     skipped: list[str] = field(default_factory=list)
 
 
@@ -73,7 +74,7 @@ def load_folder(
     in_memory = stored_bytes <= MEMORY_SHARE * available_memory()
     if not in_memory:
         say(f"{len(shapes):,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
-    reading, parts = Reading(), {}
+    reading, parts = Reading(sizes=Counter(shapes)), {}
     for part, listed in files.items():
         dataset = FolderDataset(root, [path for path, _ in listed], [label for _, label in listed], classes, size, fit,
                                 workers)  # fmt: skip

@@ -197,7 +197,7 @@ def test_throughput_is_measured_up_to_the_largest_batch(tmp_path, monkeypatch, c
     rows = result["batch_sizes"]
     assert [row["batch_size"] for row in rows] == [1, 2, 4, 8] and result["largest_batch_size"] == 8
     for row in rows:
-        assert row["steps"] >= 4 and row["peak_memory_mb"] > 0
+        assert row["steps"] >= 3 and row["peak_memory_mb"] > 0
         assert row["images_per_second"] == pytest.approx(row["batch_size"] / row["seconds_per_step"])
     assert result["ended_by"] == "--max_batch 9 is reached"
     assert "largest batch that was trained on: 8" in capsys.readouterr().out
