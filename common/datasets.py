@@ -6,10 +6,11 @@ A data set is anything with
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ class ArrayDataset:
         labels: N class numbers.
     """
 
-    def __init__(self, pixels: np.ndarray | torch.Tensor, labels, classes: list[str], ids: list[str]):
+    def __init__(self, pixels: np.ndarray | torch.Tensor, labels, classes: list[str], ids: Sequence[str]):
         self.pixels = torch.as_tensor(pixels)
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.classes, self.ids = list(classes), ids
@@ -103,11 +104,15 @@ class FolderDataset:
 
 @dataclass
 class Part:
-    """The images of a data set that serve one purpose: `samples` are their indices."""
+    """The images of a data set that serve one purpose.
 
-    dataset: ArrayDataset | FolderDataset
+    `samples` (N,) are their indices. `hashes` tell images apart, whatever the order of the files: where the images were
+    all read they are those of the pixels, so that copies have the same.
+    """
+
+    dataset: Any  # what the first lines of this file say
     samples: torch.Tensor
-    hashes: list[bytes] = field(repr=False, default_factory=list)
+    hashes: Sequence[bytes] = field(repr=False, default_factory=list)
 
     def __len__(self) -> int:
         return len(self.samples)

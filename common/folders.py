@@ -60,11 +60,13 @@ def load_folder(
     root = Path(location)
     if not root.is_dir():
         raise BadInput(f"--data {location}: there is no such folder")
-    folders = _part_folders(root)
+    folders = part_folders(root)
+    if "test" not in folders and "val" in folders:
+        folders["test"] = folders.pop("val")
     classes = folder_names(folders["train"])
     if len(classes) == 1 and folder_names(folders["train"] / classes[0]):
-        raise BadInput(f"{folders['train']} has one folder only{_suggestion(root)}")
-    files = {part: _labelled_files(folder, classes, part) for part, folder in folders.items()}
+        raise BadInput(f"{folders['train']} has one folder only{suggestion(root)}")
+    files = {part: labelled_files(folder, classes, part) for part, folder in folders.items()}
 
     shapes = _shapes([path for part in files.values() for path, _ in part])
     size = _stored_size(shapes, size)
@@ -93,7 +95,8 @@ def available_memory() -> int:
         return 4 * 2**30
 
 
-def _part_folders(root: Path) -> dict[str, Path]:
+def part_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of the parts "train", "val" and "test" below `root`; "train" is `root` if it holds classes."""
     names = folder_names(root)
     folders = {NAMES_OF_PARTS[name.lower()]: root / name for name in names if name.lower() in NAMES_OF_PARTS}
     if "train" not in folders or (len(names) > len(folders) and not folder_names(folders["train"])):
@@ -101,12 +104,11 @@ def _part_folders(root: Path) -> dict[str, Path]:
     others = [name for name in names if root / name not in folders.values()]
     if others:
         say(f"warning: {root} has other folders beside {', '.join(sorted(folders))}; not used: {', '.join(others)}")
-    if "test" not in folders and "val" in folders:
-        folders["test"] = folders.pop("val")
     return folders
 
 
 def folder_names(folder: Path) -> list[str]:
+    """Return the names of the folders in `folder`, sorted, without hidden ones and litter."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not _is_litter(entry.name))
 
@@ -115,16 +117,17 @@ def _is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in LITTER
 
 
-def _suggestion(root: Path) -> str:
+def suggestion(root: Path) -> str:
+    """Return a hint at a folder below `root` that looks more like what is wanted, or nothing."""
     inner = [root / name for name in folder_names(root) if folder_names(root / name)]
-    return f"; did you mean --data {inner[0]}?" if inner else ""
+    return f"; did you mean {inner[0]}?" if inner else ""
 
 
-def _labelled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Path, int]]:
+def labelled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Path, int]]:
     """Return (path, label) of every image in `folder`, sorted; the label is -1 if there are no class folders."""
     names = folder_names(folder)
     if part != "test" and not names:
-        raise BadInput(f"{folder} has no class folders{_suggestion(folder)}")
+        raise BadInput(f"{folder} has no class folders{suggestion(folder)}")
     if not names:
         files = [(path, -1) for path in image_files(folder)]
         if not files:
@@ -145,7 +148,7 @@ def _labelled_files(folder: Path, classes: list[str], part: str) -> list[tuple[P
     for name in names:
         of_class = [(path, classes.index(name)) for path in image_files(folder / name)]
         if not of_class:
-            raise BadInput(f"the class folder {folder / name} is empty: add images or remove it{_suggestion(folder)}")
+            raise BadInput(f"the class folder {folder / name} is empty: add images or remove it{suggestion(folder)}")
         files += of_class
     return files
 

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 import ex_3
+import pack
 from common.draws import Draws
 from common.errors import BadInput
 from common.machine import prepare_machine
@@ -185,6 +186,24 @@ def test_submissions_hold_names_or_indices(unlabelled, tmp_path, labels, expecte
         best = predictions["probabilities"].argmax(1)
     names = ["ant", "bee"] if labels == "names" else ["0", "1"]
     assert [row[1] for row in rows] == [names[label] for label in best]
+
+
+def test_packed_images_train_alike_in_memory_and_from_the_file(unlabelled, tmp_path, monkeypatch):
+    """From class folders to submission.csv, and a run that began in memory goes on where memory is short."""
+    file = pack.main([str(unlabelled), str(tmp_path / "packed images.hdf5"), "--size", "32"])
+    words = ["--data", str(file), "-b", "8", "--schedule", "none", "--output_dir", str(tmp_path / "out"), "-e"]
+    held, part = without_pictures([*words, "3"], ex_3), without_pictures([*words, "1"], ex_3)
+    assert held.parent == tmp_path / "out" / "ex_3" / "packed images.hdf5"
+    monkeypatch.setattr("common.folders.MEMORY_SHARE", 0.0)
+    streamed = without_pictures([*words, "3"], ex_3)
+    without_pictures(["--resume", str(part), "-e", "3"], ex_3)
+    assert "do not fit into memory" in (streamed / "log.txt").read_text()
+    expected = (held / "submission.csv").read_text()
+    assert expected.startswith('"id","label"\n"00.png",') and expected.count("\n") == 13
+    for run in (streamed, part):
+        assert (run / "submission.csv").read_text() == expected
+        one, other = (torch.load(folder / "best.pth", weights_only=True)["model"] for folder in (held, run))
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_throughput_is_measured_up_to_the_largest_batch(tmp_path, monkeypatch, capsys):

@@ -303,7 +303,7 @@ def test_a_class_with_one_image_is_named_where_it_has_to_be_divided(tmp_path):
 @pytest.mark.parametrize("parts", [["train", "val"], ["train"], [""]])
 def test_a_root_one_level_too_high_gets_a_hint(tmp_path, parts):
     write_parts(tmp_path / "nature", *parts)
-    assert f"did you mean --data {tmp_path / 'nature'}?" in refusal(tmp_path)
+    assert f"did you mean {tmp_path / 'nature'}?" in refusal(tmp_path)
 
 
 SHORT_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0cIHDR" + bytes(20)

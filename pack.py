@@ -1,0 +1,61 @@
+"""Pack class folders into one HDF5 file, which is read many times as fast as photographs are decoded.
+
+    python pack.py photographs/ photographs.hdf5
+    python pack.py photographs/ small.hdf5 --size 64 --fit squash --skip_unreadable
+
+The folder holds train/, val/ and test/ with a folder for each class, or the class folders alone. Without val/, one
+training image in ten is set aside for it. A test/ without class folders has no labels. Every image becomes a square;
+all are read back and compared before the file gets its name.
+"""
+
+import os
+from pathlib import Path
+
+from common.errors import run_script
+from common.option_types import folder, integer, one_of
+from common.options import Parser
+from common.packing import Decoding, check_target, find_sources, pack, report
+
+SIZE = 96  # pixels: that of Medium ImageNet
+FITS = ("crop", "squash")
+LARGEST_SIZE = 4096
+
+
+def parse_options(argv=None):
+    """Return the options."""
+    parser = Parser(__file__, __doc__)
+    add = parser.add_argument
+    add("folder", type=folder, metavar="FOLDER", help="the folder with train/, val/ and test/, or with class folders")
+    add("file", type=folder, metavar="OUT.hdf5", help="the file to write")
+    add("-h", "--help", action="help", help="show this and exit")
+    add("--size", type=integer(1, LARGEST_SIZE), default=SIZE, metavar="N", help="side of the squares in pixels")
+    add("--fit", type=one_of(FITS), default=FITS[0], metavar="NAME",
+        help="how a picture becomes a square: crop takes its middle, squash all of it, out of proportion")  # fmt: skip
+    add("--workers", type=integer(1, 1024), default=os.cpu_count() or 1, metavar="N", help="threads that decode files")
+    add("--skip_unreadable", "--skip-unreadable", action="store_true",
+        help="leave out image files that cannot be read, and list them")  # fmt: skip
+    add("--overwrite", action="store_true", help="replace the file if it exists")
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv=None):
+    """Pack, verify, say what was packed, and return the path of the file.
+
+    Raises:
+        BadInput: before the work, if anything is missing; after it, if some images cannot be read. There is no file
+            then.
+    """
+    options = parse_options(argv)
+    target = Path(options.file)
+    sources, classes = find_sources(options.folder)
+    pixels = options.size**2 * sum(map(len, sources.values()))
+    check_target(target, Path(options.folder), options.overwrite, 3 * pixels)
+
+    decoding = Decoding(options.size, options.fit, options.workers)
+    counts = pack(sources, classes, target, decoding, options.skip_unreadable)
+    report(target, counts, classes, options.size)
+    return target
+
+
+if __name__ == "__main__":
+    run_script(main)
