@@ -325,7 +325,7 @@ def test_shuffled_labels_teach_nothing(tmp_path, monkeypatch):
         data.val.dataset = data.train.dataset
         return data
 
-    monkeypatch.setattr(ex_1, "load_data", load_shuffled)
+    monkeypatch.setattr(data_module, "load_data", load_shuffled)
     folder = ex_1.main(["--dataset", "digits", "-e", "6", "--output_dir", str(tmp_path)])
     low, high = read(folder, "test.json")["accuracy_interval_95"]
     assert low <= 0.1 <= high

@@ -393,7 +393,7 @@ ANOTHER = {
     "milestones": "1,2", "gamma": "0.5", "plateau_patience": "5", "label_smoothing": "0.5", "clip_grad": "5",
     "accumulate": "5", "patience": "5", "weights": "x.pth", "seed": "5", "output_dir": "elsewhere", "device": "cuda",
     "precision": "bf16", "deterministic": "true", "dropout": "0.5", "batch_norm": "false",
-    "skip_unreadable": "true",
+    "skip_unreadable": "true", "submission_labels": "indices",
 }  # fmt: skip
 FREE = {"data": "elsewhere", "workers": "5", "save_every": "5"}
 
