@@ -60,7 +60,13 @@ def parse_options(argv=None):
     add("--augment", type=one_of(("none", "base", "crop", "blur")), default="base", metavar="NAME",
         help="of training images: none; base: mirrored or not, colours; crop, blur: base and that")  # fmt: skip
     add("--throughput", **SWITCH, default=False, help="measure images a second by batch size instead of training")
-    add("--max_batch", type=integer(1), default=2**20, metavar="N", help="with --throughput: the largest batch")
+    add(
+        "--max_batch",
+        type=integer(1),
+        default=2**20,
+        metavar="N",
+        help="with --throughput: the largest batch, of 1, 2, 4, …",
+    )
     add("--memory_budget", type=real(above=0), metavar="GB",
         help="with --throughput: for the process on a CPU (default: half of the free memory)")  # fmt: skip
     parser.works_only_with |= {"max_batch": ("throughput", (True,)), "memory_budget": ("throughput", (True,))}

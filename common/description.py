@@ -30,7 +30,7 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
         "converted": dict(data.reading.converted),
         "skipped": data.reading.skipped,
         "stored_size": data.train.dataset.size,
-        **describe_network(model, train.input_shape),
+        **describe_network(model, train.input_shape, min(2, train.batch_size)),
         "normalization": {"mean": list(normalize.mean), "std": list(normalize.std)},
         "options": {name: value for name, value in options.items() if name != "resume"} | {"dataset": [data.name]},
         "seed": options["seed"],
@@ -39,12 +39,16 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
     }
 
 
-def describe_network(model: nn.Module, input_shape: tuple[int, ...]) -> dict:
-    """Return what there is to say of a network that takes images of `input_shape` (C, H, W); see `cost`."""
+def describe_network(model: nn.Module, input_shape: tuple[int, ...], images: int = 2) -> dict:
+    """Return what there is to say of a network that takes images of `input_shape` (C, H, W); see `cost`.
+
+    Raises:
+        ValueError: it cannot be trained on batches of so many `images`.
+    """
     return {
         "model": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **cost(model, input_shape),
+        **cost(model, input_shape, images),
         "input_shape": list(input_shape),
     }
 

@@ -32,12 +32,22 @@ DISK_HELP = "the disk is full; free some space, or write elsewhere"
 MEMORY_HELP = "out of memory; lower --batch_size (and raise --accumulate to keep the same step), or the image size"
 
 
+SINGLE_VALUE_HELP = "batch norm cannot take statistics of one value; raise --batch_size to 2 or more, or the image size"
+
+
+def is_single_value(error: BaseException) -> bool:
+    """Tell whether `error` is how batch norm refuses a batch that has one value in a channel."""
+    return isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error)
+
+
 def explain(error: BaseException) -> tuple[int, str] | None:
     """Return (exit code, one line) of an error that a person can do something about, None for a fault of ours."""
     if isinstance(error, BadInput):
         return 2, str(error)
     if isinstance(error, Diverged):
         return 3, str(error)
+    if is_single_value(error):
+        return 2, SINGLE_VALUE_HELP
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return 4, f"{error.filename or 'a file'} could not be written: {DISK_HELP}"
     if is_out_of_memory(error):

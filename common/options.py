@@ -76,7 +76,8 @@ class Parser(argparse.ArgumentParser):
         for name in given:
             owner, values = self.works_only_with.get(name, (None, ()))
             if owner and options[owner] not in values:
-                say(f"note: --{name} does nothing with --{owner} {options[owner]}")
+                use = f"without --{owner}" if values == (True,) else f"with --{owner} {options[owner]}"
+                say(f"note: --{name} does nothing {use}")
         return argparse.Namespace(**options)
 
     def _parse_known(self, words: list[str]) -> argparse.Namespace:
@@ -113,7 +114,8 @@ class Parser(argparse.ArgumentParser):
                     f"--epochs {value}: the run began with {stored['epochs']}, and its schedule "
                     f"{stored['schedule']!r} is planned for exactly so many; start a new run"
                 )
-            raise BadInput(f"--{name}: the run has {_typed(stored.get(name))}; leave it out, or start a new run")
+            more = ", which can only become more" if name == "epochs" else ""
+            raise BadInput(f"--{name}: the run has {_typed(stored.get(name))}{more}; leave it out, or start a new run")
         return argparse.Namespace(**stored | given)
 
     def _from_file(self, name: str) -> list[str]:
@@ -284,8 +286,8 @@ def _with_underscores(word: str) -> str:
 
 
 def _implied_dataset(data: str) -> str:
-    if not Path(data).is_file():
-        return "hdf5" if data.endswith(HDF5_ENDINGS) and not Path(data).exists() else "folder"
-    if not data.endswith(HDF5_ENDINGS):
+    if data.endswith(HDF5_ENDINGS) and not Path(data).is_dir():
+        return "hdf5"
+    if Path(data).is_file():
         raise BadInput(f"--data {data} is a file: say with --dataset what it holds (cifar10, cifar100 or hdf5)")
-    return "hdf5"
+    return "folder"

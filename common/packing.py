@@ -27,6 +27,7 @@ from common.splits import stratified_split
 
 VAL_FRACTION, VAL_SEED = 0.1, 0  # set aside of the training images of a folder without val/
 AHEAD = 4  # images that each thread may be ahead of the writer
+ENDINGS = (".hdf5", ".h5")  # by which --data knows such a file
 BLOCK = 256  # images read back at once
 FORMAT = ("v108", "v108")  # every HDF5 library since 2008 reads it; the one before has no room for 10,000 class names
 NAME = h5py.string_dtype("utf-8")
@@ -94,6 +95,8 @@ def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) 
     """
     if target.is_dir() or (target.exists() and not target.is_file()):
         raise BadInput(f"{target} cannot be written: there is something else of that name")
+    if target.suffix.lower() not in ENDINGS:
+        raise BadInput(f"{target} will be an HDF5 file: choose a name that ends in {' or '.join(ENDINGS)}")
     if target.exists() and not overwrite:
         raise BadInput(f"{target} exists already: choose another name, or add --overwrite")
     if not target.parent.is_dir():

@@ -56,14 +56,16 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
         (upper, "images_per_second", "images a second", TRAIN_COLOUR),
         (lower, "peak_memory_mb", "peak memory, MB", VAL_COLOUR),
     ):
-        values = [row[key] for row in rows]
+        values = [row[key] or 0.0 for row in rows]
         axes.plot(sizes, values, marker="o", color=colour)
         axes.plot(sizes[-1], values[-1], "*", color=colour, markersize=15, markeredgecolor="black",
                   label=f"largest batch: {sizes[-1]:,}")  # fmt: skip
-        axes.set(xscale="log", yscale="log", ylabel=label)
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set(xscale="log", ylabel=label)
+        if max(values) > 2 * min(values):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
     fastest = max(rows, key=lambda row: row["images_per_second"])
     label = f"fastest batch: {fastest['batch_size']:,}"
@@ -230,11 +232,13 @@ def _sheets(sheets: list[tuple[str, np.ndarray, list[tuple[str, str]]]], columns
     row_height, heading_height = 1.36, 0.45
     rows = [-(-len(images) // columns) for _, images, _ in sheets]
     height = sum(rows) * row_height + len(sheets) * heading_height
-    figure = _figure(1.42 * columns, 1.42 * height)
-    axes = figure.subplots()
+    width = 1.05 * columns - 0.05
+    figure = Figure(figsize=(1.36 * (width + 0.1), 1.36 * height), dpi=120)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.05 / (width + 0.1), 0, width / (width + 0.1), 1))
     top = 0.0
     for (heading, images, titles), count in zip(sheets, rows, strict=True):
-        axes.text(columns * 1.05 / 2, top + 0.2, heading, ha="center", va="center", fontsize=13)
+        axes.text(width / 2, top + 0.2, heading, ha="center", va="center", fontsize=13)
         top += heading_height
         for place, (image, (title, colour)) in enumerate(zip(images, titles, strict=True)):
             left, bottom = 1.05 * (place % columns), top + row_height * (place // columns + 1)
@@ -242,7 +246,7 @@ def _sheets(sheets: list[tuple[str, np.ndarray, list[tuple[str, str]]]], columns
             size = min(8, 160 / max(map(len, title.split("\n"))))  # 20 characters of 8 points are as wide as an image
             axes.text(left + 0.5, bottom - 1.07, title, ha="center", va="bottom", fontsize=size, color=colour)
         top += count * row_height
-    axes.set(xlim=(0, 1.05 * columns - 0.05), ylim=(top, 0))
+    axes.set(xlim=(0, width), ylim=(top, 0))
     axes.axis("off")
     return figure
 

@@ -77,6 +77,8 @@ def read_config(folder: Path) -> dict:
         BadInput: it is missing or damaged.
     """
     config = _read_json(folder / "config.json")
+    if (folder / "throughput.json").exists():
+        raise BadInput(f"{folder} is a measurement of throughput: there is nothing to resume; start it anew")
     if not {"script", "dataset", "classes", "options", "split_sha256", "earlier_test_evaluations"} <= config.keys():
         raise BadInput(f"{folder} is no run that can be used: its config.json is missing or damaged")
     return config

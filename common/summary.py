@@ -38,12 +38,15 @@ def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
     )
 
 
-def cost(model: nn.Module, input_shape: tuple[int, ...]) -> dict:
+def cost(model: nn.Module, input_shape: tuple[int, ...], images: int = 2) -> dict:
     """Return what one image of `input_shape` (C, H, W) costs; the model is afterwards as it was.
 
     `flops` are the multiplications and additions of a forward pass, as `torch.utils.flop_counter` counts them;
     `activation_mb` what a training step keeps of it for the backward pass, `parameter_mb` the size of all parameters
     (gradients take as much again, and Adam's averages twice as much), both in 10^6 bytes.
+
+    Args:
+        images: in the batch that is tried; of a single one batch norm may not be able to take statistics.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -56,18 +59,18 @@ def cost(model: nn.Module, input_shape: tuple[int, ...]) -> dict:
             kept[_address(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
-    images = torch.zeros(2, *input_shape, device=parameters[0].device)  # batch norm takes no statistics of one image
+    inputs = torch.zeros(images, *input_shape, device=parameters[0].device)
     counter = FlopCounterMode(display=False)
     with _restored(model):
         model.train()
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            model(images)
+            model(inputs)
         model.eval()
         with torch.no_grad(), counter:
-            model(images[:1])
+            model(inputs[:1])
     return {
         "flops": counter.get_total_flops(),
-        "activation_mb": round(sum(kept.values()) / len(images) / 1e6, 3),
+        "activation_mb": round(sum(kept.values()) / images / 1e6, 3),
         "parameter_mb": round(sum(parameter.nbytes for parameter in parameters) / 1e6, 3),
     }
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from common.console import progress, say
 from common.description import describe_network, describe_origin
-from common.errors import is_out_of_memory
+from common.errors import BadInput, is_out_of_memory, is_single_value
 from common.files import write_json
 from common.folders import MEMORY_SHARE, available_memory
 from common.machine import Machine
@@ -45,11 +45,17 @@ def measure_throughput(
 
     Returns:
         The run folder.
+
+    Raises:
+        BadInput: the budget is less than what the process takes already.
     """
     from common import plots
 
     name = Path(script).stem
     budget = _budget(machine, memory_budget)
+    before = machine.peak_memory_mb() or 0.0
+    if budget is not None and before * 1e6 > budget:
+        raise BadInput(f"--memory_budget {budget / 1e9:g}: without any batch the process takes {before / 1e3:.2f} GB")
     config = {"script": name, "options": options, "memory_budget_mb": budget and round(budget / 1e6)}
     config |= describe_network(model, input_shape) | describe_origin(machine)
     folder = make_folder(Path(options["output_dir"]) / name / "throughput", config)
@@ -60,6 +66,7 @@ def measure_throughput(
     for row in _series(step, machine, max_batch, budget, result):
         rows.append(row)
         write_json(folder / "throughput.json", result)
+        plots.draw_throughput(folder / "throughput.png", rows, f"{options['model']}: so far")
         memory = f"{row['peak_memory_mb']:>9,.1f} MB" if row["peak_memory_mb"] else ""
         say(f"batch size {row['batch_size']:>6,}  {row['images_per_second']:>9,.1f} images/s  {memory}")
     result["largest_batch_size"] = rows[-1]["batch_size"] if rows else None
@@ -81,6 +88,10 @@ def _series(
         try:
             row = _time_steps(step(size), size, machine)
         except Exception as error:
+            if size == 1 and is_single_value(error):
+                say("note: this network's batch norm cannot train on a single image: the series begins with two")
+                size = 2
+                continue
             if not is_out_of_memory(error):
                 raise
             result["ended_by"] = f"a batch of {size:,} runs out of memory"
@@ -91,10 +102,10 @@ def _series(
         size *= 2
         if budget is not None and needed * 1e6 > budget and size <= max_batch:
             result["ended_by"] = (
-                f"a batch of {size:,} would need about {needed / 1e3:,.1f} GB of the {budget / 1e9:,.1f} GB budget"
+                f"a batch of {size:,} would need about {needed / 1e3:,.2f} GB of the {budget / 1e9:,.2f} GB budget"
             )
             return
-    result["ended_by"] = f"--max_batch {max_batch:,} is reached"
+    result["ended_by"] = f"a batch of {size:,} would be above --max_batch {max_batch:,}"
 
 
 def _budget(machine: Machine, gigabytes: float | None) -> float | None:

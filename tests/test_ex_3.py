@@ -1,13 +1,13 @@
 """ex_3: the zoo's networks, their options, their costs, and how many images a second they get through."""
 
 import csv
-import re
 
+import h5py
 import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, read, result_of, without_pictures
+from conftest import ROOT, command, read, result_of, without_pictures
 from PIL import Image
 from torch import nn
 
@@ -15,9 +15,8 @@ import ex_3
 import pack
 from common.draws import Draws
 from common.errors import BadInput
-from common.machine import prepare_machine
 from common.summary import cost
-from common.throughput import _series, measure_throughput
+from common.throughput import _series
 
 DIGITS = ["--dataset", "digits", "--limit", "100", "-e", "1", "-b", "50"]
 
@@ -206,6 +205,19 @@ def test_packed_images_train_alike_in_memory_and_from_the_file(unlabelled, tmp_p
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_file_with_other_pixels_is_not_taken_for_the_one_that_a_run_began_with(unlabelled, tmp_path):
+    file = pack.main([str(unlabelled), str(tmp_path / "packed.hdf5"), "--size", "32"])
+    run = without_pictures(
+        ["--data", str(file), "-b", "8", "--schedule", "none", "--output_dir", str(tmp_path / "out"), "-e", "1"], ex_3
+    )
+    pack.main([str(unlabelled), str(file), "--size", "32", "--overwrite"])
+    ex_3.parse_options(["--resume", str(run), "-e", "2"])
+    with h5py.File(file, "r+") as content:
+        content["images-train"][3] = 0
+    with pytest.raises(BadInput, match="the images are not those that the run began with"):
+        ex_3.main(["--resume", str(run), "-e", "2"])
+
+
 def test_throughput_is_measured_up_to_the_largest_batch(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("common.throughput.MIN_SECONDS", 0.0)
     words = ["--model", "lenet", "--throughput", "--max_batch", "9", "--output_dir", str(tmp_path)]
@@ -218,7 +230,7 @@ def test_throughput_is_measured_up_to_the_largest_batch(tmp_path, monkeypatch, c
     for row in rows:
         assert row["steps"] >= 3 and row["peak_memory_mb"] > 0
         assert row["images_per_second"] == pytest.approx(row["batch_size"] / row["seconds_per_step"])
-    assert result["ended_by"] == "--max_batch 9 is reached"
+    assert result["ended_by"] == "a batch of 16 would be above --max_batch 9"
     assert "largest batch that was trained on: 8" in capsys.readouterr().out
     assert read(folder, "config.json")["parameters"] == 83_126
 
@@ -249,7 +261,7 @@ def rows_of(monkeypatch, max_batch, budget, fails_at=None, error=None):
 
 def test_the_series_ends_before_the_budget_is_exceeded(monkeypatch):
     sizes, end = rows_of(monkeypatch, 10**6, 2.7e9)
-    assert sizes == [1, 2, 4, 8, 16] and end == "a batch of 32 would need about 4.2 GB of the 2.7 GB budget"
+    assert sizes == [1, 2, 4, 8, 16] and end == "a batch of 32 would need about 4.20 GB of the 2.70 GB budget"
     sizes, _ = rows_of(monkeypatch, 10**6, 4.3e9)
     assert sizes[-1] == 32
 
@@ -266,16 +278,25 @@ def test_other_errors_are_not_taken_for_the_end_of_memory(monkeypatch):
         rows_of(monkeypatch, 10**6, None, 8, RuntimeError("a fault"))
 
 
-def test_a_tiny_budget_still_measures_one_image(tmp_path, monkeypatch):
+def test_a_budget_that_is_used_up_already_is_refused(tmp_path):
+    words = ["--throughput", "--memory_budget", "0.001", "--output_dir", str(tmp_path)]
+    with pytest.raises(BadInput, match="--memory_budget 0.001: without any batch the process takes"):
+        ex_3.main(words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_batch_norm_that_cannot_take_one_image_starts_with_two(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("common.throughput.MIN_SECONDS", 0.0)
-    options = ex_3.parse_options(["--throughput", "--memory_budget", "0.001", "--output_dir", str(tmp_path)])
-    machine = prepare_machine("cpu", "fp32", False)
-    model = machine.place(ex_3.build_model(options, 10))
-    folder = measure_throughput(ex_3.__file__, vars(options), model, (3, 32, 32), 10, machine, 2**20, 0.001)
-    result = read(folder, "throughput.json")
-    assert result["largest_batch_size"] <= 2 and re.search(r"of the 0\.0 GB budget", result["ended_by"])
+    small = ["--model", "resnet18", "--image_size", "8", "--output_dir", str(tmp_path)]
+    folder = ex_3.main([*small, "--throughput", "--max_batch", "2"])
+    assert [row["batch_size"] for row in read(folder, "throughput.json")["batch_sizes"]] == [2]
+    done = command(ROOT / "ex_3.py", *small, *DIGITS, "-b", "1")
+    assert done.returncode == 2 and done.stderr.startswith("error: batch norm cannot take statistics of one value")
+    assert not list((tmp_path / "ex_3" / "digits").glob("*"))
+    resumed = command(ROOT / "ex_3.py", "--resume", folder)
+    assert resumed.returncode == 2 and "is a measurement of throughput" in resumed.stderr
 
 
 def test_options_of_throughput_are_pointless_without_it(capsys):
     ex_3.parse_options(["--max_batch", "8"])
-    assert "--max_batch does nothing with --throughput False" in capsys.readouterr().out
+    assert "--max_batch does nothing without --throughput" in capsys.readouterr().out

@@ -194,6 +194,8 @@ def test_a_file_may_lack_test_images(tmp_path, anywhere):
 def test_test_images_may_have_labels(tmp_path, anywhere):
     path = write_file(tmp_path / "a.hdf5", labels_test=np.array([2, 0, 1, 2, 0], ">u2"))
     assert load_hdf5(str(path))["test"].labels == [2, 0, 1, 2, 0]
+    unknown = write_file(tmp_path / "b.hdf5", labels_test=np.full(5, -1))
+    assert load_hdf5(str(unknown))["test"].labels == [-1] * 5
 
 
 def test_without_names_classes_are_numbered(tmp_path, capsys):

@@ -208,11 +208,12 @@ def test_places_where_no_file_can_be_are_refused_before_the_work(tmp_path, monke
     (tmp_path / "old.hdf5").write_bytes(b"precious")
     (tmp_path / "link").symlink_to(data)
     assert "exists already" in refusal(data, target=tmp_path / "old.hdf5")
+    assert "choose a name that ends in .hdf5 or .h5" in refusal(data, target=tmp_path / "packed.txt")
     assert "something else of that name" in refusal(data, "--overwrite", target=tmp_path)
     assert "there is no folder" in refusal(data, target=tmp_path / "absent" / "a.hdf5")
     assert "among the images" in refusal(data, target=data / "train" / "a.hdf5")
     assert "among the images" in refusal(data, target=tmp_path / "link" / "a.hdf5")
-    assert "cannot be written" in refusal(data, target=tmp_path / ("long" * 60))
+    assert "cannot be written" in refusal(data, target=tmp_path / ("long" * 60 + ".hdf5"))
     assert "there is no such folder" in refusal(tmp_path / "absent")
     assert "there is no such folder" in refusal(tmp_path / "old.hdf5")
     assert (tmp_path / "old.hdf5").read_bytes() == b"precious"
