@@ -62,7 +62,8 @@ def load_weights(model: nn.Module, file: str, classes: list[str]) -> None:
     if difference:
         raise BadInput(f"--weights {file} does not fit this network: {difference}")
     model.load_state_dict(weights)
-    warn_of_other_classes(file, trained_for, classes)
+    if trained_for not in (None, classes):
+        say(f"warning: --weights {file} was trained for other classes: {', '.join(trained_for[:10])}")
 
 
 def read_weights(file: str) -> tuple[dict, list[str] | None]:
@@ -94,12 +95,6 @@ def read_weights(file: str) -> tuple[dict, list[str] | None]:
         raise BadInput(f"--weights {file} does not fit this network: it holds no weights by name")
     classes = loaded.get("config", {}).get("classes") if is_ours else None
     return {_without_prefixes(str(name)): value for name, value in weights.items()}, classes
-
-
-def warn_of_other_classes(file: str, trained_for: list[str] | None, classes: list[str]) -> None:
-    """Say so if weights were trained for other classes, as far as that is known."""
-    if trained_for not in (None, classes):
-        say(f"warning: --weights {file} was trained for other classes: {', '.join(trained_for[:10])}")
 
 
 def _without_prefixes(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.checkpoints import read_weights, warn_of_other_classes
+from common.checkpoints import read_weights
 from common.console import say
 from common.download import DownloadFailed, download
 from common.errors import BadInput
@@ -72,14 +72,16 @@ def imagenet_weights(name: str) -> str:
     return str(path)
 
 
-def load_fitting(model: nn.Module, file: str, classes: list[str]) -> None:
+def load_fitting(model: nn.Module, file: str, classes: list[str], head: str = "head") -> None:
     """Load the weights in `file` that fit into `model`, and say in one line which do not.
 
-    The tensors of `model.backbone` are loaded one by one, under their names with or without `backbone.` before them.
-    Its other parts are loaded whole or not at all: half a head is of no use.
+    The tensors of `model.backbone`, if it has one, are loaded one by one, under their names with or without
+    `backbone.` before them. Its other parts are loaded whole or not at all: half a head is of no use. Nor is a head
+    that is known to tell other classes apart.
 
     Args:
-        classes: those that `model` tells apart; a head that was trained for others of the same number is warned of.
+        classes: those that `model` tells apart.
+        head: name of the part that does.
 
     Raises:
         BadInput: the file cannot be read, or nothing in it fits.
@@ -90,7 +92,8 @@ def load_fitting(model: nn.Module, file: str, classes: list[str]) -> None:
     fitting = {name for name in wanted if getattr(found.get(name), "shape", None) == wanted[name].shape}
     for part in {name.partition(".")[0] for name in wanted} - {"backbone"}:
         of_part = {name for name in wanted if name.startswith(f"{part}.")}
-        if not of_part <= fitting:
+        is_of_others = part == head and trained_for not in (None, classes)
+        if is_of_others or not of_part <= fitting:
             fitting -= of_part
     if not any(wanted[name].dim() for name in fitting):  # counters of batches fit everywhere
         raise BadInput(
@@ -101,13 +104,12 @@ def load_fitting(model: nn.Module, file: str, classes: list[str]) -> None:
     # Old files have no counters of batches, which nothing needs.
     new = [name for name in wanted if name not in fitting and not name.endswith("num_batches_tracked")]
     unused = [name for name in tensors if not fitting & {name, f"backbone.{name}"}]
-    warning = "warning: " if any(name.startswith("backbone.") for name in new) else ""
+    warning = "" if all(name.startswith((f"{head}.", "rescaler.")) for name in new) else "warning: "
+    others = f" (trained for other classes: {_listed(trained_for)})" if trained_for not in (None, classes) else ""
     say(
-        f"{warning}{len(fitting)} of {len(wanted)} tensors are from {file}; "
-        f"not in it or of another shape: {_listed(new)}; not used of it: {_listed(unused)}"
+        f"{warning}{len(fitting)} of {len(wanted)} tensors are from {file}{others}; "
+        f"not in it, or of another shape: {_listed(new)}; not used of it: {_listed(unused)}"
     )
-    if any(name.startswith("head.") for name in fitting):
-        warn_of_other_classes(file, trained_for, classes)
 
 
 def _listed(names: list[str]) -> str:

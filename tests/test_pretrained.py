@@ -99,8 +99,13 @@ def test_our_own_checkpoint_is_loaded_whole_and_its_seal_checked(tmp_path, capsy
     assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in model.state_dict().items())
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{IN_BACKBONE + 4} of {IN_BACKBONE + 4} tensors") and line.count("none") == 2
-    load_fitting(model, str(path), ["ant", "bee", "fly"])
-    assert capsys.readouterr().out.splitlines()[1].endswith("was trained for other classes: cat, dog, frog")
+    other = small_model()
+    head = [tensor.clone() for tensor in other.head.state_dict().values()]
+    load_fitting(other, str(path), ["ant", "bee", "fly"])
+    assert all(torch.equal(*pair) for pair in zip(head, other.head.state_dict().values(), strict=True))
+    assert torch.equal(other.backbone.conv1.weight, trained.backbone.conv1.weight)
+    [line] = capsys.readouterr().out.splitlines()
+    assert "trained for other classes: 3 (cat, dog, frog)" in line and "4 (head.0.weight" in line
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
