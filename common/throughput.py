@@ -63,7 +63,7 @@ def measure_throughput(
     step = _training_step(model, input_shape, num_classes, machine, Recipe.of(options))
     rows: list[dict] = []
     result = {"model": options["model"], "input_shape": list(input_shape), "batch_sizes": rows}
-    for row in _series(step, machine, max_batch, budget, result):
+    for row in _series(step, machine, max_batch, budget, config["activation_mb"], result):
         rows.append(row)
         write_json(folder / "throughput.json", result)
         plots.draw_throughput(folder / "throughput.png", rows, f"{options['model']}: so far")
@@ -79,10 +79,19 @@ def measure_throughput(
 
 
 def _series(
-    step: Callable[[int], Callable[[], None]], machine: Machine, max_batch: int, budget: float | None, result: dict
+    step: Callable[[int], Callable[[], None]],
+    machine: Machine,
+    max_batch: int,
+    budget: float | None,
+    image_mb: float,
+    result: dict,
 ) -> Iterator[dict]:
-    """Yield a row for each batch size, and note in `result` what the series `ended_by`."""
-    before = machine.peak_memory_mb() or 0.0
+    """Yield a row for each batch size, and note in `result` what the series `ended_by`.
+
+    Args:
+        image_mb: what one image adds at least, unless memory that was freed before has room for it.
+    """
+    previous = None
     size = 1
     while size <= max_batch:
         try:
@@ -97,9 +106,10 @@ def _series(
             result["ended_by"] = f"a batch of {size:,} runs out of memory"
             return
         yield row
-        peak = row["peak_memory_mb"] or before  # unknown on Windows
-        needed = peak + max(0.0, peak - before)  # what grows with the batch doubles with it
-        size *= 2
+        peak = row["peak_memory_mb"] or 0.0  # unknown on Windows
+        growth = 0.0 if previous is None else peak - previous
+        needed = peak + max(2 * growth, image_mb * size)  # twice as many images more than last time
+        previous, size = peak, 2 * size
         if budget is not None and needed * 1e6 > budget and size <= max_batch:
             result["ended_by"] = (
                 f"a batch of {size:,} would need about {needed / 1e3:,.2f} GB of the {budget / 1e9:,.2f} GB budget"

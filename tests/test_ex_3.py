@@ -255,7 +255,7 @@ def rows_of(monkeypatch, max_batch, budget, fails_at=None, error=None):
         return {"batch_size": size, "peak_memory_mb": machine.peak}
 
     monkeypatch.setattr("common.throughput._time_steps", time_steps)
-    rows = list(_series(lambda size: None, machine, max_batch, budget, result))
+    rows = list(_series(lambda size: None, machine, max_batch, budget, 100.0, result))
     return [row["batch_size"] for row in rows], result["ended_by"]
 
 
