@@ -19,6 +19,8 @@ from common.draws import Draws
 from common.errors import BadInput
 from common.images import frame, read_image, square
 
+HASH_BYTES = 16  # of a hash of pixels
+
 
 class ArrayDataset:
     """Images held in memory.
@@ -133,4 +135,4 @@ def whole(dataset: ArrayDataset) -> Part:
 
 def pixel_hash(pixels: np.ndarray) -> bytes:
     """Return a digest that two images share exactly if their pixels are the same."""
-    return hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=16).digest()
+    return hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=HASH_BYTES).digest()

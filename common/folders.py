@@ -16,6 +16,7 @@ from common.console import complain, progress, say
 from common.datasets import ArrayDataset, FolderDataset, Part, pixel_hash
 from common.errors import BadInput
 from common.images import stored_shape
+from common.machine import available_memory
 
 MEMORY_SHARE = 0.5  # of the memory that is free, for decoded images; a larger set is decoded anew in every epoch
 LISTED = 20  # unreadable files that are shown; all are counted
@@ -84,15 +85,6 @@ def load_folder(
     if reading.skipped:
         _report_unreadable(reading.skipped, skip_unreadable, parts)
     return parts, reading
-
-
-def available_memory() -> int:
-    """Return the bytes of memory that are free, or a cautious guess where the system does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 4 * 2**30
 
 
 def part_folders(root: Path) -> dict[str, Path]:

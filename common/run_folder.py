@@ -11,6 +11,8 @@ from pathlib import Path
 from common.errors import DISK_FULL, BadInput
 from common.files import write_json
 
+NO_RUNS = ("throughput.json", "explore.json")  # what a script leaves that did something else than train
+
 
 def make_folder(parent: Path, config: dict) -> Path:
     """Make a folder of its own for this second, which appears at once with config.json in it."""
@@ -77,8 +79,8 @@ def read_config(folder: Path) -> dict:
         BadInput: it is missing or damaged.
     """
     config = _read_json(folder / "config.json")
-    if (folder / "throughput.json").exists():
-        raise BadInput(f"{folder} is a measurement of throughput: there is nothing to resume; start it anew")
+    if any((folder / name).exists() for name in NO_RUNS) and not (folder / "train.json").exists():
+        raise BadInput(f"{folder} is no training: there is nothing to resume; start it anew")
     if not {"script", "dataset", "classes", "options", "split_sha256", "earlier_test_evaluations"} <= config.keys():
         raise BadInput(f"{folder} is no run that can be used: its config.json is missing or damaged")
     return config
