@@ -15,6 +15,7 @@ from common.batches import make_batches
 from common.checkpoints import load_weights
 from common.data import Source
 from common.errors import run_script
+from common.exploration import explore_only
 from common.machine import prepare_machine
 from common.option_types import SWITCH, real
 from common.options import experiment_parser
@@ -70,7 +71,9 @@ def build_model(options, num_classes):
 
 def run_on(data, machine, options):
     """Train and test on one data set and return the run folder."""
-    train, val, test = make_batches(data, *build_transforms(options), options.batch_size, machine, options.seed)
+    train, val, test = make_batches(
+        data, *build_transforms(options), options.batch_size, machine, options.seed, options.batch_schedule
+    )
 
     torch.manual_seed(options.seed)
     model = build_model(options, len(data.classes))
@@ -78,12 +81,12 @@ def run_on(data, machine, options):
         load_weights(model, options.weights, data.classes)
     machine.place(model)
     recipe = Recipe.of(vars(options))
-    optimizer, schedule = recipe.build(model.parameters(), len(train))
+    optimizer, schedule = recipe.build(model.parameters(), train)
 
     with open_run(__file__, vars(options), data, model, train, machine) as run:
         run.write_text("summary.txt", summarize(model, train.input_shape))
-        fit(run, model, train, val, optimizer, schedule, machine, recipe)
-        test_best(run, model, test, machine, options.submission_labels)
+        watch = fit(run, model, train, val, optimizer, schedule, machine, recipe)
+        test_best(run, model, test, machine, options.submission_labels, options.tta, watch=watch)
     return run.folder
 
 
@@ -92,8 +95,10 @@ def main(argv=None):
     options = parse_options(argv)
     if is_finished(options.resume, options.epochs):
         return options.resume
-    machine = prepare_machine(options.device, options.precision, options.deterministic)
+    machine = prepare_machine(options.device, options.precision, options.deterministic, options.sync_bn)
     loaded = Source.of(vars(options)).load(IMAGE_SIZE, VAL_FRACTION)
+    if options.explore:
+        return explore_only(__file__, vars(options), loaded, machine)
     return [run_on(data, machine, options) for data in loaded][-1]
 
 

@@ -19,6 +19,7 @@ from common.checkpoints import load_weights
 from common.colour import ColorJitter, GaussianBlur
 from common.data import Source
 from common.errors import BadInput, run_script
+from common.exploration import explore_only
 from common.machine import prepare_machine
 from common.option_types import SWITCH, activation, integer, one_of, real
 from common.options import experiment_parser
@@ -148,7 +149,9 @@ def build_model(options, num_classes):
 
 def run_on(data, machine, options):
     """Train and test on one data set and return the run folder."""
-    train, val, test = make_batches(data, *build_transforms(options), options.batch_size, machine, options.seed)
+    train, val, test = make_batches(
+        data, *build_transforms(options), options.batch_size, machine, options.seed, options.batch_schedule
+    )
 
     torch.manual_seed(options.seed)
     model = build_model(options, len(data.classes))
@@ -156,12 +159,12 @@ def run_on(data, machine, options):
         load_weights(model, options.weights, data.classes)
     machine.place(model)
     recipe = Recipe.of(vars(options))
-    optimizer, schedule = recipe.build(model.parameters(), len(train))
+    optimizer, schedule = recipe.build(model.parameters(), train)
 
     with open_run(__file__, vars(options), data, model, train, machine) as run:
         run.write_text("summary.txt", summarize(model, train.input_shape))
-        fit(run, model, train, val, optimizer, schedule, machine, recipe)
-        test_best(run, model, test, machine, options.submission_labels)
+        watch = fit(run, model, train, val, optimizer, schedule, machine, recipe)
+        test_best(run, model, test, machine, options.submission_labels, options.tta, watch=watch)
     return run.folder
 
 
@@ -170,7 +173,7 @@ def main(argv=None):
     options = parse_options(argv)
     if is_finished(options.resume, options.epochs):
         return options.resume
-    machine = prepare_machine(options.device, options.precision, options.deterministic)
+    machine = prepare_machine(options.device, options.precision, options.deterministic, options.sync_bn)
     if options.throughput:
         torch.manual_seed(options.seed)
         model = machine.place(build_model(options, THROUGHPUT_CLASSES))
@@ -178,6 +181,8 @@ def main(argv=None):
         return measure_throughput(__file__, vars(options), model, shape, THROUGHPUT_CLASSES, machine,
                                   options.max_batch, options.memory_budget)  # fmt: skip
     loaded = Source.of(vars(options)).load(options.image_size, VAL_FRACTION)
+    if options.explore:
+        return explore_only(__file__, vars(options), loaded, machine)
     return [run_on(data, machine, options) for data in loaded][-1]
 
 

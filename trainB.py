@@ -19,6 +19,7 @@ from torch import nn
 from common.batches import make_batches
 from common.data import Source
 from common.errors import run_script
+from common.exploration import explore_only
 from common.features import FeatureBatches
 from common.finetuning import FineTuned, Rescaler, falling_rates, train_only
 from common.machine import prepare_machine
@@ -128,7 +129,9 @@ def trained_parts(model, options, epoch):
 
 def run_on(data, weights, machine, options):
     """Train and test on one data set, from the weights in a file or random ones, and return the run folder."""
-    train, val, test = make_batches(data, *build_transforms(options), options.batch_size, machine, options.seed)
+    train, val, test = make_batches(
+        data, *build_transforms(options), options.batch_size, machine, options.seed, options.batch_schedule
+    )
 
     torch.manual_seed(options.seed)
     model = build_model(options, len(data.classes))
@@ -145,12 +148,12 @@ def run_on(data, weights, machine, options):
     ever_trained = trained_parts(model, options, epoch=math.inf)
     groups = falling_rates(ever_trained, options.lr, options.stage_lr_factor)
     recipe = Recipe.of(vars(options))
-    optimizer, schedule = recipe.build(groups, len(train))
+    optimizer, schedule = recipe.build(groups, train)
 
     with open_run(__file__, vars(options), data, model, train, machine) as run:
         run.write_text("summary.txt", summarize(model, train.input_shape))
-        fit(run, model, train, val, optimizer, schedule, machine, recipe, before_epoch)
-        test_best(run, model, test, machine, options.submission_labels)
+        watch = fit(run, model, train, val, optimizer, schedule, machine, recipe, before_epoch)
+        test_best(run, model, test, machine, options.submission_labels, options.tta, watch=watch)
     return run.folder
 
 
@@ -159,9 +162,11 @@ def main(argv=None):
     options = parse_options(argv)
     if is_finished(options.resume, options.epochs):
         return options.resume
-    machine = prepare_machine(options.device, options.precision, options.deterministic)
+    machine = prepare_machine(options.device, options.precision, options.deterministic, options.sync_bn)
     weights = None if is_under_way(options.resume) else find_weights(options.weights, options.model)
     loaded = Source.of(vars(options)).load(stored_size(options), VAL_FRACTION, options.fit)
+    if options.explore:
+        return explore_only(__file__, vars(options), loaded, machine)
     return [run_on(data, weights, machine, options) for data in loaded][-1]
 
 

@@ -27,14 +27,14 @@ def ours(experiment: str, steps: int, photographs: Path) -> dict:
 
     model, optimizer, batches, machine, reading_seconds = prepare(experiment, steps // TURNS, photographs)
     step = bare_step(model, optimizer, *(tensor.clone() for tensor in next(batches.epoch(1))))
-    schedule = Schedule(optimizer, "none", 1, len(batches))
+    schedule = Schedule(optimizer, "none", [batches.batches_in(1)])
     model.train()
     for _ in range(WARM_UP_STEPS):
         step()
     floors, epochs = [], []
     for _ in range(TURNS):
         started = time.perf_counter()
-        for _ in range(len(batches)):
+        for _ in range(batches.batches_in(1)):
             step()
         floors.append(time.perf_counter() - started)
         started = time.perf_counter()
@@ -42,8 +42,8 @@ def ours(experiment: str, steps: int, photographs: Path) -> dict:
         epochs.append(time.perf_counter() - started)
     ratios = [epoch / floor for epoch, floor in zip(epochs, floors, strict=True)]
     return {
-        "images_per_second": TURNS * batches.images / sum(epochs),
-        "first_epoch_images_per_second": batches.images / (reading_seconds + epochs[0]),
+        "images_per_second": TURNS * batches.images_in(1) / sum(epochs),
+        "first_epoch_images_per_second": batches.images_in(1) / (reading_seconds + epochs[0]),
         "floor_time_ratios": ratios,
     }
 

@@ -1,4 +1,4 @@
-"""Batch normalisation that is fast on the CPU for any number of channels.
+"""Batch normalisation that is fast on the CPU for any number of channels, and one over the batches of all processes.
 
 PyTorch's kernel for channels-last tensors works on whole vector registers of 16 float32 channels. A layer of 12
 leaves its last register partly empty, and takes several times as long as one of 16. Here k neighbouring pixels are seen
@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from common.processes import sum_with_gradient
+
 REGISTER = 16  # float32 channels in the widest vector registers
 
 
@@ -23,6 +25,37 @@ def fill_registers(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.BatchNorm2d and module.num_features % REGISTER:
             module.__class__ = BatchNorm2d
+
+
+def synchronise(model: nn.Module) -> nn.Module:
+    """Return `model` with batch norms that take statistics of the batches of all processes together."""
+    if next(model.parameters()).is_cuda:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    for module in model.modules():  # PyTorch's own exists for GPUs only
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm2d
+    return model
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` over the images of all processes, on any device; in evaluation it is that."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalise `images` (N, C, H, W); N may differ between processes."""
+        if not self.training:
+            return super().forward(images)
+        count = images.new_full((1,), images.numel() / self.num_features)  # values of each channel
+        sums = sum_with_gradient(torch.cat([images.sum((0, 2, 3)), count]))
+        n = sums[-1].detach()
+        mean = sums[:-1] / n
+        centred = images - mean[:, None, None]
+        var = sum_with_gradient(centred.square().sum((0, 2, 3))) / n
+        with torch.no_grad():
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt()
+        return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None])
 
 
 class BatchNorm2d(nn.BatchNorm2d):

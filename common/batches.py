@@ -1,6 +1,6 @@
 """The way from a data set to the network: order, batches, transforms, device."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
@@ -21,21 +21,39 @@ class Batches:
 
     Args:
         transform: called as transform(images uint8 (N, C, H, W), draws), returns what the network takes.
-        training: shuffle, and drop a last batch of a single image, of which batch norm cannot take statistics.
+        training: shuffle, and drop a last batch of which some process would get less than two images: of a single one
+            batch norm cannot take statistics.
+        later_sizes: (epoch, batch size) pairs: from that epoch on batches have that size.
     """
 
-    def __init__(self, part: Part, transform, batch_size: int, machine: Machine, seed: int, training: bool = False):
+    def __init__(
+        self,
+        part: Part,
+        transform,
+        batch_size: int,
+        machine: Machine,
+        seed: int,
+        training: bool = False,
+        later_sizes: Sequence[tuple[int, int]] = (),
+    ):
         self.part, self.transform = part, transform
         self.dataset = _nearest(part.dataset, machine.device)
-        self.device, self.seed, self.training = machine.device, seed, training
-        images = len(part)
-        if training and images > batch_size > 1 and images % batch_size == 1:
-            images -= 1
-        self.images, self.batch_size = images, batch_size
+        self.device, self.processes, self.seed, self.training = machine.device, machine.processes, seed, training
+        self.batch_size, self.later_sizes = batch_size, later_sizes
 
-    def __len__(self) -> int:
+    def size_in(self, epoch: int) -> int:
+        """Return the batch size of an epoch."""
+        return ([self.batch_size] + [size for start, size in self.later_sizes if start <= epoch])[-1]
+
+    def images_in(self, epoch: int) -> int:
+        """Return the number of images in an epoch."""
+        images, size = len(self.part), self.size_in(epoch)
+        rest = images % size
+        return images - rest if self.training and images > size > 1 and rest < 2 * self.processes.count else images
+
+    def batches_in(self, epoch: int) -> int:
         """Return the number of batches in an epoch."""
-        return -(-self.images // self.batch_size)
+        return -(-self.images_in(epoch) // self.size_in(epoch))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -43,24 +61,40 @@ class Batches:
         images, _ = self.part.dataset.batch(self.part.samples[:1])
         return tuple(self.transform(images, Draws(self.seed, 0, self.part.samples[:1])).shape[1:])
 
+    def first_images(self, count: int) -> torch.Tensor:
+        """Return the first images as the network takes them, (count, C, H, W); nothing may be random about them."""
+        images, _ = self.part.dataset.batch(self.part.samples[:count])
+        return self.transform(images.to(self.device))
+
     def first_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the first batch of the first epoch, for a picture of what the network sees."""
         return next(self.epoch(1))
 
-    def order(self, epoch: int) -> tuple[torch.Tensor, ...]:
-        """Return the samples of each batch of an epoch."""
-        order = shuffled(self.part.samples, self.seed, epoch) if self.training else self.part.samples
-        return order[: self.images].split(self.batch_size)
+    def sizes(self, epoch: int) -> list[int]:
+        """Return the number of images in each batch of an epoch, those of all processes together."""
+        images, size = self.images_in(epoch), self.size_in(epoch)
+        return [size] * (images // size) + [images % size] * (images % size > 0)
+
+    def order(self, epoch: int) -> list[torch.Tensor]:
+        """Return the samples of each batch of an epoch, this process's share of them.
+
+        Training batches are divided one by one, so that all processes together make the steps of one; all others as a
+        whole, so that their results only have to be put one after the other.
+        """
+        if not self.training:
+            return list(self.processes.share(self.part.samples).split(self.batch_size))
+        order = shuffled(self.part.samples, self.seed, epoch)[: self.images_in(epoch)]
+        return [self.processes.share(batch) for batch in order.split(self.size_in(epoch))]
 
     def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (inputs float32 (n, C, H, W), labels int64 (n,)), both on the device."""
+        """Yield (inputs float32 (n, C, H, W), labels int64 (n,)), both on the device: this process's share."""
         return self._inputs(self.order(epoch), epoch)
 
     def in_order(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield every image as `epoch` does, augmented as in that epoch, but in the order of the data set."""
         return self._inputs(self.part.samples.split(self.batch_size), epoch)
 
-    def _inputs(self, batches: tuple[torch.Tensor, ...], epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def _inputs(self, batches: Sequence[torch.Tensor], epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for samples, (images, labels) in self._read(batches, epoch):
             draws = Draws(self.seed, epoch, samples.to(self.device, non_blocking=True))
             images = images.to(self.device, non_blocking=True)
@@ -78,7 +112,7 @@ class Batches:
 
         with ThreadPoolExecutor(1) as reader:  # reads one batch while the network works on the one before
             coming = reader.submit(read, batches[0])
-            for samples, following in zip(batches, (*batches[1:], None), strict=True):
+            for samples, following in zip(batches, [*batches[1:], None], strict=True):
                 batch = coming.result()
                 if following is not None:
                     coming = reader.submit(read, following)
@@ -86,10 +120,16 @@ class Batches:
 
 
 def make_batches(
-    data: Data, train_transform, eval_transform, batch_size: int, machine: Machine, seed: int
+    data: Data,
+    train_transform,
+    eval_transform,
+    batch_size: int,
+    machine: Machine,
+    seed: int,
+    later_sizes: Sequence[tuple[int, int]] = (),
 ) -> tuple[Batches, Batches, Batches]:
-    """Return the batches of the training, validation and test images."""
-    train = Batches(data.train, train_transform, batch_size, machine, seed, training=True)
+    """Return the batches of the training, validation and test images; `later_sizes` are those of training."""
+    train = Batches(data.train, train_transform, batch_size, machine, seed, training=True, later_sizes=later_sizes)
     val, test = (Batches(part, eval_transform, batch_size, machine, seed) for part in (data.val, data.test))
     return train, val, test
 

@@ -13,7 +13,11 @@ from tqdm import tqdm
 class _Terminal(logging.Handler):
     """Writes lines above a progress bar: errors to stderr, the rest to stdout."""
 
+    is_muted = False
+
     def emit(self, record):
+        if self.is_muted and record.levelno < logging.ERROR:
+            return
         stream = sys.stderr if record.levelno >= logging.ERROR else sys.stdout
         # Whoever read the output may have gone; the run goes on, and its log has every line.
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -25,11 +29,17 @@ logging.raiseExceptions = False  # a log on a full disk loses lines, not the run
 _log = logging.getLogger("experiment")
 _log.setLevel(logging.INFO)
 _log.propagate = False
-_log.addHandler(_Terminal())
+_terminal = _Terminal()
+_log.addHandler(_terminal)
 # Lines said before the run folder exists wait here, and are its log's first lines.
 _waiting = logging.handlers.MemoryHandler(capacity=10_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False)
 _log.addHandler(_waiting)
 _file: logging.FileHandler | None = None  # the log of the run under way
+
+
+def mute() -> None:
+    """Show nothing but errors from now on: of several processes that do the same, one speaks."""
+    _terminal.is_muted = True
 
 
 def say(line: str) -> None:
@@ -68,5 +78,5 @@ def progress(total: int, title: str, unit: str = " images") -> tqdm:
     """Return a tqdm bar on stderr, which vanishes when it ends and is absent without a terminal."""
     return tqdm(
         total=total, desc=title, unit=unit, unit_scale=True,
-        leave=False, disable=not sys.stderr.isatty(), ncols=shutil.get_terminal_size().columns,
+        leave=False, disable=_terminal.is_muted or not sys.stderr.isatty(), ncols=shutil.get_terminal_size().columns,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from common.console import say
 from common.datasets import ArrayDataset, Part, whole
 from common.errors import BadInput
 from common.folders import Reading, load_folder
+from common.processes import first_on_each_machine
 from common.splits import balanced_subset, split_digest, stratified_split
 
 DATASETS = ("digits", *CIFAR, "folder", "hdf5")
@@ -94,7 +95,8 @@ def load_data(
     if name == "digits":
         parts = _digits()
     elif name in CIFAR:
-        parts = _cifar(name, location)
+        with first_on_each_machine():  # so that one downloads and the others find it
+            parts = _cifar(name, location)
     elif name == "hdf5":
         from common.hdf5 import load_hdf5  # imports h5py, which other data does not need
 

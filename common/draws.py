@@ -13,7 +13,7 @@ import torch
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 / golden ratio, as a signed integer like all in here
 MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
-PURPOSES = ("augmentation", "order", "training", "windows")
+PURPOSES = ("augmentation", "order", "training", "windows", "mixing")
 
 
 class Draws:

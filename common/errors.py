@@ -5,10 +5,12 @@
 """
 
 import errno
+import os
 import signal
 import sys
 
-from common.console import complain
+from common.console import complain, mute
+from common.processes import is_loss_of_another_process, leave
 
 
 class BadInput(Exception):
@@ -56,6 +58,8 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         return 130, "interrupted"
     if isinstance(error, Terminated):
         return 143, "terminated"
+    if is_loss_of_another_process(error):
+        return 143, "another process of this run has ended, so this one ends too; see what it said, and resume"
     return None
 
 
@@ -71,6 +75,9 @@ def is_out_of_memory(error: BaseException) -> bool:
 def run_script(main) -> None:
     """Run `main()` as a process of its own: SIGTERM is caught, errors become one line on stderr and an exit code."""
     signal.signal(signal.SIGTERM, _raise_terminated)
+    rank = int(os.environ.get("RANK", "0"))
+    if rank > 0:
+        mute()
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
     try:
@@ -80,8 +87,14 @@ def run_script(main) -> None:
         if explained is None:
             raise  # SystemExit keeps its code; anything else is a fault of ours and shows its traceback
         code, line = explained
-        complain(f"error: {line}" if code < 100 else line)
+        line = f"error: {line}" if code < 100 else line
+        if rank == 0:
+            complain(line)
+        elif not isinstance(error, BadInput | Diverged):  # which the first process meets and tells too
+            complain(f"process {rank}: {line}")
         sys.exit(code)
+    finally:
+        leave()
 
 
 def _raise_terminated(signal_number, frame):

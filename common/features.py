@@ -32,10 +32,6 @@ class FeatureBatches:
         self._places = torch.zeros(len(images.part.dataset), dtype=torch.int64)  # of each sample in `_kept`
         self._places[images.part.samples] = torch.arange(len(images.part))
 
-    def __len__(self) -> int:
-        """Return the number of batches in an epoch."""
-        return len(self._source)
-
     def __getattr__(self, name: str):
         return getattr(self._source, name)
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from common.batch_norm import fill_registers
+from common.batch_norm import fill_registers, synchronise
+from common.console import say
 from common.errors import BadInput
+from common.processes import Processes, join
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
@@ -21,11 +23,14 @@ HALF_TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class Machine:
     """Where and in which number format a run computes.
 
-    `half_type` is the type that autocast computes in, None for plain float32.
+    `half_type` is the type that autocast computes in, None for plain float32. `processes` are those that share the
+    training; with `sync_batch_norm` their batch norms work on the whole batch, otherwise each on its share.
     """
 
     device: torch.device
     half_type: torch.dtype | None
+    processes: Processes = Processes()
+    sync_batch_norm: bool = False
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -35,9 +40,12 @@ class Machine:
 
     def place(self, model: nn.Module) -> nn.Module:
         """Return `model` on the device, in the layout and with the kernels that are fastest there."""
+        model = model.to(self.device, memory_format=self.memory_format)
+        if self.processes.count > 1 and self.sync_batch_norm:
+            model = synchronise(model)
         if self.device.type == "cpu":
             fill_registers(model)
-        return model.to(self.device, memory_format=self.memory_format)
+        return model
 
     def autocast(self):
         """Return the context for forward passes; it does nothing in float32, so that there is one path for all."""
@@ -55,18 +63,28 @@ class Machine:
             "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
             "precision": next(name for name, half_type in HALF_TYPES.items() if half_type is self.half_type),
             "threads": torch.get_num_threads(),
+            "processes": self.processes.count,
+            "sync_batch_norm": self.sync_batch_norm,
         }
 
     def peak_memory_mb(self) -> float | None:
         """Return the most memory used so far: of the GPU if there is one, else of the process; None if unknown."""
         if self.device.type == "cuda":
             return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+        return self.process_memory_mb()
+
+    def process_memory_mb(self) -> float | None:
+        """Return the most main memory that the process has used so far; None if unknown."""
         if sys.platform == "win32":
             return None
         import resource  # does not exist on Windows
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
+
+    def free_memory(self) -> float:
+        """Return the bytes that are free: of the GPU if there is one, else of the system."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else available_memory()
 
     def reset_peak_memory(self) -> None:
         """Forget the peak so far where that is possible; a process keeps its own."""
@@ -79,13 +97,23 @@ class Machine:
             getattr(torch, self.device.type).synchronize()
 
 
-def prepare_machine(device: str, precision: str, deterministic: bool) -> Machine:
+def available_memory() -> int:
+    """Return the bytes of main memory that are free, or a cautious guess where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4 * 2**30
+
+
+def prepare_machine(device: str, precision: str, deterministic: bool, sync_batch_norm: bool = False) -> Machine:
     """Choose the device and the number format, and set what makes them fast or, if asked, repeatable.
 
     Args:
         device: one of DEVICES; "auto" takes CUDA, then MPS, then the CPU.
         precision: one of PRECISIONS; "auto" is bf16 on CUDA, fp16 where the GPU has no bf16, and fp32 elsewhere.
         deterministic: use only algorithms that give the same bits every time; some are slower.
+        sync_batch_norm: let the batch norms of several processes work on the whole batch.
 
     Raises:
         BadInput: the device is not there.
@@ -103,7 +131,13 @@ def prepare_machine(device: str, precision: str, deterministic: bool) -> Machine
     if deterministic != torch.are_deterministic_algorithms_enabled():  # the call itself imports a compiler: 1 s
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
-    return Machine(chosen, HALF_TYPES[precision])
+    processes = join(chosen.type)
+    if sync_batch_norm and processes.count == 1:
+        say("note: --sync_bn does nothing in a single process; torchrun starts several")
+    if chosen.type == "cuda" and processes.count > 1:  # a GPU for each process
+        chosen = torch.device("cuda", processes.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(chosen)
+    return Machine(chosen, HALF_TYPES[precision], processes, sync_batch_norm)
 
 
 def _available(device: str) -> str:

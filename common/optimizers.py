@@ -50,26 +50,25 @@ class Schedule:
             `milestones` (epochs). cosine: from `warmup_epochs` of linear rise down to 0 along a half cosine, by step
             (Loshchilov and Hutter, "SGDR", 2017). plateau: times `gamma` when the validation loss has not improved for
             `plateau_patience` epochs. onecycle: up to the rate and down again, by step (Smith and Topin, 2018).
-        epochs, steps_per_epoch: length of the training, in epochs and in optimizer steps of one epoch.
+        steps: optimizer steps of each epoch.
     """
 
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         name: str,
-        epochs: int,
-        steps_per_epoch: int,
+        steps: Sequence[int],
         warmup_epochs: float = 0,
         step_size: int = 30,
         milestones: Sequence[int] = (),
         gamma: float = 0.1,
         plateau_patience: int = 10,
     ):
-        if name == "cosine" and warmup_epochs >= max(epochs, 1):
-            raise BadInput(f"--warmup_epochs {warmup_epochs:g} must be less than --epochs {epochs}")
+        if name == "cosine" and warmup_epochs >= max(len(steps), 1):
+            raise BadInput(f"--warmup_epochs {warmup_epochs:g} must be less than --epochs {len(steps)}")
         if name == "multistep" and not milestones:
             raise BadInput("--schedule multistep needs --milestones, for instance --milestones 30,40")
-        steps = max(1, epochs * steps_per_epoch)
+        total = max(1, sum(steps))
         self.by_step, self.by_loss = name in ("cosine", "onecycle"), name == "plateau"
         if name == "none":
             self.scheduler = lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
@@ -78,13 +77,15 @@ class Schedule:
         elif name == "multistep":
             self.scheduler = lr_scheduler.MultiStepLR(optimizer, milestones, gamma)
         elif name == "cosine":
-            factor = _cosine(steps, round(warmup_epochs * steps_per_epoch))
+            whole = int(warmup_epochs)
+            warmup_steps = sum(steps[:whole]) + round((warmup_epochs - whole) * sum(steps[whole : whole + 1]))
+            factor = _cosine(total, warmup_steps)
             self.scheduler = lr_scheduler.LambdaLR(optimizer, factor)
         elif name == "plateau":
             self.scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=gamma, patience=plateau_patience)
         else:
             rates = [group["lr"] for group in optimizer.param_groups]
-            self.scheduler = lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps + 1, cycle_momentum=False)
+            self.scheduler = lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total + 1, cycle_momentum=False)
         self.state_dict, self.load_state_dict = self.scheduler.state_dict, self.scheduler.load_state_dict
 
     def after_step(self) -> None:

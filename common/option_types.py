@@ -59,6 +59,18 @@ def integers(text: str) -> list[int]:
     return values
 
 
+def batch_schedule(text: str) -> list[list[int]]:
+    """Return [[60, 256], [120, 512]] from `60:256,120:512`: from those epochs on, batches of those sizes."""
+    try:
+        pairs = [[integer(1)(number) for number in word.split(":")] for word in text.split(",") if word.strip()]
+    except argparse.ArgumentTypeError:
+        pairs = [[]]
+    epochs = [pair[0] for pair in pairs if len(pair) == 2]
+    if len(epochs) < len(pairs) or epochs != sorted(set(epochs)):
+        raise argparse.ArgumentTypeError(f"{text!r} must be pairs of an epoch and a batch size, such as 60:256,120:512")
+    return pairs
+
+
 def one_or_several(count: int) -> Callable[[str], list[int]]:
     """Return a reader of one positive integer, or of `count` of them separated by commas."""
 

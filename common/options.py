@@ -13,11 +13,23 @@ from common.data import DATASETS
 from common.errors import BadInput
 from common.machine import DEVICES, PRECISIONS
 from common.optimizers import OPEN_ENDED, OPTIMIZERS, SCHEDULES
-from common.option_types import SWITCH, folder, integer, integers, location, nearest, one_of, one_or_more_of, real
+from common.option_types import (
+    SWITCH,
+    batch_schedule,
+    folder,
+    integer,
+    integers,
+    location,
+    nearest,
+    one_of,
+    one_or_more_of,
+    real,
+)  # fmt: skip
 from common.run_folder import read_config
+from common.views import MOST_VIEWS
 
 # Options that change where a run happens but not what comes out of it.
-MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every")
+MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "print_every", "compile")
 # Options that do nothing unless another one has one of these values.
 WORKS_ONLY_WITH = {
     "warmup_epochs": ("schedule", ("cosine",)),
@@ -173,7 +185,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def _typed(value) -> str:
     """Return a value as it would be typed."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if not isinstance(value, list):
+        return str(value)
+    return ",".join(":".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
 
 
 def experiment_parser(script: str, description: str, **defaults) -> Parser:
@@ -213,6 +227,8 @@ def _add_data_options(group) -> None:
                             ".tar.gz (default: data/ beside the scripts, downloaded if absent); for folder the root of "
                             "train/ val/ test/ class folders, or of class folders alone; for hdf5 the file; folders "
                             "and files that end in .hdf5 or .h5 need no --dataset")
+    group.add_argument("--explore", **SWITCH, default=False,
+                       help="do not train, but look at the data: classes, sizes, pixels, copies")
     group.add_argument("--limit", type=integer(1), metavar="N",
                        help="train on at most N images, as many of each class, for a quick look")
     group.add_argument("--skip_unreadable", **SWITCH, default=False,
@@ -245,11 +261,21 @@ def _add_training_options(group) -> None:
                        help="schedule plateau: epochs without a lower validation loss before the factor is applied")
     group.add_argument("--label_smoothing", type=real(0, below=1), default=0.0, metavar="X",
                        help="share of the target that is spread over all classes")
+    group.add_argument("--mixup", type=real(0), default=0.0, metavar="ALPHA",
+                       help="blend images of a batch in pairs, by shares from Beta(ALPHA, ALPHA)")
+    group.add_argument("--cutmix", type=real(0), default=0.0, metavar="ALPHA",
+                       help="paste rectangles of one image into another; with --mixup a coin decides at each step")
+    group.add_argument("--ema", type=real(above=0, below=1), metavar="DECAY",
+                       help="validate and keep a running average of the weights, of which each step keeps DECAY")
+    group.add_argument("--batch_schedule", type=batch_schedule, default=[], metavar="E:N,...",
+                       help="from epoch E on batches of N images, such as 60:256,120:512")
     group.add_argument("--clip_grad", type=real(above=0), metavar="X", help="largest L2 norm of the gradient")
     group.add_argument("--accumulate", type=integer(1), default=1, metavar="N",
                        help="average the gradients of N batches into one step")
     group.add_argument("--patience", type=integer(1), metavar="N",
                        help="stop after N epochs without a better validation accuracy")
+    group.add_argument("--tta", type=integer(1, MOST_VIEWS), default=1, metavar="N",
+                       help="test the mean over N views of each image too: mirrored, enlarged, shifted")
     group.add_argument("--weights", type=location, metavar="FILE",
                        help="start from these weights; with -e 0 only evaluate them")
 
@@ -266,6 +292,13 @@ def _add_run_options(group) -> None:
     group.add_argument("--device", type=one_of(DEVICES), default="auto", metavar="NAME", help=", ".join(DEVICES))
     group.add_argument("--precision", type=one_of(PRECISIONS), default="auto", metavar="NAME",
                        help=f"{', '.join(PRECISIONS)}; auto is half precision on CUDA only")
+    group.add_argument("--compile", **SWITCH, default=False,
+                       help="compile the network, which takes a minute; if that fails, go on without")
+    group.add_argument("--sync_bn", **SWITCH, default=False,
+                       help="under torchrun, batch norm over the batch of all processes instead of each one's share")
+    group.add_argument("--watch", type=integer(1), metavar="N",
+                       help="look inside the network every N steps: gradients, updates, dead units, Grad-CAM")
+    group.add_argument("--print_every", type=integer(1), metavar="N", help="print the loss every N steps")
     group.add_argument("--deterministic", **SWITCH, default=False,
                        help="use only algorithms that give the same bits every time, even slow ones")
     group.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS,

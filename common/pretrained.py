@@ -11,6 +11,7 @@ from common.checkpoints import read_weights
 from common.console import say
 from common.download import DownloadFailed, download
 from common.errors import BadInput
+from common.processes import first_on_each_machine
 
 # All of torchvision's, which takes a second to be imported and asked.
 RESNETS = (
@@ -36,7 +37,8 @@ def resnet_backbone(name: str) -> tuple[nn.Module, int]:
 def find_weights(which: str, name: str) -> str | None:
     """Return the file with the weights to begin with: `which` names it, or is "imagenet", or "none": then None."""
     if which == "imagenet":
-        return imagenet_weights(name)
+        with first_on_each_machine():  # so that one downloads and the others find them
+            return imagenet_weights(name)
     return None if which == "none" else which
 
 

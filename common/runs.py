@@ -1,8 +1,10 @@
 """The run folder: made at once and whole, locked while a process works in it, readable at every moment."""
 
 import contextlib
+import functools
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
@@ -15,8 +17,20 @@ from common.description import describe
 from common.errors import BadInput, Diverged
 from common.files import remove_partial_files, write_bytes, write_json
 from common.machine import Machine
+from common.processes import Processes
 from common.run_folder import lock, make_folder, read_config, read_train_json
 from common.training import best_record
+
+
+def _by_first(method: Callable) -> Callable:
+    """Let a method do nothing in all processes of a run but the first, which alone writes and speaks."""
+
+    @functools.wraps(method)
+    def wrapper(self: "Run", *arguments, **settings):
+        if self.processes.is_first:
+            return method(self, *arguments, **settings)
+
+    return wrapper
 
 
 class Run:
@@ -26,54 +40,71 @@ class Run:
     epoch before, in case `last.pth` is damaged.
     """
 
-    def __init__(self, folder: Path, script: Path, config: dict, resumed: bool):
+    def __init__(self, folder: Path, script: Path, config: dict, resumed: bool, processes: Processes):
         self.folder, self.script, self.config, self.resumed = folder, script, config, resumed
-        self._lock = lock(folder)
+        self.processes = processes
+        self._lock = lock(folder) if processes.is_first else None
         self._train_json = read_train_json(folder)
 
     def __enter__(self) -> "Run":
+        if not self.processes.is_first:
+            return self
         remove_partial_files(self.folder)
         log_to(self.folder / "log.txt")
         say(f"{'resuming' if self.resumed else 'run folder:'} {self.folder}")
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
+        if not self.processes.is_first:
+            return
         if error is None:
             stop_log()
         else:  # the log stays open for the line that says what happened
             self._end_badly(error)
         self._lock.close()
 
+    @_by_first
     def write_text(self, name: str, text: str) -> None:
         """Write a text file of the run folder."""
         write_bytes(self.folder / name, text.encode("utf-8", errors="backslashreplace"))
 
+    @_by_first
     def write_json(self, name: str, content: dict) -> None:
         """Write a JSON file of the run folder."""
         write_json(self.folder / name, content)
 
+    @_by_first
+    def once(self, name: str, write: Callable[[], None]) -> None:
+        """Call `write()`, which writes the file `name` at last, unless it is there: a resumed run has it already."""
+        if not (self.folder / name).exists():
+            write()
+
+    @_by_first
     def set_status(self, status: str) -> None:
         """Write the status to train.json."""
         self._train_json["status"] = status
         self.write_json("train.json", self._train_json)
 
-    def save_epoch(self, history: list[dict], saved: dict, keep: bool) -> None:
+    @_by_first
+    def save_epoch(self, history: list[dict], saved: dict, judged: nn.Module, keep: bool) -> None:
         """Save the end of an epoch. Killed between any two of these writes, a resume repeats the epoch and ends alike.
 
         Args:
             history: the records of all epochs so far.
             saved: name -> model, optimizer, schedule, scaler: everything with a state.
+            judged: the network that was validated.
             keep: keep the state as `epoch-<n>.pth` too.
         """
         record = history[-1]
         if best_record(history) is record:
-            self._save_best(saved["model"], record["epoch"], record["val_accuracy"])
+            self._save_best(judged, record["epoch"], record["val_accuracy"])
         state = {name: part.state_dict() for name, part in saved.items()} | {"history": history}
         if keep:
             save_checkpoint(self.folder / f"epoch-{record['epoch']}.pth", state)
         save_checkpoint(self.folder / "last.pth", state, keep_old_as=self.folder / "previous.pth")
         self._write_train_json(history)
 
+    @_by_first
     def save_untrained(self, model: nn.Module, accuracy: float) -> None:
         """Save the weights of a run of no epochs, which are its best."""
         self._save_best(model, 0, accuracy)
@@ -82,7 +113,7 @@ class Run:
 
     def restore(self, saved: dict) -> list[dict]:
         """Put everything with a state back to the newest intact one, and return the records of the epochs so far."""
-        state = _newest_state(self.folder) if self.resumed else None
+        state = self.processes.from_first(lambda: _newest_state(self.folder)) if self.resumed else None
         history = state["history"] if state else []
         if self.resumed and not state:
             say("no saved epoch can be used: starting from the first, which ends with the same weights")
@@ -90,13 +121,15 @@ class Run:
             for name, part in saved.items():
                 part.load_state_dict(state[name])
             say(f"going on after epoch {len(history)}")
-        self._write_train_json(history)
+        if self.processes.is_first:
+            self._write_train_json(history)
         return history
 
     def best_weights(self) -> dict:
         """Return the state dict of the best epoch."""
-        return load_checkpoint(self.folder / "best.pth", {"model"})["model"]
+        return self.processes.from_first(lambda: load_checkpoint(self.folder / "best.pth", {"model"})["model"])
 
+    @_by_first
     def draw_epoch(self, history: list[dict], train: Batches) -> None:
         """Draw the curves, and once the training images as the network sees them."""
         from common import plots  # imports matplotlib, which the first epoch need not wait for
@@ -105,6 +138,7 @@ class Run:
         if not (self.folder / "samples.png").exists():
             plots.draw_samples(self.folder / "samples.png", train, self.config["classes"])
 
+    @_by_first
     def finish(self) -> None:
         """Record that everything is done."""
         self.set_status("finished")
@@ -153,13 +187,27 @@ def open_run(script: str, options: dict, data: Data, model: nn.Module, train: Ba
     """
     script_path = Path(script).resolve()
     config = describe(script_path.stem, options, data, model, train, machine)
+    _check_memory(config, options["batch_schedule"], machine)
     if options["resume"]:
-        return _reopen(options["resume"], script_path, config)
+        return _reopen(options["resume"], script_path, config, machine.processes)
     name = Path(options["data"]).resolve().name if data.name in ("folder", "hdf5") else data.name
     question = options.get("question")
     config["name"] = f"{script_path.stem}/{name}" + (f", question {question}" if question else "")
     parent = Path(options["output_dir"]) / script_path.stem / name
-    return Run(make_folder(parent, config), script_path, config, resumed=False)
+    folder = machine.processes.from_first(lambda: make_folder(parent, config))
+    return Run(folder, script_path, config, resumed=False, processes=machine.processes)
+
+
+def _check_memory(config: dict, batch_schedule: list, machine: Machine) -> None:
+    """Refuse batches that are to come later and would not fit: better now than after hours."""
+    for _, size in batch_schedule:
+        needed = 4e6 * config["parameter_mb"] + 1e6 * config["activation_mb"] * size / machine.processes.count
+        free = machine.free_memory()
+        if needed > free:
+            raise BadInput(
+                f"--batch_schedule: a batch of {size:,} images needs about {needed / 1e9:,.1f} GB, and "
+                f"{free / 1e9:,.1f} GB are free; lower it"
+            )
 
 
 def is_finished(folder: Path | None, epochs: int) -> bool:
@@ -178,14 +226,14 @@ def is_under_way(folder: Path | None) -> bool:
     return folder is not None and _newest_state(folder) is not None
 
 
-def _reopen(folder: Path, script: Path, wanted: dict) -> Run:
+def _reopen(folder: Path, script: Path, wanted: dict, processes: Processes) -> Run:
     """Open the run in `folder`; `wanted` is the config that it would have if it began now."""
-    config, status = read_config(folder), read_train_json(folder)["status"]
+    config, status = processes.from_first(lambda: (read_config(folder), read_train_json(folder)["status"]))
     if (config["split_sha256"], config["classes"]) != (wanted["split_sha256"], wanted["classes"]):
         raise BadInput(f"--resume {folder}: the images are not those that the run began with; give them with --data")
     if status == "diverged":
         raise BadInput(f"--resume {folder}: this run diverged and would do so again; start one with a lower --lr")
-    run = Run(folder, script, config, resumed=True)
+    run = Run(folder, script, config, resumed=True, processes=processes)
     if status == "finished":  # and asked for more epochs: the test set will be read once more
         run.set_status("running")
         config["earlier_test_evaluations"] += 1

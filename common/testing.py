@@ -11,10 +11,12 @@ from torch import nn
 from common.batches import Batches
 from common.console import say
 from common.files import write_bytes, write_table
+from common.inside import Watch
 from common.machine import Machine
 from common.metrics import score
 from common.runs import Run
 from common.training import evaluate
+from common.views import views
 
 
 def test_best(
@@ -23,7 +25,9 @@ def test_best(
     test: Batches,
     machine: Machine,
     submission_labels: str = "names",
+    tta: int = 1,
     shown_classes: int = 0,
+    watch: Watch | None = None,
 ) -> None:
     """Evaluate the best weights of `run` on the test images and write scores, predictions and pictures.
 
@@ -31,7 +35,9 @@ def test_best(
 
     Args:
         submission_labels: what `submission.csv` gives of a class: "names" or "indices", its number from 0 on.
+        tta: with more than one view of each image, the scores of their mean are told beside the plain ones.
         shown_classes: so many classes are shown in `class_predictions.png`, ten images of each.
+        watch: what was seen of the network while it was trained; with it, its inside is drawn.
     """
     from common import plots  # imports matplotlib, which no run needs before its first epoch
 
@@ -39,6 +45,9 @@ def test_best(
     started = time.perf_counter()
     logits, labels = evaluate(model, test, machine, "testing")
     testing_time = time.perf_counter() - started
+    of_views = _score_views(model, test, machine, tta) if tta > 1 else {}
+    if not machine.processes.is_first:
+        return
     probabilities = logits.softmax(1).numpy()
     ids = [test.dataset.ids[sample] for sample in test.part.samples]
     classes = run.config["classes"]
@@ -57,6 +66,7 @@ def test_best(
             "testing_time": testing_time,
             "selected_on": "validation",
             "test_evaluations": run.config["earlier_test_evaluations"] + 1,
+            **of_views,
         }
         run.write_json("test.json", result)
         plots.draw_confusion_matrix(run.folder / "confusion_matrix.png", labels.numpy(), probabilities, classes)
@@ -68,7 +78,21 @@ def test_best(
         chance = np.bincount(labels.numpy()).max() / len(ids)  # always to say the same
         if low <= chance < 1:
             say(f"this cannot be told from always answering the most frequent class, which is right in {chance:.4f}")
+    if watch is not None:
+        from common.inside_plots import look_inside
+
+        look_inside(run.folder, model, watch, test, probabilities, classes)
     run.finish()
+
+
+def _score_views(model: nn.Module, test: Batches, machine: Machine, count: int) -> dict:
+    """Return the entry "tta" of test.json: what the mean over `count` views of each image would score."""
+    logits, labels = evaluate(model, test, machine, f"testing {count} views", views(count))
+    if (labels < 0).any():
+        return {}
+    accuracy = (logits.argmax(1) == labels).double().mean().item()
+    say(f"test accuracy of {count} views together: {accuracy:.4f}")
+    return {"tta": {"views": count, "accuracy": accuracy, "loss": F.nll_loss(logits, labels).item()}}
 
 
 test_best.__test__ = False  # its name is no invitation to pytest

@@ -12,8 +12,9 @@ from common.console import progress, say
 from common.description import describe_network, describe_origin
 from common.errors import BadInput, is_out_of_memory, is_single_value
 from common.files import write_json
-from common.folders import MEMORY_SHARE, available_memory
-from common.machine import Machine
+from common.folders import MEMORY_SHARE
+from common.machine import Machine, available_memory
+from common.optimizers import build_optimizer
 from common.recipe import Recipe
 from common.run_folder import make_folder
 
@@ -129,7 +130,7 @@ def _training_step(
     model: nn.Module, input_shape: tuple[int, ...], num_classes: int, machine: Machine, recipe: Recipe
 ) -> Callable[[int], Callable[[], None]]:
     """Return a function that makes, for a batch size, a function that does one whole step of training."""
-    optimizer, _ = recipe.build(model.parameters(), 1)
+    optimizer = build_optimizer(model.parameters(), recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.momentum)
     scaler = machine.scaler()
     model.train()
 

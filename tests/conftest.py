@@ -15,7 +15,7 @@ import ex_1
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--dataset", "digits", "-e", "2", "--limit", "300"]
-TIMES = ("seconds", "images_per_second", "peak_memory_mb")
+TIMES = ("seconds", "images_per_second", "peak_memory_mb", "process_memory_mb", "gpu_utilization", "gpu_power_w")
 
 
 @pytest.fixture(scope="session")

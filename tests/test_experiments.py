@@ -27,8 +27,8 @@ TEST_KEYS = {
     "test_evaluations", "notes",
 }  # fmt: skip
 EPOCH_KEYS = {
-    "epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds", "images_per_second",
-    "peak_memory_mb",
+    "epoch", "lr", "batch_size", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds",
+    "images_per_second", "peak_memory_mb", "process_memory_mb", "gpu_utilization", "gpu_power_w",
 }  # fmt: skip
 
 

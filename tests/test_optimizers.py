@@ -95,7 +95,7 @@ def test_groups_keep_rates_of_their_own(name):
     optimizer = build_optimizer(groups, name, 0.01)
     assert [group["lr"] for group in optimizer.param_groups] == [0.001, 0.01]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
-    schedule = Schedule(optimizer, "step", 10, 1, step_size=1, gamma=0.5)
+    schedule = Schedule(optimizer, "step", [1] * 10, step_size=1, gamma=0.5)
     take_step(model, optimizer, points, labels)
     schedule.after_epoch(1.0)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.0005, 0.005])
@@ -108,7 +108,7 @@ def no_work_optimizer(name="sgd", **options):
 def curve(name, epochs, steps_per_epoch=1, losses=None, optimizer=None, **options):
     """The learning rate of every step, and the one after the last, as the training loop calls a schedule."""
     optimizer = optimizer or no_work_optimizer()
-    schedule = Schedule(optimizer, name, epochs, steps_per_epoch, **options)
+    schedule = Schedule(optimizer, name, [steps_per_epoch] * epochs, **options)
     rates = []
     for epoch in range(epochs):
         for _ in range(steps_per_epoch):
@@ -230,7 +230,7 @@ def train_on(model, points, labels, optimizer, schedule, epochs):
 
 def build(name, optimizer_name, model):
     optimizer = build_optimizer(model.parameters(), optimizer_name, 0.01)
-    return optimizer, Schedule(optimizer, name, 8, 3, **OPTIONS.get(name, {}))
+    return optimizer, Schedule(optimizer, name, [3] * 8, **OPTIONS.get(name, {}))
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -39,7 +39,7 @@ def network(batch_norm=True):
 
 def epoch_of_ours(model, source, machine=CPU, lr=0.1, optimizer="sgd", **settings):
     optimizer = build_optimizer(model.parameters(), optimizer, lr, momentum=0.9)
-    schedule = Schedule(optimizer, "none", 1, len(source))
+    schedule = Schedule(optimizer, "none", [source.batches_in(1)])
     return train_one_epoch(model, source, 1, optimizer, schedule, machine.scaler(), machine, **settings)
 
 
@@ -142,10 +142,11 @@ def test_statistics_that_overflow_stop_the_run():
 
 
 def test_a_glance_that_lags_does_not_hide_the_step():
-    meter = Meter(torch.device("cpu"))
+    meter = Meter(CPU)
     for loss in (1.0, 2.0, float("nan"), 3.0):
         meter.add(torch.tensor(loss), torch.zeros(2, 4), torch.zeros(2, dtype=torch.int64))
-    assert meter.read(torch.ones(())) == (3, 1.0)
+        meter.end_step(2, torch.ones(()))
+    assert meter.read() == (3, 1.0)
 
 
 def test_evaluation_does_not_depend_on_the_batches_and_changes_nothing():
@@ -188,7 +189,7 @@ def test_batch_size_changes_no_image():
 def test_a_last_training_batch_of_one_image_is_dropped(images, batch_size, training, counts):
     source = batches(batch_size, training, images)
     assert [len(labels) for _, labels in source.epoch(1)] == counts
-    assert (len(source), source.images) == (len(counts), sum(counts))
+    assert (source.batches_in(1), source.images_in(1)) == (len(counts), sum(counts))
 
 
 def test_automatic_precision_is_full_on_the_cpu():

@@ -1,0 +1,129 @@
+"""Several processes that train one network together, as `torchrun` starts them: each takes its share of every batch."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+TIMEOUT = timedelta(minutes=30)  # one process may decode, test or draw for so long while the others wait
+
+
+class Processes:
+    """All processes of a run; on its own, a process is the first and only one.
+
+    Attributes:
+        rank: number of this process, from 0. count: of all. local_rank: number on this machine.
+    """
+
+    def __init__(self, rank: int = 0, count: int = 1, local_rank: int = 0):
+        self.rank, self.count, self.local_rank = rank, count, local_rank
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def share(self, samples: torch.Tensor) -> torch.Tensor:
+        """Return this process's part of `samples` (N,): neighbours, and as many as the others have, or one more."""
+        return samples.tensor_split(self.count)[self.rank]
+
+    def sum_(self, tensors: list[torch.Tensor]) -> None:
+        """Replace tensors of one type by their sums over all processes, in one message."""
+        if self.count == 1:
+            return
+        message = torch.cat([tensor.flatten() for tensor in tensors])
+        dist.all_reduce(message)
+        parts = message.split([tensor.numel() for tensor in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view(tensor.shape))
+
+    def average_statistics(self, model: torch.nn.Module) -> None:
+        """Replace running statistics by their means over all processes."""
+        statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        if self.count > 1 and statistics:
+            self.sum_(statistics)
+            torch._foreach_div_(statistics, self.count)
+
+    def gather(self, value) -> list:
+        """Return what every process has given, in the order of their numbers."""
+        if self.count == 1:
+            return [value]
+        values = [None] * self.count
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_first(self, function: Callable):
+        """Return in all processes what `function()` returns, or raise what it raises, in the first."""
+        if self.count == 1:
+            return function()
+        message = [None, None]
+        if self.is_first:
+            try:
+                message[0] = function()
+            except Exception as error:
+                message[1] = error
+        dist.broadcast_object_list(message)
+        if message[1] is not None:
+            raise message[1]
+        return message[0]
+
+
+def started_by_torchrun() -> bool:
+    """Tell whether this process is one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextlib.contextmanager
+def first_on_each_machine() -> Iterator[None]:
+    """Let one process on each machine do what is in the block, such as a download, before the others do it."""
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if dist.is_initialized() and not is_first:
+        dist.barrier()
+    yield
+    if dist.is_initialized() and is_first:
+        dist.barrier()
+
+
+def join(device: str) -> Processes:
+    """Meet the other processes, if there are any, and return all of them; `device` is "cpu" or "cuda"."""
+    if not started_by_torchrun():
+        return Processes()
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+    return Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
+
+
+def leave() -> None:
+    """Part from the other processes, at the end."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def is_loss_of_another_process(error: BaseException) -> bool:
+    """Tell whether `error` is how a process learns that another one has gone."""
+    texts = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
+    return started_by_torchrun() and isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+
+
+def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum over all processes of a tensor; gradients flow back to all of them."""
+    return _Sum.apply(tensor)
+
+
+class _Sum(torch.autograd.Function):
+    """The derivative of a sum over processes is the sum over processes of the derivatives."""
+
+    @staticmethod
+    def forward(context, tensor: torch.Tensor) -> torch.Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(context, gradient: torch.Tensor) -> torch.Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total

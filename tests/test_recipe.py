@@ -1,0 +1,224 @@
+"""Mixing, averaging, growing batches, views and compilation: each changes what it should, and resumes exactly."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, command, read, result_of, small_run
+from torch import nn
+
+import ex_1
+from common.averaging import Average
+from common.batches import Batches
+from common.compiling import compiled
+from common.errors import BadInput
+from common.machine import Machine
+from common.mixing import Mix
+from common.option_types import batch_schedule
+from common.views import MOST_VIEWS, views
+
+CPU = Machine(torch.device("cpu"), None)
+
+
+def images_and_labels(count=8):
+    torch.manual_seed(0)
+    return torch.randn(count, 3, 8, 8), torch.arange(count) % 4
+
+
+@pytest.mark.parametrize(("mixup", "cutmix"), [(0.2, 0.0), (0.0, 0.2), (1.0, 1.0)])
+def test_mixed_labels_are_the_shares_of_the_mixed_images(mixup, cutmix):
+    inputs, labels = images_and_labels()
+    constant = labels[:, None, None, None].float().expand(-1, 3, 8, 8).clone()
+    mixed, shares = Mix(mixup, cutmix, 4, seed=0)(constant, labels, epoch=1, step=1)
+    assert shares.shape == (8, 4) and torch.allclose(shares.sum(1), torch.ones(8))
+    means = mixed.mean((1, 2, 3))
+    assert torch.allclose(means, shares @ torch.arange(4.0), atol=1e-5)
+
+
+def test_what_is_mixed_depends_on_seed_epoch_and_step_alone():
+    inputs, labels = images_and_labels()
+    mixed = {key: Mix(1.0, 1.0, 4, key[0])(inputs, labels, *key[1:])[0] for key in
+             [(0, 1, 1), (0, 1, 2), (0, 2, 1), (1, 1, 1)]}  # fmt: skip
+    state = torch.get_rng_state()
+    torch.manual_seed(99)
+    again, _ = Mix(1.0, 1.0, 4, 0)(inputs, labels, 1, 1)
+    assert torch.equal(again, mixed[0, 1, 1])
+    assert all(not torch.equal(again, other) for key, other in mixed.items() if key != (0, 1, 1))
+    torch.set_rng_state(state)
+
+
+def test_mixing_leaves_the_random_state_alone():
+    state = torch.get_rng_state()
+    Mix(1.0, 1.0, 4, 0)(*images_and_labels(), 1, 1)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_both_kinds_of_mixing_take_turns():
+    inputs, labels = images_and_labels()
+    mix = Mix(1.0, 1.0, 4, 0)
+    # A pasted pixel is one of the batch's own, a blended one is none.
+    pasted = [torch.isin(mix(inputs, labels, 1, step)[0], inputs).all().item() for step in range(30)]
+    assert 5 < sum(pasted) < 25
+
+
+def test_the_average_follows_the_weights_by_the_formula():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = Average(model, 0.9)
+    average.after_step()
+    expected = {name: value.clone() for name, value in model.state_dict().items()}
+    for step in range(3):
+        with torch.no_grad():
+            for value in model.state_dict().values():
+                if value.is_floating_point():
+                    value.add_(step + 1.0)
+        average.after_step()
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                expected[name] = 0.9 * expected[name] + 0.1 * value
+    for name, value in average.model.state_dict().items():
+        if value.is_floating_point():
+            assert torch.allclose(value, expected[name], atol=1e-6)
+
+
+def digits_batches(later_sizes, images=40):
+    from test_training import part
+
+    return Batches(part(images), lambda images, draws: images, 8, CPU, 0, training=True, later_sizes=later_sizes)
+
+
+def test_batches_grow_at_the_epochs_of_the_schedule():
+    source = digits_batches([[2, 16], [4, 39]])
+    assert [source.size_in(epoch) for epoch in (1, 2, 3, 4, 9)] == [8, 16, 16, 39, 39]
+    assert [source.sizes(epoch) for epoch in (1, 2, 4)] == [[8] * 5, [16, 16, 8], [39]]  # the 40th would be alone
+    assert [[len(labels) for _, labels in source.epoch(epoch)] for epoch in (1, 2, 4)] == [[8] * 5, [16, 16, 8], [39]]
+
+
+@pytest.mark.parametrize("text", ["", "5", "5:", "2:8,1:9", "2:8,2:9", "0:5", "a:b", "1:2:3"])
+def test_batch_schedules_that_are_none_are_refused(text):
+    if not text:
+        assert batch_schedule(text) == []
+        return
+    with pytest.raises(Exception, match="pairs of an epoch and a batch size"):
+        batch_schedule(text)
+
+
+def test_views_show_the_image_shifted_mirrored_and_enlarged():
+    inputs = torch.arange(32.0).expand(1, 3, 32, 32).clone()  # every column its number
+    seen = [view(inputs) for view in views(MOST_VIEWS)]
+    assert all(view.shape == inputs.shape for view in seen)
+    assert torch.equal(seen[0], inputs) and torch.equal(seen[1], inputs.flip(-1))
+    assert torch.equal(seen[4][0, 0, 0], torch.arange(2.0, 34).clamp(max=31))  # shifted to the left by two pixels
+    assert len({tuple(view.flatten().tolist()) for view in seen[:8]}) == 8
+    assert (seen[2][..., 16] - seen[2][..., 15] < 1).all()
+    for bad in (0, MOST_VIEWS + 1):
+        with pytest.raises(ValueError, match="views"):
+            views(bad)
+
+
+def train(tmp_path, *words):
+    return small_run(tmp_path, "-b", "50", *words)
+
+
+def weights(run):
+    return result_of(run)[0]
+
+
+def same(one, other):
+    return all(np.array_equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    "words", [["--mixup", "0.4"], ["--cutmix", "1"], ["--ema", "0.9"], ["--batch_schedule", "2:100"]]
+)
+def test_each_option_changes_the_weights_and_resumes_exactly(tmp_path, words):
+    whole, part = train(tmp_path, *words, "-e", "3"), train(tmp_path, *words, "-e", "1")
+    small = ["--resume", str(part), "-e", "3"]
+    ex_1.main(small)
+    (trained, epochs, *_), (resumed, other_epochs, *_) = result_of(whole), result_of(part)
+    assert epochs == other_epochs | {"epochs": epochs["epochs"]} and epochs["epochs"] == other_epochs["epochs"]
+    assert same(trained, resumed)
+    assert not same(trained, weights(train(tmp_path, "-e", "3")))
+
+
+def test_mixing_says_what_its_training_accuracy_is(tmp_path):
+    assert "training accuracies are of mixed images" in (train(tmp_path, "--mixup", "1") / "log.txt").read_text()
+    assert "mixed images" not in (train(tmp_path) / "log.txt").read_text()
+
+
+def test_the_record_tells_the_batch_size(tmp_path):
+    run = train(tmp_path, "--batch_schedule", "2:100")
+    assert [record["batch_size"] for record in read(run, "train.json")["epochs"]] == [50, 100]
+
+
+def test_a_batch_that_cannot_fit_is_refused_before_the_run(tmp_path):
+    with pytest.raises(BadInput, match="--batch_schedule: a batch of 2,000,000,000 images needs about"):
+        train(tmp_path, "--batch_schedule", "2:2000000000")
+    assert not list(tmp_path.rglob("config.json"))
+
+
+def test_views_are_told_beside_the_plain_score_never_instead(tmp_path):
+    plain, many = (read(train(tmp_path, *words), "test.json") for words in ([], ["--tta", "6"]))
+    assert "tta" not in plain and many["tta"]["views"] == 6
+    assert many["accuracy"] == plain["accuracy"] and many["loss"] == plain["loss"]
+    assert many["tta"]["loss"] != many["loss"] and 0 <= many["tta"]["accuracy"] <= 1
+
+
+def test_step_lines_are_those_of_the_report(tmp_path, capsys):
+    train(tmp_path, "--print_every", "4")
+    lines = [line for line in capsys.readouterr().out.splitlines() if "Step" in line]
+    assert [line.rpartition(" ")[0] for line in lines] == [
+        f"Epoch [{epoch}/2], Step [{step}/6], Loss:" for epoch in (1, 2) for step in (4, 6)
+    ]
+    assert all(0 < float(line.rpartition(" ")[2]) < 10 for line in lines)
+
+
+def test_a_network_that_cannot_be_compiled_runs_as_it_is(monkeypatch, capsys):
+    def refuses(model):
+        def fail(inputs):
+            raise RuntimeError("Not enough SMs\nand more")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", refuses)
+    model = nn.Linear(2, 2)
+    forward, inputs = compiled(model), torch.ones(1, 2)
+    assert torch.equal(forward(inputs), model(inputs)) and torch.equal(forward(inputs), model(inputs))
+    assert capsys.readouterr().out.count("--compile does not work here") == 1
+
+
+def test_a_compiled_network_is_what_runs(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: lambda inputs: model(inputs) + 1)
+    model, inputs = nn.Linear(2, 2), torch.ones(1, 2)
+    assert torch.equal(compiled(model)(inputs), model(inputs) + 1)
+
+
+@pytest.mark.slow
+def test_a_really_compiled_run_ends_near_the_plain_one(tmp_path):
+    words = ["ex_1.py", "--dataset", "digits", "--limit", "300", "-e", "2", "--output_dir"]
+    losses = []
+    for place, extra in enumerate(([], ["--compile"])):
+        done = command(*words, tmp_path / str(place), *extra, cwd=ROOT)
+        assert done.returncode == 0, done.stderr
+        [path] = (tmp_path / str(place)).rglob("train.json")
+        losses.append([record["train_loss"] for record in json.loads(path.read_text())["epochs"]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+@pytest.mark.parametrize("words", [["--watch", "3"], ["--watch", "1", "--clip_grad", "0.01"]])
+def test_watching_changes_nothing_and_resumes_exactly(tmp_path, words):
+    plain = train(tmp_path, *words[2:], "-e", "3")
+    whole, part = train(tmp_path, *words, "-e", "3"), train(tmp_path, *words, "-e", "1")
+    ex_1.main(["--resume", str(part), "-e", "3"])
+    assert same(weights(plain), weights(whole)) and not (plain / "inside.json").exists()
+    inside = read(whole, "inside.json")
+    assert inside == read(part, "inside.json") and len(inside["epochs"]) == 3
+    assert all(values["gradient_norm"] > 0 for name, values in inside["epochs"][0]["layers"].items() if name == "0")
+    pictures = ("gradients", "updates", "activations", "filters", "feature_maps", "grad_cam")
+    assert all((part / f"{name}.png").exists() for name in pictures)
+
+
+def test_features_can_be_mixed_like_images():
+    features, labels = torch.randn(8, 5), torch.arange(8) % 4
+    mixed, shares = Mix(1.0, 0.0, 4, 0)(features, labels, 1, 1)
+    assert mixed.shape == (8, 5) and shares.shape == (8, 4) and not torch.equal(mixed, features)
