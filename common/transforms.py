@@ -158,16 +158,7 @@ class RandomRotation:
         return low + (high - low) * draws.uniform()
 
     def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        n, channels, height, width = images.shape
-        # A black pixel goes before each image; number 0 stands for it and all that lies outside, 1 … H*W for the rest.
-        pixels = F.pad(images.permute(0, 2, 3, 1).reshape(n, -1), (channels, 0)).view(-1, channels)
-        numbers = torch.arange(1, height * width + 1, device=images.device).float().view(1, 1, height, width)
-        places = self._places(self.angles(draws), height, width)
-        chosen = F.grid_sample(numbers.expand(n, -1, -1, -1), places, mode="nearest", align_corners=False).int()
-        first = torch.arange(0, len(pixels), height * width + 1, dtype=torch.int32, device=images.device)
-        # Selecting whole pixels moves their channels as one, several times as fast as sampling each channel.
-        turned = pixels.index_select(0, chosen.view(n, -1).add_(first[:, None]).flatten())
-        return turned.view(n, height, width, channels).permute(0, 3, 1, 2)
+        return warp(images, self._places(self.angles(draws), *images.shape[-2:]))
 
     @staticmethod
     def _places(angles: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -179,6 +170,22 @@ class RandomRotation:
         from_x = torch.stack((cos * (2 / width), sin * (2 / height)), dim=1)[:, :, None, None] * x
         from_y = torch.stack((-sin * (2 / width), cos * (2 / height)), dim=1)[:, :, None, None] * y
         return (from_x + from_y).permute(0, 2, 3, 1)
+
+
+def warp(images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Return images (N, C, H, W) whose pixels come from `places` (N, H, W, 2), by the nearest one, 0 from outside.
+
+    A place is x and y in grid_sample's units: -1 and 1 are the outer edges of the image.
+    """
+    n, channels, height, width = images.shape
+    # A black pixel goes before each image; number 0 stands for it and all that lies outside, 1 … H*W for the rest.
+    pixels = F.pad(images.permute(0, 2, 3, 1).reshape(n, -1), (channels, 0)).view(-1, channels)
+    numbers = torch.arange(1, height * width + 1, device=images.device).float().view(1, 1, height, width)
+    chosen = F.grid_sample(numbers.expand(n, -1, -1, -1), places, mode="nearest", align_corners=False).int()
+    first = torch.arange(0, len(pixels), height * width + 1, dtype=torch.int32, device=images.device)
+    # Selecting whole pixels moves their channels as one, several times as fast as sampling each channel.
+    warped = pixels.index_select(0, chosen.view(n, -1).add_(first[:, None]).flatten())
+    return warped.view(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 class Normalize:

@@ -1,0 +1,139 @@
+"""EX-4: how far does CIFAR-100 go, from scratch and from ImageNet's weights, on one processor or many?
+
+    python ex_4.py --config configs/cifar100_resnet18.yaml                 from scratch at 32x32 pixels
+    python ex_4.py --config configs/cifar100_resnet50_cutmix.yaml          reference: 81 %
+    python ex_4.py --config configs/cifar100_pretrained.yaml               fine-tuned at 224x224; reference: 85 %
+    python ex_4.py --config configs/cifar100_resnet50_cutmix.yaml --override model=resnet18
+    torchrun --nproc_per_node=2 ex_4.py --config configs/cifar100_resnet18.yaml
+
+A ResNet-18 or ResNet-50. From scratch it begins with a 3x3 convolution and no pooling, as 32 pixels want it; with
+--pretrained it is ImageNet's network on enlarged images, trained at three rates: the deeper, the lower.
+"""
+
+import torch
+from torch import nn
+
+from common.batches import make_batches
+from common.colour import ColorJitter
+from common.data import Source
+from common.errors import run_script
+from common.exploration import explore_only
+from common.machine import prepare_machine
+from common.option_types import SWITCH, one_of, one_of_or_location, real
+from common.options import experiment_parser
+from common.pretrained import find_weights, load_fitting
+from common.recipe import Recipe
+from common.rectangles import RandomErasing
+from common.runs import is_finished, is_under_way, open_run
+from common.summary import summarize
+from common.testing import test_best
+from common.training import fit
+from common.transforms import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
+from common.trivial_augment import TrivialAugmentWide
+
+SHARED = {"dataset": ["cifar100"], "epochs": 200, "batch_size": 128, "optimizer": "sgd", "lr": 0.1,
+          "weight_decay": 5e-4, "schedule": "step", "step_size": 50}  # fmt: skip
+MODELS = ("resnet18", "resnet50")
+SMALL, PADDING = 32, 4  # CIFAR's own side, and by how much crops of it move
+LARGE, CROPPED_FROM = 224, 256  # what ImageNet's networks were trained on
+CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # of CIFAR-100's training pixels
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+JITTER = 0.2  # brightness, contrast and saturation by up to a fifth, with --pretrained
+HEAVY_ERASING = 0.25  # probability, with --heavy_augment
+EARLY, MIDDLE = 1 / 4, 1 / 2  # of the rate, for what ImageNet has taught the first layers
+VAL_FRACTION = 0.1  # of the training images; the test images choose nothing
+
+
+def parse_options(argv=None):
+    """Return the options of this experiment."""
+    parser = experiment_parser(__file__, __doc__, **SHARED)
+    parser.change("--weights", type=one_of_or_location(["imagenet", "none"]), metavar="WHICH",
+                  help="imagenet, none, or a file; what does not fit is named; with -e 0 only evaluate "
+                       "(default: imagenet with --pretrained, else none)")  # fmt: skip
+    add = parser.add_argument_group("this experiment").add_argument
+    add("--model", type=one_of(MODELS), default="resnet18", metavar="NAME", help=", ".join(MODELS))
+    add("--pretrained", **SWITCH, default=False, help="ImageNet's network at 224x224 pixels, trained at three rates")
+    add("--heavy_augment", **SWITCH, default=False, help=f"erase rectangles, with probability {HEAVY_ERASING}")
+    add("--erasing", type=real(0, below=1.001), metavar="P", help="erase rectangles with this probability instead")
+    add("--trivial_augment", **SWITCH, default=False, help="one random change of 14 kinds for each image (2021)")
+    options = parser.parse(argv)
+    if options.weights is None:
+        options.weights = "imagenet" if options.pretrained else "none"
+    if options.erasing is None:
+        options.erasing = HEAVY_ERASING if options.heavy_augment else 0.0
+    return options
+
+
+def build_transforms(options):
+    """Return what happens to training images, and to all others."""
+    trivial = [TrivialAugmentWide()] if options.trivial_augment else []
+    erasing = [RandomErasing(options.erasing)] if options.erasing else []
+    if options.pretrained:
+        resize, normalize = Resize((CROPPED_FROM, CROPPED_FROM)), Normalize(IMAGENET_MEAN, IMAGENET_STD)
+        jitter = ColorJitter(JITTER, JITTER, JITTER)
+        train = [RandomHorizontalFlip(), *trivial, jitter, resize, RandomCrop(LARGE), normalize, *erasing]
+        return Compose(train), Compose([resize, CenterCrop(LARGE), normalize])
+    resize, normalize = Resize((SMALL, SMALL)), Normalize(CIFAR_MEAN, CIFAR_STD)
+    train = [resize, RandomCrop(SMALL, padding=PADDING), RandomHorizontalFlip(), *trivial, normalize, *erasing]
+    return Compose(train), Compose([resize, normalize])
+
+
+def build_model(options, num_classes):
+    """Return the network: (N, 3, 32, 32), or (N, 3, 224, 224) if pretrained -> logits (N, num_classes)."""
+    from torchvision.models import get_model  # takes a second to import
+
+    network = get_model(options.model, weights=None, num_classes=num_classes)
+    if not options.pretrained:
+        network.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)  # instead of 7x7 at every other pixel
+        network.maxpool = nn.Identity()
+    return network
+
+
+def parameter_groups(model, options):
+    """Return the parameters, and at which rates they are trained."""
+    if not options.pretrained:
+        return model.parameters()
+    parts = {
+        EARLY: [model.conv1, model.bn1, model.layer1, model.layer2],
+        MIDDLE: [model.layer3],
+        1.0: [model.layer4, model.fc],
+    }
+    return [{"params": nn.ModuleList(part).parameters(), "lr": share * options.lr} for share, part in parts.items()]
+
+
+def run_on(data, weights, machine, options):
+    """Train and test on one data set, from the weights in a file or random ones, and return the run folder."""
+    train, val, test = make_batches(
+        data, *build_transforms(options), options.batch_size, machine, options.seed, options.batch_schedule
+    )
+
+    torch.manual_seed(options.seed)
+    model = build_model(options, len(data.classes))
+    if weights:
+        load_fitting(model, weights, data.classes, head="fc")
+    machine.place(model)
+    recipe = Recipe.of(vars(options))
+    optimizer, schedule = recipe.build(parameter_groups(model, options), train)
+
+    with open_run(__file__, vars(options), data, model, train, machine) as run:
+        run.write_text("summary.txt", summarize(model, train.input_shape))
+        watch = fit(run, model, train, val, optimizer, schedule, machine, recipe)
+        test_best(run, model, test, machine, options.submission_labels, options.tta, watch=watch)
+    return run.folder
+
+
+def main(argv=None):
+    """Run the experiment on each chosen data set and return the last run folder."""
+    options = parse_options(argv)
+    if is_finished(options.resume, options.epochs):
+        return options.resume
+    machine = prepare_machine(options.device, options.precision, options.deterministic, options.sync_bn)
+    weights = None if is_under_way(options.resume) else find_weights(options.weights, options.model)
+    loaded = Source.of(vars(options)).load(LARGE if options.pretrained else SMALL, VAL_FRACTION)
+    if options.explore:
+        return explore_only(__file__, vars(options), loaded, machine)
+    return [run_on(data, weights, machine, options) for data in loaded][-1]
+
+
+if __name__ == "__main__":
+    run_script(main)
