@@ -1,6 +1,7 @@
 """The pictures of a run. Drawn without pyplot, so that there is no window, no global state and no display needed."""
 
 import io
+import math
 import warnings
 from pathlib import Path
 
@@ -41,6 +42,39 @@ def draw_history(folder: Path, history: list[dict]) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
         _save(figure, folder / f"{quantity}.png")
+
+
+RESOURCES = {  # of an epoch's record -> label
+    "seconds": "seconds an epoch",
+    "images_per_second": "images a second, training",
+    "process_memory_mb": "peak memory of the process, MB",
+    "peak_memory_mb": "peak memory of the GPU, MB",
+    "gpu_utilization": "GPU utilisation, %",
+    "gpu_power_w": "GPU power, W",
+}
+
+
+def draw_resources(path: Path, history: list[dict]) -> None:
+    """Draw what each epoch took of the machine, as far as it is known; of the GPU only if there is one."""
+    on_gpu = any(record["peak_memory_mb"] != record["process_memory_mb"] for record in history)
+    known = [
+        name
+        for name in RESOURCES
+        if any(record.get(name) is not None for record in history) and (on_gpu or name != "peak_memory_mb")
+    ]
+    rows, columns = -(-len(known) // 3), min(3, len(known))
+    figure = _figure(4.2 * columns, 3 * rows)
+    epochs = [record["epoch"] for record in history]
+    for number, name in enumerate(known, 1):
+        axes = figure.add_subplot(rows, columns, number)
+        values = [math.nan if record.get(name) is None else record[name] for record in history]
+        axes.plot(epochs, values, color=TRAIN_COLOUR, marker="o", markersize=3)
+        axes.set(title=RESOURCES[name], xlabel="epoch", xlim=(0.5, max(epochs) + 0.5))
+        axes.set_ylim(0, 1.1 * max(np.nanmax(values), 1e-9))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
+        axes.grid(alpha=0.3)
+    _save(figure, path)
 
 
 def draw_throughput(path: Path, rows: list[dict], title: str) -> None:

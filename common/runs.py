@@ -135,6 +135,7 @@ class Run:
         from common import plots  # imports matplotlib, which the first epoch need not wait for
 
         plots.draw_history(self.folder, history)
+        plots.draw_resources(self.folder / "resources.png", history)
         if not (self.folder / "samples.png").exists():
             plots.draw_samples(self.folder / "samples.png", train, self.config["classes"])
 

@@ -18,8 +18,8 @@ from common.machine import prepare_machine
 
 FILES = {
     "config.json", "train.json", "test.json", "predictions.npz", "predictions.csv", "loss.png", "accuracy.png",
-    "confusion_matrix.png", "samples.png", "predictions.png", "summary.txt", "best.pth", "last.pth", "previous.pth",
-    "log.txt",
+    "confusion_matrix.png", "samples.png", "predictions.png", "resources.png", "summary.txt", "best.pth",
+    "last.pth", "previous.pth", "log.txt",
 }  # fmt: skip
 TEST_KEYS = {
     "accuracy", "loss", "precision_score", "recall_score", "f1_score", "auc_score", "iou_score", "top5_accuracy",
