@@ -8,6 +8,7 @@ import torch
 from common.data import Data
 from common.datasets import ArrayDataset, Part
 from common.draws import Draws, shuffled
+from common.errors import BadInput
 from common.machine import Machine
 
 GPU_MEMORY_SHARE = 0.4  # of the free memory of a GPU, for the images; the rest is the network's
@@ -24,6 +25,9 @@ class Batches:
         training: shuffle, and drop a last batch of which some process would get less than two images: of a single one
             batch norm cannot take statistics.
         later_sizes: (epoch, batch size) pairs: from that epoch on batches have that size.
+
+    Raises:
+        BadInput: training batches have less than two images for each process.
     """
 
     def __init__(
@@ -40,6 +44,12 @@ class Batches:
         self.dataset = _nearest(part.dataset, machine.device)
         self.device, self.processes, self.seed, self.training = machine.device, machine.processes, seed, training
         self.batch_size, self.later_sizes = batch_size, later_sizes
+        smallest, needed = min(batch_size, len(part), *(size for _, size in later_sizes)), 2 * machine.processes.count
+        if training and needed > 2 and smallest < needed:
+            raise BadInput(
+                f"a batch of {smallest} image(s) is too small for {machine.processes.count} processes: each needs two; "
+                "raise --batch_size (and --batch_schedule, --limit) or start fewer"
+            )
 
     def size_in(self, epoch: int) -> int:
         """Return the batch size of an epoch."""

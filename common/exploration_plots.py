@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common import plots
 from common.datasets import Part
-from common.plots import SHEET_COLUMNS, WRONG_COLOUR, _figure, _save, _sheets, plain
+from common.plots import SHEET_COLUMNS, WRONG_COLOUR, blank_figure, plain, sheets_figure
 
 SAMPLES = 5 * SHEET_COLUMNS
 PART_COLOURS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
@@ -27,7 +28,7 @@ def draw_class_counts(path: Path, parts: dict[str, dict]) -> None:
         parts: "train", "val" and "test" as in explore.json.
     """
     names = list(parts["train"]["per_class"])[:MOST_BARS]
-    figure = _figure(9, 1.6 + max(0.16, 0.36 - 0.006 * len(names)) * len(names))
+    figure = blank_figure(9, 1.6 + max(0.16, 0.36 - 0.006 * len(names)) * len(names))
     axes = figure.subplots()
     left = np.zeros(len(names))
     for part, described in parts.items():
@@ -47,7 +48,7 @@ def draw_class_counts(path: Path, parts: dict[str, dict]) -> None:
     axes.set_xlabel("images" if count <= MOST_BARS else f"images, the first {MOST_BARS} of {count:,} classes")
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, fontsize=9, frameon=False)
-    _save(figure, path)
+    plots.save_figure(figure, path)
 
 
 def draw_images(path: Path, part: Part) -> None:
@@ -56,7 +57,7 @@ def draw_images(path: Path, part: Part) -> None:
     order = torch.argsort(labels, stable=True)
     titles = [(_class_name(label, part.dataset.classes), "black") for label in labels[order].tolist()]
     heading = f"training images ({images.shape[3]}x{images.shape[2]} pixels)"
-    _save(_sheets([(heading, _upright(images[order]), titles)]), path)
+    plots.save_figure(sheets_figure([(heading, _upright(images[order]), titles)]), path)
 
 
 def draw_mean_images(path: Path, means: torch.Tensor, classes: Sequence[str]) -> None:
@@ -71,7 +72,7 @@ def draw_mean_images(path: Path, means: torch.Tensor, classes: Sequence[str]) ->
     if len(means) < len(classes):
         heading += f", the first {len(means)} of {len(classes):,}"
     columns = SHEET_COLUMNS if len(shown) <= 40 else 10 if len(shown) <= 100 else 16
-    _save(_sheets([(heading, _upright(means[shown]), titles)], columns), path)
+    plots.save_figure(sheets_figure([(heading, _upright(means[shown]), titles)], columns), path)
 
 
 def draw_histogram(path: Path, pixels: dict) -> None:
@@ -85,7 +86,7 @@ def draw_histogram(path: Path, pixels: dict) -> None:
     colours, names = CHANNEL_COLOURS, CHANNEL_NAMES
     if pixels["greyscale"] == 1:  # three curves would lie on each other
         shares, colours, names = shares[:1], ("#404040",), ("grey",)
-    figure = _figure(9, 4.5)
+    figure = blank_figure(9, 4.5)
     axes = figure.subplots()
     levels = np.arange(256) / 255
     for place, share in enumerate(shares):
@@ -105,7 +106,7 @@ def draw_histogram(path: Path, pixels: dict) -> None:
              ylabel=f"share of the training pixels{' (logarithmic)' if is_peaked else ''}")  # fmt: skip
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=len(shares), fontsize=8, frameon=False)
-    _save(figure, path)
+    plots.save_figure(figure, path)
 
 
 def draw_correlation(path: Path, correlation: dict) -> None:
@@ -114,7 +115,7 @@ def draw_correlation(path: Path, correlation: dict) -> None:
     Args:
         correlation: as in explore.json.
     """
-    figure = _figure(10.5, 4.2)
+    figure = blank_figure(10.5, 4.2)
     decay, channels = figure.subplots(1, 2, width_ratios=(1.5, 1))
     for direction, marker in (("horizontal", "o"), ("vertical", "s")):
         values = [np.nan if value is None else value for value in correlation[direction]]
@@ -135,7 +136,7 @@ def draw_correlation(path: Path, correlation: dict) -> None:
     channels.set_yticks(range(len(matrix)), CHANNEL_NAMES)
     channels.set_title("channels")
     figure.colorbar(image, ax=channels, label="correlation", fraction=0.046)
-    _save(figure, path)
+    plots.save_figure(figure, path)
 
 
 def draw_copies(path: Path, copies: Sequence, parts: dict[str, Part]) -> None:
@@ -156,7 +157,7 @@ def draw_copies(path: Path, copies: Sequence, parts: dict[str, Part]) -> None:
                     images.append(np.ones_like(images[-1]))
                     titles.append((" ", "black"))
             sheets.append((f"{kind}{shown}; red: two different labels", np.stack(images), titles))
-    _save(_sheets(sheets), path)
+    plots.save_figure(sheets_figure(sheets), path)
 
 
 def _add_pair(images: list[np.ndarray], titles: list[tuple[str, str]], copy, parts: dict[str, Part]) -> None:

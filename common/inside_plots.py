@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
+from common import plots
 from common.batches import Batches
 from common.console import say
 from common.files import write_json
@@ -26,7 +27,7 @@ from common.inside import (
     layer_kinds,
     name_of_layer,
 )
-from common.plots import _figure, _random_places, _save, _sheets, _verdict, _viewable, plain
+from common.plots import blank_figure, plain, random_places, sheets_figure, verdict, viewable
 
 GOOD_UPDATE = 1e-3  # Karpathy: "CS231n", notes on "Neural Networks Part 3": the rule of thumb for update / weights
 MOST_LINES = 12  # layers that can be told apart as lines; more become a heat map
@@ -91,7 +92,7 @@ def draw_gradients(path: Path, records: list[dict], kinds: dict[str, str]) -> No
         _heat_map(axes, values, records, LogNorm(*_positive_limits(values)), "viridis", "L2 norm of the gradient")
         _name_rows(axes, names, kinds)
     _entitle(figure, title)
-    _save(figure, path)
+    plots.save_figure(figure, path)
 
 
 def draw_updates(path: Path, records: list[dict], kinds: dict[str, str]) -> None:
@@ -117,7 +118,7 @@ def draw_updates(path: Path, records: list[dict], kinds: dict[str, str]) -> None
         _heat_map(axes, values, records, norm, "RdBu_r", label)
         _name_rows(axes, names, kinds)
     _entitle(figure, title)
-    _save(figure, path)
+    plots.save_figure(figure, path)
 
 
 def draw_activations(path: Path, records: list[dict], kinds: dict[str, str]) -> None:
@@ -151,7 +152,7 @@ def draw_activations(path: Path, records: list[dict], kinds: dict[str, str]) -> 
     _name_rows(all_axes[0], names, kinds)
     missing = "" if has_activations else "\n(no activation layers, of which to count dead units)"
     _entitle(figure, f"Outputs of each layer for the same images after each epoch{missing}")
-    _save(figure, path)
+    plots.save_figure(figure, path)
 
 
 def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -> None:
@@ -177,7 +178,7 @@ def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -
     if channels != 3:
         panels = [(title, filters.mean(1, keepdim=True).expand(-1, 3, -1, -1)) for title, filters in panels]
     mosaics = [_mosaic((filters[:MOST_FILTERS] / 2 + 0.5).clamp(0, 1)) for _, filters in panels]
-    figure = _figure(14, 4.8 * mosaics[0].shape[0] / mosaics[0].shape[1] + 1.0)
+    figure = blank_figure(14, 4.8 * mosaics[0].shape[0] / mosaics[0].shape[1] + 1.0)
     for axes, (title, _), mosaic in zip(figure.subplots(1, 3), panels, mosaics, strict=True):
         axes.imshow(mosaic, interpolation="nearest")
         axes.set_title(title, fontsize=11)
@@ -190,7 +191,7 @@ def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -
         f"{largest:.2g}; training changed them by {share} of their norm",
         fontsize=11,
     )
-    _save(figure, path)
+    plots.save_figure(figure, path)
 
 
 def draw_feature_maps(
@@ -211,8 +212,8 @@ def draw_feature_maps(
     if not maps:
         raise NotThere("no convolution or activation gives maps of more than one place")
     kinds = layer_kinds(model)
-    verdict = _verdict(int(labels[0]), probabilities[place], classes)
-    sheets = [("an image as the network sees it", _coloured(_viewable(inputs, images)), [verdict])]
+    title = verdict(int(labels[0]), probabilities[place], classes)
+    sheets = [("an image as the network sees it", _coloured(viewable(inputs, images)), [title])]
     for index in np.unique(np.linspace(0, len(maps) - 1, MAPPED_LAYERS).round().astype(int)):
         name, layer_maps = list(maps.items())[index]
         strongest = layer_maps.flatten(1).std(1).argsort(descending=True, stable=True)[:MAPS_IN_ROW]
@@ -220,8 +221,8 @@ def draw_feature_maps(
         heading = f"{_row_name(name, kinds)}: {len(strongest)} of {channels} maps of {height}x{width}"
         titles = [(f"channel {c}\n{layer_maps[c].min():.2g} to {layer_maps[c].max():.2g}", "black") for c in strongest]
         sheets.append((heading, np.stack([_heat(layer_maps[channel].numpy()) for channel in strongest]), titles))
-    figure = _sheets(sheets, columns=MAPS_IN_ROW)
-    _save(figure, path)
+    figure = sheets_figure(sheets, columns=MAPS_IN_ROW)
+    plots.save_figure(figure, path)
 
 
 def draw_grad_cam(
@@ -249,20 +250,20 @@ def draw_grad_cam(
         heat = grad_cam(model, inputs, torch.from_numpy(predicted), layer).numpy()
         pictures, titles = [], []
         for place, image, label, of_image in zip(
-            chosen, _coloured(_viewable(inputs, images)), labels.tolist(), heat, strict=True
+            chosen, _coloured(viewable(inputs, images)), labels.tolist(), heat, strict=True
         ):
-            text, colour = _verdict(label, probabilities[place], classes)
+            text, colour = verdict(label, probabilities[place], classes)
             pictures += [image, _overlay(image, of_image)]
             found = "evidence for" if of_image.any() else "no evidence for"
             titles += [(text, colour), (f"{found}\n{plain(classes[probabilities[place].argmax()])}", "black")]
         kind = layer_kinds(model).get(name_of_layer(layer), "")
         sheets.append((f"{heading}: Grad-CAM at {plain(layer, 60)} {kind}", np.stack(pictures), titles))
-    _save(_sheets(sheets), path)
+    plots.save_figure(sheets_figure(sheets), path)
 
 
 def _shown_places(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, list[int]]:
     """Return heading -> places of some images that are right, and of some that are wrong, or of any without labels."""
-    random = _random_places(len(labels))
+    random = random_places(len(labels))
     if (labels < 0).any():
         return {"images without labels": random[: 2 * IMAGES_OF_A_KIND]}
     is_right = probabilities.argmax(1) == labels
@@ -298,7 +299,7 @@ def _trained_layers(records: list[dict], key: str) -> tuple[list[str], np.ndarra
 
 def _lines(values, names, kinds, records, label: str) -> tuple[Figure, Axes]:
     """Return a figure, and its axes, with a line for each layer, from blue (first) to red (last)."""
-    figure = _figure(10, 5.5)
+    figure = blank_figure(10, 5.5)
     axes = figure.subplots()
     epochs = [record["epoch"] for record in records]
     colours = colormaps["turbo"](np.linspace(0.05, 0.95, len(names)))
@@ -320,7 +321,7 @@ def _entitle(figure: Figure, title: str) -> None:
 
 def _tall_figure(rows: int, width: float, columns: int = 1):
     """Return a figure that is high enough for the names of `rows` layers, and its axes."""
-    figure = _figure(width, min(max(0.17 * rows + 1.8, 4), 22))
+    figure = blank_figure(width, min(max(0.17 * rows + 1.8, 4), 22))
     return figure, figure.subplots(1, columns)
 
 

@@ -62,12 +62,14 @@ def integers(text: str) -> list[int]:
 def batch_schedule(text: str) -> list[list[int]]:
     """Return [[60, 256], [120, 512]] from `60:256,120:512`: from those epochs on, batches of those sizes."""
     try:
-        pairs = [[integer(1)(number) for number in word.split(":")] for word in text.split(",") if word.strip()]
+        pairs = [[integer(1)(number) for number in word.split(":")] for word in text.split(",")] if text else []
     except argparse.ArgumentTypeError:
         pairs = [[]]
     epochs = [pair[0] for pair in pairs if len(pair) == 2]
     if len(epochs) < len(pairs) or epochs != sorted(set(epochs)):
-        raise argparse.ArgumentTypeError(f"{text!r} must be pairs of an epoch and a batch size, such as 60:256,120:512")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be pairs of an epoch and a batch size, with increasing epochs, such as 60:256,120:512"
+        )
     return pairs
 
 

@@ -27,7 +27,7 @@ def draw_history(folder: Path, history: list[dict]) -> None:
     best = best_record(history)
     epochs = [record["epoch"] for record in history]
     for quantity in ("loss", "accuracy"):
-        figure = _figure(7.5, 4.5)
+        figure = blank_figure(7.5, 4.5)
         axes = figure.subplots()
         for part, name, colour in (("train", "training", TRAIN_COLOUR), ("val", "validation", VAL_COLOUR)):
             values = [record[f"{part}_{quantity}"] for record in history]
@@ -41,7 +41,7 @@ def draw_history(folder: Path, history: list[dict]) -> None:
         axes.set_xlim(0.5, max(epochs) + 0.5)
         axes.grid(alpha=0.3)
         axes.legend()
-        _save(figure, folder / f"{quantity}.png")
+        save_figure(figure, folder / f"{quantity}.png")
 
 
 RESOURCES = {  # of an epoch's record -> label
@@ -63,7 +63,7 @@ def draw_resources(path: Path, history: list[dict]) -> None:
         if any(record.get(name) is not None for record in history) and (on_gpu or name != "peak_memory_mb")
     ]
     rows, columns = -(-len(known) // 3), min(3, len(known))
-    figure = _figure(4.2 * columns, 3 * rows)
+    figure = blank_figure(4.2 * columns, 3 * rows)
     epochs = [record["epoch"] for record in history]
     for number, name in enumerate(known, 1):
         axes = figure.add_subplot(rows, columns, number)
@@ -74,7 +74,7 @@ def draw_resources(path: Path, history: list[dict]) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
         axes.grid(alpha=0.3)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
@@ -84,7 +84,7 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
         rows: with `batch_size`, `images_per_second` and `peak_memory_mb` each.
     """
     sizes = [row["batch_size"] for row in rows]
-    figure = _figure(8, 6.5)
+    figure = blank_figure(8, 6.5)
     upper, lower = figure.subplots(2, 1, sharex=True)
     for axes, key, label, colour in (
         (upper, "images_per_second", "images a second", TRAIN_COLOUR),
@@ -110,7 +110,7 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
     lower.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
     lower.xaxis.set_minor_locator(NullLocator())
     figure.suptitle(plain(title, longest=90), fontsize=11)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
@@ -127,7 +127,7 @@ def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndar
     shares = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
 
     side = min(max(5.5, 0.62 * count), 17)
-    figure = _figure(side + 1.5, side + 0.5)
+    figure = blank_figure(side + 1.5, side + 0.5)
     axes = figure.subplots()
     # Of many classes few shares come near 1: there the darkest blue is the largest share.
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1 if count <= 25 else shares.max())
@@ -150,17 +150,17 @@ def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndar
     accuracy = matrix.trace() / matrix.sum()
     unit = "; cells in % of the true class" if count <= 25 else ""
     axes.set(xlabel="predicted", ylabel="true", title=f"{len(labels):,} test images, {accuracy:.2%} right{unit}")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_samples(path: Path, train: Batches, classes: list[str]) -> None:
     """Draw training images as the network sees them in the first epoch: after augmentation and normalisation."""
     inputs, labels = train.first_batch()
-    images = _viewable(inputs[: 4 * SHEET_COLUMNS], train)
+    images = viewable(inputs[: 4 * SHEET_COLUMNS], train)
     titles = [(plain(classes[label]), "black") for label in labels[: 4 * SHEET_COLUMNS].tolist()]
     height, width = inputs.shape[-2:]
     heading = f"training images as the network sees them ({height}x{width} pixels)"
-    _save(_sheets([(heading, images, titles)]), path)
+    save_figure(sheets_figure([(heading, images, titles)]), path)
 
 
 def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, classes: list[str]) -> None:
@@ -170,14 +170,14 @@ def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, class
         probabilities: (N, classes), in the order of the test images.
     """
     labels, predicted = np.array(test.part.labels), probabilities.argmax(1)
-    random = _random_places(len(labels))[: 2 * SHEET_COLUMNS]
+    random = random_places(len(labels))[: 2 * SHEET_COLUMNS]
     wrong = np.flatnonzero((labels != predicted) & (labels >= 0))
     worst = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][: 2 * SHEET_COLUMNS].tolist()
     sheets = []
     for heading, places in (("test images at random", random), ("the most confident mistakes", worst)):
         if places:
             sheets.append(_predicted_sheet(heading, places, test, probabilities, classes))
-    _save(_sheets(sheets), path)
+    save_figure(sheets_figure(sheets), path)
 
 
 def draw_class_predictions(
@@ -189,7 +189,7 @@ def draw_class_predictions(
         probabilities: (N, classes), in the order of the test images.
     """
     labels = np.array(test.part.labels)
-    random = _random_places(len(labels))
+    random = random_places(len(labels))
     sheets = []
     for label in range(min(shown_classes, len(classes))):
         places = [place for place in random if labels[place] == label][:10]
@@ -197,10 +197,10 @@ def draw_class_predictions(
             hits = sum(probabilities[place].argmax() == label for place in places)
             heading = f"{plain(classes[label])}: {hits} of {len(places)} right"
             sheets.append(_predicted_sheet(heading, places, test, probabilities, classes))
-    _save(_sheets(sheets, columns=10), path)
+    save_figure(sheets_figure(sheets, columns=10), path)
 
 
-def _random_places(count: int) -> list[int]:
+def random_places(count: int) -> list[int]:
     """Return 0 … count - 1 in an order that is always the same."""
     return shuffled(torch.arange(count), seed=0, epoch=0).tolist()
 
@@ -208,12 +208,12 @@ def _random_places(count: int) -> list[int]:
 def _predicted_sheet(
     heading: str, places: list[int], test: Batches, probabilities: np.ndarray, classes: list[str]
 ) -> tuple[str, np.ndarray, list[tuple[str, str]]]:
-    """Return the sheet, as `_sheets` takes it, of the test images at `places`."""
+    """Return the sheet, as `sheets_figure` takes it, of the test images at `places`."""
     images, labels = test.part.dataset.batch(test.part.samples[places])
     verdicts = [
-        _verdict(label, probabilities[place], classes) for label, place in zip(labels.tolist(), places, strict=True)
+        verdict(label, probabilities[place], classes) for label, place in zip(labels.tolist(), places, strict=True)
     ]
-    return heading, _viewable(test.transform(images), test), verdicts
+    return heading, viewable(test.transform(images), test), verdicts
 
 
 def draw_montage(
@@ -233,9 +233,9 @@ def draw_montage(
     """
     titles = []
     for label, row, file in zip(labels, probabilities, files, strict=True):
-        text, colour = _verdict(label, row, classes)
+        text, colour = verdict(label, row, classes)
         titles.append((f"{text}\n{plain(file)}" if label < 0 else text, colour))
-    _save(_sheets([(heading, images, titles)], columns=min(len(images), SHEET_COLUMNS)), path)
+    save_figure(sheets_figure([(heading, images, titles)], columns=min(len(images), SHEET_COLUMNS)), path)
 
 
 def plain(name: str, longest: int = LONGEST_NAME) -> str:
@@ -245,7 +245,8 @@ def plain(name: str, longest: int = LONGEST_NAME) -> str:
     return shortened.replace("$", r"\$")
 
 
-def _verdict(label: int, row: np.ndarray, classes: list[str]) -> tuple[str, str]:
+def verdict(label: int, row: np.ndarray, classes: list[str]) -> tuple[str, str]:
+    """Return what is said of a prediction below its image: name and confidence, the true name, and a colour."""
     predicted = int(row.argmax())
     text = f"{plain(classes[predicted])} {row[predicted]:.0%}"
     if label < 0:
@@ -253,12 +254,12 @@ def _verdict(label: int, row: np.ndarray, classes: list[str]) -> tuple[str, str]
     return f"{text}\ntrue: {plain(classes[label])}", RIGHT_COLOUR if label == predicted else WRONG_COLOUR
 
 
-def _viewable(inputs: torch.Tensor, batches: Batches) -> np.ndarray:
+def viewable(inputs: torch.Tensor, batches: Batches) -> np.ndarray:
     """Return (N, H, W, C) float from 0 to 1 of what the network takes."""
     return batches.transform.normalize.invert(inputs).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _sheets(sheets: list[tuple[str, np.ndarray, list[tuple[str, str]]]], columns: int = SHEET_COLUMNS) -> Figure:
+def sheets_figure(sheets: list[tuple[str, np.ndarray, list[tuple[str, str]]]], columns: int = SHEET_COLUMNS) -> Figure:
     """Return a figure of (heading, images (N, H, W, 3), (title, colour) of each image), one sheet below the other.
 
     All images lie in one coordinate system with sides of length 1: an axes for each would take seconds to lay out.
@@ -285,13 +286,15 @@ def _sheets(sheets: list[tuple[str, np.ndarray, list[tuple[str, str]]]], columns
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches."""
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to the file `path`, whole or not at all."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # names in scripts that the font lacks are drawn as boxes; that is no news
         warnings.filterwarnings("ignore", message="Glyph")

@@ -172,7 +172,9 @@ class Run:
 
     def resume_command(self) -> str:
         """Return the shell command that continues this run."""
-        return shlex.join([Path(sys.executable).name, _short(self.script), "--resume", str(self.folder)])
+        count = self.processes.count
+        start = ["torchrun", f"--nproc_per_node={count}"] if count > 1 else [Path(sys.executable).name]
+        return shlex.join([*start, _short(self.script), "--resume", str(self.folder)])
 
 
 def open_run(script: str, options: dict, data: Data, model: nn.Module, train: Batches, machine: Machine) -> Run:

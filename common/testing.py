@@ -45,7 +45,8 @@ def test_best(
     started = time.perf_counter()
     logits, labels = evaluate(model, test, machine, "testing")
     testing_time = time.perf_counter() - started
-    of_views = _score_views(model, test, machine, tta) if tta > 1 else {}
+    has_labels = bool((labels >= 0).all())
+    of_views = _score_views(model, test, machine, tta) if tta > 1 and has_labels else {}
     if not machine.processes.is_first:
         return
     probabilities = logits.softmax(1).numpy()
@@ -55,7 +56,7 @@ def test_best(
     _write_npz(run, labels.numpy(), probabilities, ids)
     _write_csv(run, labels.tolist(), probabilities, ids, classes)
     plots.draw_predictions(run.folder / "predictions.png", test, probabilities, classes)
-    if (labels < 0).any():
+    if not has_labels:
         labels_of_classes = classes if submission_labels == "names" else range(len(classes))
         _write_submission(run, probabilities, ids, labels_of_classes)
         say(f"the test images have no labels: {len(ids)} predictions are in submission.csv")
@@ -88,8 +89,6 @@ def test_best(
 def _score_views(model: nn.Module, test: Batches, machine: Machine, count: int) -> dict:
     """Return the entry "tta" of test.json: what the mean over `count` views of each image would score."""
     logits, labels = evaluate(model, test, machine, f"testing {count} views", views(count))
-    if (labels < 0).any():
-        return {}
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     say(f"test accuracy of {count} views together: {accuracy:.4f}")
     return {"tta": {"views": count, "accuracy": accuracy, "loss": F.nll_loss(logits, labels).item()}}

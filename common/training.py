@@ -60,7 +60,7 @@ def fit(
     average = Average(model, recipe.ema) if recipe.ema else None
     judged = average.model if average else model  # what is validated, and kept if it is the best
     mix = Mix(recipe.mixup, recipe.cutmix, len(run.config["classes"]), train.seed)
-    if mix:
+    if mix and recipe.epochs:
         say("note: training accuracies are of mixed images: how often the larger share is recognised")
     forward = compiled(model) if recipe.compile else model
     saved = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}

@@ -464,7 +464,7 @@ def test_without_training_there_is_still_something_to_see(tmp_path):
 def figures(monkeypatch):
     """The figures that would have been saved."""
     saved = []
-    monkeypatch.setattr("common.inside_plots._save", lambda figure, path: saved.append(figure))
+    monkeypatch.setattr("common.plots.save_figure", lambda figure, path: saved.append(figure))
     return saved
 
 

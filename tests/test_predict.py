@@ -239,8 +239,8 @@ def test_hostile_names(photographs, tmp_path, capsys):
 
 def test_the_montage_shows_at_most_64_images(run, photographs, photograph, tmp_path, monkeypatch, capsys):
     drawn = []
-    monkeypatch.setattr(plots, "_save", lambda *arguments: None)
-    monkeypatch.setattr(plots, "_sheets", lambda sheets, columns: drawn.extend(sheets))
+    monkeypatch.setattr(plots, "save_figure", lambda *arguments: None)
+    monkeypatch.setattr(plots, "sheets_figure", lambda sheets, columns: drawn.extend(sheets))
     main(run, photographs, photographs, photographs, photograph, "--montage", tmp_path / "m.png")
     assert "m.png: 64 of 91 images, evenly spread" in capsys.readouterr().out
     [(heading, images, titles)] = drawn

@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT, command, environment
 
 from common.batches import Batches
+from common.errors import BadInput
 from common.machine import Machine
 from common.processes import Processes
 
@@ -36,7 +37,7 @@ def curve(folder):
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-@pytest.mark.parametrize(("images", "batch_size"), [(50, 16), (31, 10), (7, 3), (12, 12)])
+@pytest.mark.parametrize(("images", "batch_size"), [(50, 16), (31, 10), (27, 11), (12, 12)])
 def test_shares_make_up_the_batches_of_one_process(count, images, batch_size):
     from test_training import part
 
@@ -54,6 +55,15 @@ def test_shares_make_up_the_batches_of_one_process(count, images, batch_size):
     assert [len(batch) for batch in together] == batches(True)[0].sizes(3)
     evaluated = [sample for one in batches(False) for share in one.order(0) for sample in share.tolist()]
     assert evaluated == list(range(images))
+
+
+@pytest.mark.parametrize(("images", "batch_size", "later"), [(50, 3, []), (50, 8, [[2, 3]]), (3, 8, [])])
+def test_every_process_needs_two_images_of_each_batch(images, batch_size, later):
+    from test_training import part
+
+    machine = Machine(torch.device("cpu"), None, Processes(0, 2))
+    with pytest.raises(BadInput, match=r"a batch of 3 image\(s\) is too small for 2 processes"):
+        Batches(part(images), lambda inputs, _: inputs, batch_size, machine, 0, training=True, later_sizes=later)
 
 
 @pytest.mark.slow
@@ -140,7 +150,9 @@ def test_a_killed_process_ends_the_job_and_the_run_can_be_resumed(tmp_path):
     started = time.monotonic()
     rest = job.communicate(timeout=60)[0]
     assert job.returncode != 0 and time.monotonic() - started < 60
-    assert rest.count("to go on: ") == 1 and "Traceback" not in rest.split("to go on: ")[0], rest
+    assert (
+        rest.count("to go on: torchrun --nproc_per_node=2 ") == 1 and "Traceback" not in rest.split("to go on: ")[0]
+    ), rest
     [config] = tmp_path.rglob("config.json")
     train = json.loads((config.parent / "train.json").read_text())
     assert train["status"] == "interrupted"
