@@ -57,7 +57,7 @@ class ColorJitter:
         places = {name: place for place, name in enumerate(self.ranges)}
         is_contrast, is_saturation, is_hue = (changes == places.get(name, -1) for name in list(CHANGES)[1:])
         # The first three blend the image with black, with its mean grey and with its greys.
-        grey = _grey(pixels)
+        grey = grey_of(pixels)
         mean = grey.sum(-1, keepdim=True).long().sum(-2, keepdim=True) / (grey.shape[-2] * grey.shape[-1])
         other = grey.mul_((1 - factors) * is_saturation).add_(mean * (1 - factors) * is_contrast)
         blended = pixels.mul_(torch.where(is_hue, 1, factors)).add_(other).clamp_(0, 255).floor_()
@@ -103,8 +103,8 @@ class GaussianBlur:
         return pixels.to(images.dtype).contiguous(memory_format=torch.channels_last)
 
 
-def _grey(pixels: torch.Tensor) -> torch.Tensor:
-    """Return (N, 1, H, W) of whole numbers: how light RGB pixels are."""
+def grey_of(pixels: torch.Tensor) -> torch.Tensor:
+    """Return (N, 1, H, W) of whole numbers: how light RGB pixels (N, 3, H, W), whole numbers held as floats, are."""
     red, green, blue = pixels.split(1, dim=1)
     return red.mul(GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2]).floor_()
 

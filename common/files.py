@@ -5,9 +5,12 @@ import io
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from common.errors import BadInput
 
 PARTIAL = ".partial"
 
@@ -39,6 +42,21 @@ def partial_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, what: str) -> None:
+    """Make sure that a file can be written to `path`, without changing anything.
+
+    Raises:
+        BadInput: it cannot; the text begins with `what`.
+    """
+    if path.exists() and not path.is_file():
+        raise BadInput(f"{what} cannot be written: there is something else of that name")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL):
+            pass
+    except OSError as error:
+        raise BadInput(f"{what} cannot be written ({error.strerror})") from error
 
 
 def remove_partial_files(folder: Path) -> None:

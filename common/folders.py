@@ -202,15 +202,25 @@ def _scan(dataset: FolderDataset, in_memory: bool, part: str, reading: Reading) 
     return Part(held, torch.tensor(readable, dtype=torch.int64), hashes)
 
 
-def _report_unreadable(failures: list[str], skip: bool, parts: dict[str, Part]) -> None:
-    """List the files that cannot be read; raise unless they may be skipped and each part keeps some of each class."""
+def list_unreadable(failures: list[str], skip: bool, at_most: int = LISTED) -> str:
+    """List files that cannot be read, and return a remark if those are not all.
+
+    Raises:
+        BadInput: unless they may be skipped.
+    """
     if len(failures) == 1 and not skip:
         raise BadInput(f"{failures[0]}; repair or remove it, or add --skip_unreadable")
-    for failure in failures[:LISTED]:
+    for failure in failures[:at_most]:
         complain(failure)
-    more = f" (the first {LISTED} are listed above)" if len(failures) > LISTED else ""
+    more = f" (the first {at_most} are listed above)" if len(failures) > at_most else ""
     if not skip:
         raise BadInput(f"{len(failures)} files cannot be read{more}: repair or remove them, or add --skip_unreadable")
+    return more
+
+
+def _report_unreadable(failures: list[str], skip: bool, parts: dict[str, Part]) -> None:
+    """List the files that cannot be read; raise unless they may be skipped and each part keeps some of each class."""
+    more = list_unreadable(failures, skip)
     say(f"warning: {len(failures)} file(s) that cannot be read are skipped{more}; config.json names all")
     for name, part in parts.items():
         empty = set(part.dataset.labels.tolist()) - set(part.labels)

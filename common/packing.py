@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import shutil
-import tempfile
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,11 +15,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from common.console import complain, progress, say
+from common.console import progress, say
 from common.datasets import pixel_hash
 from common.errors import BadInput
-from common.files import PARTIAL, partial_file
-from common.folders import LISTED, folder_names, labelled_files, part_folders, suggestion
+from common.files import PARTIAL, check_writable, partial_file
+from common.folders import LISTED, folder_names, labelled_files, list_unreadable, part_folders, suggestion
 from common.hdf5 import PARTS, HDF5Dataset, open_hdf5
 from common.images import frame, read_image
 from common.splits import stratified_split
@@ -103,11 +102,7 @@ def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) 
         raise BadInput(f"{target} cannot be written: there is no folder {target.parent}")
     if folder.resolve() in target.resolve().parents:
         raise BadInput(f"{target} would lie among the images in {folder}: write it elsewhere")
-    try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", suffix=PARTIAL):
-            pass
-    except OSError as error:
-        raise BadInput(f"{target} cannot be written ({error.strerror})") from error
+    check_writable(target, str(target))
     for left in target.parent.glob(f".{_escaped(target.name)}.*{PARTIAL}"):
         say(f"note: {left} is half of a file; unless another process is writing it now, remove it")
     _check_room(target, image_bytes)
@@ -242,13 +237,7 @@ def _check_failures(
     """List the files that cannot be read; raise unless they may be skipped and each class keeps some in each part."""
     if not failures:
         return
-    if len(failures) == 1 and not skip_unreadable:
-        raise BadInput(f"{failures[0]}; repair or remove it, or add --skip_unreadable")
-    for failure in failures if skip_unreadable else failures[:LISTED]:
-        complain(" ".join(failure.splitlines()))
-    if not skip_unreadable:
-        more = f" (the first {LISTED} are listed above)" if len(failures) > LISTED else ""
-        raise BadInput(f"{len(failures)} files cannot be read{more}: repair or remove them, or add --skip_unreadable")
+    list_unreadable(failures, skip_unreadable, at_most=len(failures) if skip_unreadable else LISTED)
     for part, source in after.items():
         if set(source.labels) != set(before[part].labels):
             raise BadInput(f"of a class in {source.folder}, none of the {part} images can be read")

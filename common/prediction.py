@@ -1,6 +1,5 @@
 """From image files to predictions, and what is told of them: lines, a table, a picture."""
 
-import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ import numpy as np
 from common.classifier import Classifier
 from common.console import complain, progress, say
 from common.errors import BadInput
-from common.files import write_table
+from common.files import check_writable, write_table
 from common.folders import folder_names, image_files
 from common.metrics import wilson_interval
 
@@ -109,17 +108,7 @@ def check_outputs(outputs: dict[str, str | None], checkpoint: Path, images: list
         if path in taken:
             raise BadInput(f"{what} would take the place of a file that is read or written; choose another name")
         taken.add(path)
-        _check_writable(path, what)
-
-
-def _check_writable(path: Path, what: str) -> None:
-    if path.exists() and not path.is_file():
-        raise BadInput(f"{what} cannot be written: there is something else of that name")
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
-            pass
-    except OSError as error:
-        raise BadInput(f"{what} cannot be written ({error.strerror})") from error
+        check_writable(path, what)
 
 
 def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -> Iterator[Prediction | BadInput]:

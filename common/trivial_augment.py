@@ -8,11 +8,11 @@ import math
 import torch
 import torch.nn.functional as F
 
+from common.colour import grey_of
 from common.draws import Draws
-from common.transforms import change_where, constants, warp
+from common.transforms import change_where, warp
 
 STRENGTHS = 31
-GREY = (0.2989, 0.587, 0.114)  # how much red, green and blue add to lightness, as in torchvision
 SHEAR, SHIFT, TURN = 0.99, 32.0, 135.0  # at full strength: tangent, pixels (of CIFAR's 32), degrees
 FACTOR = 0.99  # at full strength colours are multiplied by 1 - or 1 + so much
 BITS = 6  # that posterizing takes away at full strength
@@ -99,11 +99,11 @@ def _brightness(images, strength, sign):
 
 
 def _saturation(images, strength, sign):
-    return _blend(images, _grey(images), strength, sign)
+    return _blend(images, grey_of(images.float()), strength, sign)
 
 
 def _contrast(images, strength, sign):
-    return _blend(images, _grey(images).mean((2, 3), keepdim=True).floor(), strength, sign)
+    return _blend(images, grey_of(images.float()).mean((2, 3), keepdim=True).floor(), strength, sign)
 
 
 def _sharpness(images, strength, sign):
@@ -145,8 +145,3 @@ def _blend(images, other, strength, sign):
     """Return `images` moved towards `other` or away from it."""
     factor = 1 + FACTOR * sign * strength
     return (images.float() * factor + other * (1 - factor)).clamp_(0, 255)
-
-
-def _grey(images):
-    weights = constants(GREY, images.device)
-    return (images * weights).sum(1, keepdim=True).floor()
