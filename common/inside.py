@@ -189,7 +189,7 @@ def feature_maps(model: nn.Module, image: torch.Tensor, layers: Iterable[str] | 
             maps[name] = output[0].detach().float().cpu().clone()  # a ReLU that works in place changes the original
 
     chosen = _maps_by_default(model) if wanted is None else _named(model, wanted)
-    with _evaluating(model), torch.no_grad(), _hooked(chosen, keep):
+    with evaluating(model), torch.no_grad(), _hooked(chosen, keep):
         model(image[None].to(_device(model)))
     missing = [name for name in wanted or () if name not in maps]
     if missing or not maps:
@@ -214,7 +214,7 @@ def last_spatial_layer(model: nn.Module, inputs: torch.Tensor) -> str:
         if output.dim() == 4 and output.shape[2:].numel() > 1:
             names.append(name)
 
-    with _evaluating(model), torch.no_grad(), _hooked(_visible_layers(model), note):
+    with evaluating(model), torch.no_grad(), _hooked(_visible_layers(model), note):
         model(inputs[:1])
     if not names:
         raise NotThere("no layer of the network has an output with places, (N, channels, h, w)")
@@ -250,7 +250,7 @@ def grad_cam(
         kept.append(output.detach().requires_grad_())  # gradients are wanted down to here, frozen or not
         return kept[0].clone()  # which a ReLU that works in place may change
 
-    with torch.inference_mode(False), torch.enable_grad(), _evaluating(model), _hooked(_named(model, [layer]), cut):
+    with torch.inference_mode(False), torch.enable_grad(), evaluating(model), _hooked(_named(model, [layer]), cut):
         logits = model(inputs.clone())  # a tensor made in inference mode cannot be differentiated through, its copy can
         if not kept or kept[0].dim() != 4:
             raise NotThere(f"{layer} gives no maps (N, channels, h, w)")
@@ -363,7 +363,7 @@ def _hooked(layers: dict[str, nn.Module], see: Callable[[str, nn.Module, torch.T
 
 
 @contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Put the model into evaluation mode, and its modes and the random state back to what they were."""
     modes = {part: part.training for part in model.modules()}
     device = _device(model)
@@ -386,7 +386,7 @@ def _activation_statistics(model: nn.Module, inputs: torch.Tensor) -> dict[str, 
         dead = dead_share(layer, values) if is_activation else torch.full((), math.nan, device=values.device)
         statistics[name] = torch.stack([values.mean(), values.std(correction=0), dead])
 
-    with _evaluating(model), torch.no_grad(), _hooked(_visible_layers(model), note):
+    with evaluating(model), torch.no_grad(), _hooked(_visible_layers(model), note):
         model(inputs)
     return statistics
 

@@ -7,6 +7,8 @@ import io
 import torch
 from torch import nn
 
+from common.inside import evaluating
+
 
 def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
     """Return the text of `summary.txt` for images of `input_shape` (C, H, W), without touching the model.
@@ -82,17 +84,13 @@ def _address(tensor: torch.Tensor) -> int:
 @contextlib.contextmanager
 def _restored(model: nn.Module):
     """Put running statistics, modes and random numbers back to what they were. A copy would double the memory."""
-    modes = {part: part.training for part in model.modules()}
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    device = next(model.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with evaluating(model):
         try:
             yield
         finally:
             for buffer, value in buffers:
                 buffer.copy_(value)
-            for part, mode in modes.items():
-                part.training = mode
 
 
 def _operations_table(model: nn.Module, input_shape: tuple[int, ...]) -> str:
