@@ -81,7 +81,10 @@ def run_script(main) -> None:
     for stream in filter(None, (sys.stdout, sys.stderr)):
         stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
     try:
-        main()
+        try:
+            main()
+        finally:
+            _end_at_a_signal()
     except BaseException as error:
         explained = explain(error)
         if explained is None:
@@ -99,3 +102,10 @@ def run_script(main) -> None:
 
 def _raise_terminated(signal_number, frame):
     raise Terminated
+
+
+def _end_at_a_signal() -> None:
+    """From now on let signals end the process, as there is nothing to save: exceptions would hit the interpreter."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)

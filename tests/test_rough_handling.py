@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -102,6 +103,19 @@ def test_help_on_a_terminal_without_unicode():
     ascii_only = environment(PYTHONIOENCODING="ascii")
     command = [sys.executable, str(ROOT / "ex_1.py"), "--help"]
     assert subprocess.run(command, capture_output=True, env=ascii_only).returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_when_all_is_done_shows_no_traceback(name):
+    code = (
+        "import atexit, os, signal, common.errors\n"
+        f"atexit.register(os.kill, os.getpid(), signal.{name})\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "common.errors.run_script(lambda: None)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-getattr(signal, name), "")
 
 
 def test_damaged_records_are_made_anew(tmp_path):
