@@ -86,7 +86,7 @@ def run_on(data, machine, options):
 def main(argv=None):
     """Run the experiment on each chosen data set and return the last run folder."""
     options = parse_options(argv)
-    if is_finished(options.resume, options.epochs):
+    if is_finished(options.resume, options.epochs, options.test):
         return options.resume
     machine = prepare_machine(options.device, options.precision, options.deterministic, options.sync_bn)
     loaded = Source.of(vars(options)).load(IMAGE_SIZE, VAL_FRACTION)

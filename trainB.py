@@ -160,7 +160,7 @@ def run_on(data, weights, machine, options):
 def main(argv=None):
     """Run the experiment on each chosen data set and return the last run folder."""
     options = parse_options(argv)
-    if is_finished(options.resume, options.epochs):
+    if is_finished(options.resume, options.epochs, options.test):
         return options.resume
     machine = prepare_machine(options.device, options.precision, options.deterministic, options.sync_bn)
     weights = None if is_under_way(options.resume) else find_weights(options.weights, options.model)

@@ -29,7 +29,7 @@ from common.run_folder import read_config
 from common.views import MOST_VIEWS
 
 # Options that change where a run happens but not what comes out of it.
-MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "print_every", "compile")
+MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "print_every", "compile", "test")
 # Options that do nothing unless another one has one of these values.
 WORKS_ONLY_WITH = {
     "warmup_epochs": ("schedule", ("cosine",)),
@@ -274,6 +274,8 @@ def _add_training_options(group) -> None:
                        help="average the gradients of N batches into one step")
     group.add_argument("--patience", type=integer(1), metavar="N",
                        help="stop after N epochs without a better validation accuracy")
+    group.add_argument("--test", **SWITCH, default=True,
+                       help="look at the test images at the end; False leaves that to --resume RUN_DIR --test True")
     group.add_argument("--tta", type=integer(1, MOST_VIEWS), default=1, metavar="N",
                        help="test the mean over N views of each image too: mirrored, enlarged, shifted")
     group.add_argument("--weights", type=location, metavar="FILE",

@@ -213,15 +213,18 @@ def _check_memory(config: dict, batch_schedule: list, machine: Machine) -> None:
             )
 
 
-def is_finished(folder: Path | None, epochs: int) -> bool:
-    """Tell, and say, whether the run to be resumed has nothing left to do."""
+def is_finished(folder: Path | None, epochs: int, test: bool) -> bool:
+    """Tell, and say, whether the run to be resumed has nothing left to do; `test` is whether to test it."""
     if folder is None or read_config(folder)["options"]["epochs"] != epochs:
         return False
-    results = ("test.json", "submission.csv")
-    if read_train_json(folder)["status"] != "finished" or not any((folder / name).exists() for name in results):
+    if read_train_json(folder)["status"] != "finished" or (test and not _is_tested(folder)):
         return False
     say(f"{folder} is finished: nothing to do (to train it further, add --epochs with a larger number)")
     return True
+
+
+def _is_tested(folder: Path) -> bool:
+    return any((folder / name).exists() for name in ("test.json", "submission.csv"))
 
 
 def is_under_way(folder: Path | None) -> bool:
@@ -237,16 +240,16 @@ def _reopen(folder: Path, script: Path, wanted: dict, processes: Processes) -> R
     if status == "diverged":
         raise BadInput(f"--resume {folder}: this run diverged and would do so again; start one with a lower --lr")
     run = Run(folder, script, config, resumed=True, processes=processes)
-    if status == "finished":  # and asked for more epochs: the test set will be read once more
+    if status == "finished":  # and asked for more epochs, or for the test that was left out
         run.set_status("running")
-        config["earlier_test_evaluations"] += 1
+        config["earlier_test_evaluations"] += _is_tested(folder)
     epochs, before = wanted["options"]["epochs"], config["options"]["epochs"]
     if epochs > before:
         say(
             f"{epochs} epochs instead of {before}: the run will end as if it had begun with so many, because its "
             "schedule does not depend on their number; the test images are looked at once more"
         )
-    config["options"]["epochs"] = epochs
+    config["options"] |= {"epochs": epochs, "test": wanted["options"]["test"]}
     run.write_json("config.json", config)
     return run
 

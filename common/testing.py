@@ -31,7 +31,8 @@ def test_best(
 ) -> None:
     """Evaluate the best weights of `run` on the test images and write scores, predictions and pictures.
 
-    Where the test images have no labels, the predictions go to `submission.csv` and there is no score.
+    Where the test images have no labels, the predictions go to `submission.csv` and there is no score. With the option
+    `test` switched off nothing of this happens: a run that may not be the chosen one must not see them.
 
     Args:
         submission_labels: what `submission.csv` gives of a class: "names" or "indices", its number from 0 on.
@@ -41,6 +42,10 @@ def test_best(
     """
     from common import plots  # imports matplotlib, which no run needs before its first epoch
 
+    if not run.config["options"]["test"]:
+        say(f"the test images are left alone; to test: {run.resume_command()} --test True")
+        run.finish()
+        return
     model.load_state_dict(run.best_weights())
     started = time.perf_counter()
     logits, labels = evaluate(model, test, machine, "testing")

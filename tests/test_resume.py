@@ -284,3 +284,16 @@ def test_a_full_disk_ends_with_code_4_and_keeps_what_was_whole(tmp_path):
     assert not list(folder.glob(".*"))
     resume(folder)
     assert read(folder, "train.json")["status"] == "finished"
+
+
+def test_the_test_can_be_left_out_and_made_up_for(tmp_path, finished_run, capsys):
+    folder = small_run(tmp_path, "--test", "False")
+    assert read(folder, "train.json")["status"] == "finished"
+    seen_of_test = {"test.json", "predictions.npz", "predictions.csv", "predictions.png", "confusion_matrix.png"}
+    assert not seen_of_test & {path.name for path in folder.iterdir()}
+    assert f"--resume {folder} --test True" in capsys.readouterr().out
+    without_pictures(["--resume", str(folder)])
+    assert "nothing to do" in capsys.readouterr().out
+    without_pictures(["--resume", str(folder), "--test", "True"])
+    assert same_result(folder, finished_run)
+    assert read(folder, "test.json")["test_evaluations"] == 1
