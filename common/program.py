@@ -1,0 +1,86 @@
+"""The experiment that a search runs: found, and asked what it makes of options before the first trial starts."""
+
+import contextlib
+import importlib.util
+import io
+import sys
+from pathlib import Path
+
+from common.errors import BadInput
+from common.spaces import Parameter
+
+SCRIPTS = Path(__file__).resolve().parent.parent
+# What the search says itself, and what is no training.
+RESERVED = ("output_dir", "test", "resume", "explore", "throughput", "help", "override")
+
+
+class Experiment:
+    """A script of this kit, used for nothing but its `parse_options`.
+
+    Args:
+        name: of the script's file, as it is or in the folder of the experiments.
+
+    Raises:
+        BadInput: it is not there, or no experiment.
+    """
+
+    def __init__(self, name: str):
+        places = (Path(name), SCRIPTS / Path(name).name)
+        self.path = next((path.resolve() for path in places if path.is_file()), None)
+        if self.path is None:
+            raise BadInput(f"there is no program {name}; name one with --program, such as --program trainA.py")
+        sys.path.insert(0, str(self.path.parent))  # as it is when a script runs
+        try:
+            spec = importlib.util.spec_from_file_location(self.path.stem, self.path)
+            self._module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(self._module)
+        except Exception as error:  # whatever the file holds
+            raise BadInput(f"{name} cannot be imported ({type(error).__name__}: {error})") from error
+        finally:
+            sys.path.pop(0)
+        if not hasattr(self._module, "parse_options") or not hasattr(self._module, "build_model"):
+            raise BadInput(f"{name} is no experiment of this kit: it has no parse_options and build_model")
+
+    def options(self, words: list[str]) -> dict:
+        """Return all options by name for the `words` of a command line.
+
+        Raises:
+            BadInput: the script refuses them.
+        """
+        with contextlib.redirect_stdout(io.StringIO()):  # its notes are for the trials' logs
+            return vars(self._module.parse_options(words))
+
+    def check(self, parameters: dict[str, Parameter], fixed: list[str]) -> None:
+        """Make sure that the script takes every value of the `parameters` beside the `fixed` words, one at a time.
+
+        Raises:
+            BadInput: it does not; the text names the parameter.
+        """
+        self._check_data_sets(self.options(fixed), "the options after --", parameters)
+        for name, parameter in parameters.items():
+            if name in RESERVED:
+                raise BadInput(f"parameters.{name}: this option is the search's own, or no training")
+            results = []
+            for value in parameter.examples():
+                try:
+                    results.append(self.options([f"--{name}={value}", *fixed]))
+                except BadInput as error:
+                    raise BadInput(f"parameters.{name}: {error}") from error
+                self._check_data_sets(results[-1], f"parameters.{name}", {})
+            if len(results) > 1 and all(result == results[0] for result in results):
+                raise BadInput(f"parameters.{name}: all values come to the same; the options after -- give it too?")
+
+    def changed_options(self, words: list[str]) -> dict:
+        """Return the options that `words` make differ from the script's defaults, as a file for --config holds them."""
+        default = self.options([])
+        return {
+            name: value
+            for name, value in self.options(words).items()
+            if value != default[name] and value is not None and name not in RESERVED
+        }
+
+    @staticmethod
+    def _check_data_sets(options: dict, place: str, parameters: dict) -> None:
+        if len(options["dataset"]) > 1 and not {"dataset", "data"} & parameters.keys():
+            names = " and ".join(options["dataset"])
+            raise BadInput(f"{place}: a trial is one run, not one on {names} each; fix one: -- --dataset digits")

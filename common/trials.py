@@ -1,0 +1,186 @@
+"""One trial of a search: an experiment in a process of its own, started, watched by its files, and ended."""
+
+import contextlib
+import ctypes
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from common.errors import BadInput
+from common.run_folder import lock
+from common.sweep_file import ARGUMENTS, ENVIRONMENT, INTERPRETER, PROGRAM
+
+OUTPUT = "output.txt"  # what a trial's process says, in the folder of the trial
+PATIENCE = 60  # seconds that an ended trial has for saving its state
+REASONS = {-9: "killed, perhaps because memory ran out", 1: "a fault of the program", 2: "refused"}
+
+
+class Launcher:
+    """How trials are started: the command of the sweep file, the program, and what each of its processes may use.
+
+    Args:
+        command: as the sweep file has it, with macros.
+        fixed: words of the command line that all trials have.
+        slots: environment of each of the trials that run at a time; see `slots_for`.
+    """
+
+    def __init__(self, command: list[str], program: Path, fixed: list[str], slots: list[dict[str, str]]):
+        self.command, self.program, self.fixed, self.slots = command, program, fixed, slots
+
+    def start(self, values: dict, folder: Path, slot: int) -> "TrialProcess":
+        """Start the program on the options `values`; its run folder will be somewhere in `folder`.
+
+        A run that is in `folder` already, cut off earlier, is continued.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier = run_in(folder)
+        if earlier:
+            _wait_until_free(earlier)
+            words = self._words({"resume": str(earlier)}, [])
+        else:
+            words = self._words(values, [*self.fixed, f"--output_dir={folder}", "--test=False"])
+        return TrialProcess(words, folder, self.slots[slot])
+
+    def start_test(self, run: Path, folder: Path) -> "TrialProcess":
+        """Start the program on the finished run in `run`, to look at the test images with its best weights."""
+        return TrialProcess(self._words({"resume": str(run)}, ["--test=True"]), folder, self.slots[0])
+
+    def _words(self, values: dict, more: list[str]) -> list[str]:
+        """Return the words of the command, with `more` options behind those of `values`."""
+        single = {ENVIRONMENT: "/usr/bin/env", INTERPRETER: sys.executable, PROGRAM: str(self.program)}
+        words = []
+        for word in self.command:
+            if word in ARGUMENTS:
+                words += [*arguments(values, word), *more]
+            elif word != ENVIRONMENT or sys.platform != "win32":  # Windows has no such program and needs none
+                words.append(single.get(word, word))
+        return words
+
+
+def arguments(values: dict, macro: str) -> list[str]:
+    """Return options as words of a command line, in the form that a macro of the sweep file asks for."""
+    if macro == "${args_no_equals}":
+        return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+    if macro == "${args_no_boolean_flags}":
+        return [
+            f"--{name}" if value is True else f"--{name}={value}"
+            for name, value in values.items()
+            if value is not False
+        ]
+    return [f"--{name}={value}" for name, value in values.items()]
+
+
+def slots_for(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
+    """Return what to set in the environment of each of `jobs` trials at a time: a GPU of its own, or its threads.
+
+    Without a number there is a trial on each GPU, or one on the CPU.
+
+    Raises:
+        BadInput: there are fewer GPUs.
+    """
+    import torch
+
+    gpus = 0 if on_cpu else torch.cuda.device_count()
+    if gpus:
+        jobs = jobs or gpus
+        if jobs > gpus:
+            raise BadInput(f"--jobs {jobs}: there are {gpus} GPU(s), and each takes one trial at a time")
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        names = visible if len(visible) >= gpus and visible[0] else [str(gpu) for gpu in range(gpus)]
+        return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:jobs]]
+    jobs = jobs or 1
+    if jobs == 1:
+        return [{}]
+    threads = max(1, torch.get_num_threads() // jobs)
+    return [{"OMP_NUM_THREADS": str(threads)} for _ in range(jobs)]
+
+
+class TrialProcess:
+    """A running process. What it writes to its run folder is read; nothing else is asked of it."""
+
+    def __init__(self, words: list[str], folder: Path, environment: dict[str, str]):
+        self.folder = folder
+        with open(folder / OUTPUT, "ab") as output:
+            self._start_of_output = output.tell()
+            # In a session of its own, so that Ctrl-C in the terminal reaches the search alone, which then ends it.
+            self._process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                env=os.environ | environment, start_new_session=True, preexec_fn=_ending_with_the_parent(),
+            )  # fmt: skip
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    @property
+    def run(self) -> Path | None:
+        """The run folder, once it is there."""
+        return run_in(self.folder)
+
+    def train_json(self) -> dict:
+        """Return the content of train.json, {"epochs": []} before it is there."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            content = json.loads((self.run / "train.json").read_text(encoding="utf-8"))
+            if isinstance(content.get("epochs"), list):
+                return content
+        return {"epochs": []}
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Ask the process to save its state and end; it is killed if it does not."""
+        with contextlib.suppress(ProcessLookupError):
+            if sys.platform == "win32":
+                self._process.terminate()
+            else:
+                os.killpg(self._process.pid, number)  # with what the command of the sweep file has put around it
+
+    def wait(self) -> None:
+        """Wait for the end of a process that has been asked to; whoever does not come is killed."""
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def reason(self) -> str:
+        """Return, in one line, why the process has failed."""
+        lines = self.output().splitlines()
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        kind = REASONS.get(self.exit_code, "")
+        last = errors[-1] if errors else next((line for line in reversed(lines) if line.strip()), "it said nothing")
+        return f"exit code {self.exit_code}{f' ({kind})' if kind else ''}: {last.strip()[:300]}"
+
+    def output(self) -> str:
+        """Return what the process has said."""
+        with open(self.folder / OUTPUT, "rb") as file:
+            file.seek(self._start_of_output)
+            return file.read().decode("utf-8", errors="replace")
+
+
+def run_in(folder: Path) -> Path | None:
+    """Return the newest run folder in the folder of a trial that has something to continue from."""
+    runs = sorted(folder.glob("*/*/*/config.json"))
+    return runs[-1].parent if runs else None
+
+
+def _ending_with_the_parent() -> Callable[[], None] | None:
+    """Return what lets Linux end a process when the search that started it is killed: none is left running unseen."""
+    if sys.platform != "linux":
+        return None
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of sys/prctl.h
+    return functools.partial(ctypes.CDLL(None).prctl, set_parent_death_signal, signal.SIGTERM)
+
+
+def _wait_until_free(run: Path) -> None:
+    """Wait for a process of a killed search that still saves its state."""
+    for _ in range(PATIENCE):
+        with contextlib.suppress(BadInput):
+            lock(run).close()
+            return
+        time.sleep(1)

@@ -1,0 +1,97 @@
+"""Search over an experiment's options, as a Weights & Biases sweep file says, offline and without an account.
+
+    python sweep.py sweeps/trainA.yaml --program trainA.py --trials 30 -- -p nature_12K -e 5
+    python sweep.py sweeps/alexnet_lr.yaml --jobs 2 -- --data cifar10-jpeg --limit 5000 -e 3
+    python sweep.py sweeps/trainA.yaml --program trainA.py --storage postgresql://user@host/name    on each machine
+
+What stands behind -- goes to every trial. The same command continues a search that was ended in any way. The best trial
+is chosen on validation images; the test images are looked at by the best alone, at the end.
+"""
+
+import sys
+
+from common.console import say
+from common.errors import BadInput, run_script
+from common.option_types import folder, integer, one_of
+from common.options import Parser
+from common.program import Experiment
+from common.search import Bands, Search, sampler_for, test_best_trial
+from common.search_report import draw_search, say_best, write_best
+from common.search_storage import open_search_folder, open_storage
+from common.sweep_file import read_sweep
+from common.trials import Launcher, slots_for
+
+TRIALS = 20  # where neither the command, nor the file, nor a grid says how many
+DEAD_AFTER = 120  # seconds
+SAMPLERS = ("tpe", "gp")
+
+
+def parse_options(argv=None):
+    """Return the options, and the words behind `--`."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    end = words.index("--") if "--" in words else len(words)
+    parser = Parser(__file__, __doc__)
+    add = parser.add_argument
+    add("file", type=folder, metavar="FILE.yaml", help="the sweep file")
+    add("-h", "--help", action="help", help="show this and exit")
+    add("--program", type=folder, metavar="SCRIPT.py", help="the experiment (default: what the file names)")
+    add("-n", "--trials", type=integer(1), metavar="N",
+        help=f"trials of all starts together (default: run_cap of the file, all of a grid, or {TRIALS})")  # fmt: skip
+    add("-j", "--jobs", type=integer(1, 1024), metavar="N",
+        help="trials at a time (default: one for each GPU, or one); on a CPU they share its threads")  # fmt: skip
+    add("--name", metavar="NAME", help="of the search (default: what the file says, or the file's own name)")
+    add("--output_dir", type=folder, default="outputs", metavar="DIR", help="the search goes to DIR/sweeps/NAME")
+    add("--storage", metavar="URL", help="database of a search that several machines share")
+    add("--dead_after", type=integer(4), default=DEAD_AFTER, metavar="SECONDS",
+        help="with --storage: trials of a machine silent for so long are continued by another")  # fmt: skip
+    add("--bayes", type=one_of(SAMPLERS), default=SAMPLERS[0], metavar="NAME",
+        help="method bayes: tpe, or gp, a Gaussian process, for few numbers and long trials")  # fmt: skip
+    add("-s", "--seed", type=integer(0), default=0, metavar="N", help="of the proposals")
+    return parser.parse_intermixed_args(words[:end]), words[end + 1 :]
+
+
+def main(argv=None):
+    """Search, write down what was found, test the best, and return the folder of the search."""
+    options, fixed = parse_options(argv)
+    sweep = read_sweep(options.file)
+    if not options.program and not sweep.program:
+        raise BadInput(f"{options.file} names no program: add --program, such as --program trainA.py")
+    experiment = Experiment(options.program or sweep.program)
+    experiment.check(sweep.parameters, fixed)
+    slots = slots_for(options.jobs, on_cpu=experiment.options(fixed)["device"] == "cpu")
+    cap = number_of_trials(options.trials, sweep)
+
+    with open_search_folder(options.output_dir, options.name or sweep.name, options.storage is None) as folder:
+        storage = open_storage(options.storage, folder, folder.name, sweep.maximize, options.dead_after)
+        storage.check_same_search(sweep, experiment.path.name, fixed)
+        storage.study.sampler = sampler_for(sweep.method, options.bayes, options.seed, storage)
+        storage.study.pruner = Bands(sweep.bands, sweep.eta)
+        launcher = Launcher(sweep.command, experiment.path, fixed, slots)
+        search = Search(sweep, storage, launcher, folder, cap)
+        say(f"{folder}: {sweep.method}, {cap} trials of {experiment.path.name}, {len(slots)} at a time")
+        search.run()
+        report(search, experiment)
+    return folder
+
+
+def number_of_trials(typed, sweep):
+    """Return how many trials there are to be: the least that anyone says."""
+    limits = [typed, sweep.run_cap, sweep.grid_size() if sweep.method == "grid" else None]
+    return min((limit for limit in limits if limit), default=TRIALS)
+
+
+def report(search, experiment):
+    """Write and draw what was found, and look at the test images with the best weights of the best trial."""
+    best = search.storage.best()
+    if best is None:
+        raise BadInput(f"no trial has finished; {search.folder / 'trials.csv'} gives the reason of each")
+    words = [f"--{name}={value}" for name, value in search.values_of(best).items()]
+    write_best(search, experiment.changed_options([*words, *search.launcher.fixed]))
+    draw_search(search)
+    say_best(search)
+    test_best_trial(search)
+    say(f"to run the best again: python {experiment.path.name} --config {search.folder / 'best.yaml'}")
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,396 @@
+"""The search: what is tried, stopped, kept and chosen; what survives an end of any kind."""
+
+import csv
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+import yaml
+from conftest import ROOT, command, environment, read
+from optuna.trial import TrialState
+
+import ex_1
+import sweep
+from common.errors import BadInput
+from common.search import Bands
+from common.search_storage import JOURNAL, _with_driver, open_storage
+from common.trials import arguments, slots_for
+
+TOY = str(Path(__file__).with_name("toy.py"))
+
+
+def write_sweep(folder, parameters=None, name="s", **top):
+    """Write a sweep file over the toy experiment and return its path."""
+    content = {
+        "method": "grid", "program": TOY, "name": name, "metric": {"name": "val_accuracy", "goal": "maximize"},
+        "parameters": parameters or {"lr": {"values": [0.1, 0.3, 0.2]}},
+    } | top  # fmt: skip
+    path = Path(folder) / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def search(folder, *words, parameters=None, fixed=(), **top):
+    """Run a sweep over the toy experiment in this process and return its folder."""
+    path = write_sweep(folder, parameters, **top)
+    return sweep.main([path, "--output_dir", str(folder / "out put"), *words, "--", *fixed])
+
+
+def trials(folder):
+    with open(folder / "trials.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_grid_is_tried_in_order_and_the_best_alone_is_tested(tmp_path, capsys):
+    folder = search(tmp_path)
+    rows = trials(folder)
+    assert [(row["trial"], row["state"], row["lr"]) for row in rows] == [
+        ("0", "finished", "0.1"), ("1", "finished", "0.3"), ("2", "finished", "0.2"),
+    ]  # fmt: skip
+    assert [float(row["val_accuracy"]) for row in rows] == pytest.approx([0.13, 0.33, 0.23])
+    tested = [row["trial"] for row in rows if list(Path(row["folder"]).glob("*/*/*/test.json"))]
+    assert tested == ["1"]
+    assert yaml.safe_load((folder / "best.yaml").read_text()) == {"lr": 0.3}
+    said = capsys.readouterr().out
+    assert "trial 1, the best on validation images, on the test images: test accuracy 0.5" in said
+    assert f"python toy.py --config {folder / 'best.yaml'}" in said
+    assert {"history.png", "importance.png", "parallel.png", "log.txt"} <= {path.name for path in folder.iterdir()}
+
+
+def test_minimizing_takes_the_least(tmp_path):
+    folder = search(tmp_path, metric={"name": "val_loss"})  # W&B's goal, if none is named
+    assert yaml.safe_load((folder / "best.yaml").read_text()) == {"lr": 0.1}
+    assert float(trials(folder)[0]["val_loss"]) == pytest.approx(1.1)  # of the first epoch, which was the best
+
+
+@pytest.mark.parametrize(("words", "cap", "count"), [([], None, 3), (["--trials", "2"], None, 2), ([], 1, 1)])
+def test_the_number_of_trials(tmp_path, words, cap, count):
+    top = {"run_cap": cap} if cap else {}
+    assert len(trials(search(tmp_path, *words, **top))) == count
+
+
+def test_more_trials_later(tmp_path, capsys):
+    search(tmp_path, "--trials", "1")
+    capsys.readouterr()
+    folder = search(tmp_path, "--trials", "3")
+    assert [row["lr"] for row in trials(folder)] == ["0.1", "0.3", "0.2"]
+    said = capsys.readouterr().out
+    assert "trial 0:" not in said and "trial 1:" in said  # the finished one is not run again
+
+
+def test_a_target_ends_the_search(tmp_path):
+    rows = trials(search(tmp_path, metric={"name": "val_accuracy", "goal": "maximize", "target": 0.3}))
+    assert [(row["lr"], row["state"]) for row in rows] == [("0.1", "finished"), ("0.3", "finished"), ("0.2", "waiting")]
+
+
+@pytest.mark.parametrize("words", [["--bayes", "tpe"], ["--bayes", "gp"]])
+def test_samplers_propose_within_the_space_and_differ(tmp_path, words):
+    parameters = {"lr": {"min": 0.0, "max": 1.0}}
+    proposed = []
+    for name, seed in (("first", "0"), ("again", "0"), ("other", "1")):
+        (tmp_path / name).mkdir()
+        folder = search(tmp_path / name, *words, "-n", "4", "-s", seed, parameters=parameters, method="bayes")
+        proposed.append([float(row["lr"]) for row in trials(folder)])
+    assert proposed[0] == proposed[1] != proposed[2]
+    assert all(0 <= lr <= 1 for lr in proposed[0]) and len(set(proposed[0])) == 4
+
+
+def test_the_same_options_are_not_run_twice(tmp_path, capsys):
+    folder = search(tmp_path, "-n", "6", parameters={"lr": {"values": [0.1, 0.2]}}, method="random")
+    rows = trials(folder)
+    assert len(rows) == 6
+    assert len(list((folder / "trials").iterdir())) == 2
+    for row in rows:
+        twin = rows[int(row["same_as"])] if row["same_as"] else row
+        assert (row["lr"], row["val_accuracy"]) == (twin["lr"], twin["val_accuracy"])
+    assert "the same options as trial 0" in capsys.readouterr().out
+
+
+def test_failed_trials_are_told_with_their_reason_and_the_search_goes_on(tmp_path, capsys):
+    parameters = {"kind": {"values": ["refused", "diverges", "crashes once", "good"]}}
+    folder = search(tmp_path, parameters=parameters)
+    rows = trials(folder)
+    assert [row["state"] for row in rows] == ["failed", "failed", "failed", "finished"]
+    assert [row["reason"] for row in rows] == [
+        "exit code 2 (refused): --kind: this is refused",
+        "exit code 3: the loss is not finite any more",
+        "exit code 1 (a fault of the program): KeyError: 'x'",
+        "",
+    ]
+    capsys.readouterr()
+    folder = search(tmp_path, parameters=parameters)  # the crash is retried, what would end alike is not
+    rows = trials(folder)
+    assert [(row["trial"], row["state"]) for row in rows] == [
+        ("0", "failed"), ("1", "failed"), ("3", "finished"), ("4", "finished"),
+    ]  # fmt: skip
+    assert rows[3]["kind"] == "crashes once"
+
+
+def test_no_trial_finished(tmp_path):
+    with pytest.raises(BadInput, match="no trial has finished"):
+        search(tmp_path, parameters={"kind": {"value": "refused"}})
+
+
+def test_poor_trials_are_stopped_early(tmp_path):
+    parameters = {"lr": {"values": [0.5, 0.1, 0.6, 0.2]}}
+    early = {"type": "hyperband", "min_iter": 2, "eta": 2}
+    fixed = ["--epochs", "12", "--seconds", "0.15"]
+    rows = trials(search(tmp_path, parameters=parameters, early_terminate=early, fixed=fixed))
+    assert [row["state"] for row in rows] == ["finished", "stopped early", "finished", "stopped early"]
+    assert int(rows[1]["epochs"]) < 12 and rows[1]["val_accuracy"] == ""
+
+
+def test_bands_compare_the_best_so_far_at_a_band():
+    study = optuna.create_study(direction="maximize", pruner=Bands([2], eta=3))
+
+    def run(*values):
+        trial = study.ask()
+        for epoch, value in enumerate(values, 1):
+            trial.report(value, epoch)
+            if trial.should_prune():
+                study.tell(trial, state=TrialState.PRUNED)
+                return epoch
+        study.tell(trial, max(values))
+        return None
+
+    assert run(0.1, 0.2, 0.3) is None  # the first has no rival
+    assert run(0.1, 0.1, 0.9) == 2  # of two, one third is the best alone
+    assert run(0.5, 0.1, 0.1) is None  # its best so far counts
+    assert run(0.3, 0.4, 0.4) is None  # of four the best two go on
+    assert run(0.0, 0.2) == 2
+    study.tell(study.ask(), state=TrialState.FAIL)
+    assert run(0.0, 0.2) == 2
+
+
+@pytest.mark.parametrize(
+    ("macro", "words"),
+    [
+        ("${args}", ["--lr=0.1", "--switch=False", "--test=True"]),
+        ("${args_no_equals}", ["--lr", "0.1", "--switch", "False", "--test", "True"]),
+        ("${args_no_boolean_flags}", ["--lr=0.1", "--test"]),
+    ],
+)
+def test_macros(macro, words):
+    assert arguments({"lr": 0.1, "switch": False, "test": True}, macro) == words
+
+
+def test_the_command_of_the_file_is_run(tmp_path):
+    wrapper = tmp_path / "wrap per.sh"
+    wrapper.write_text(f'echo "$@" >> {shutil.os.path.abspath(tmp_path)!r}/said\nexec "$@"\n')
+    shell = ["${env}", "bash", str(wrapper), "${interpreter}", "-u", "${program}", "${args_no_equals}"]
+    search(tmp_path, parameters={"lr": {"value": 0.5}}, command=shell)
+    said = (tmp_path / "said").read_text().splitlines()
+    assert said[0].startswith(f"{sys.executable} -u {TOY} --lr 0.5 --output_dir")
+    assert "--resume" in said[1] and said[1].endswith("--test=True")
+
+
+def test_threads_are_divided_among_jobs(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 6)
+    folder = search(tmp_path, "--jobs", "3", fixed=["--seconds", "0.2"])
+    configs = [json.loads(path.read_text()) for path in folder.glob("trials/*/*/*/*/config.json")]
+    assert [config["threads"] for config in configs] == ["2", "2", "2"]
+    assert {row["state"] for row in trials(folder)} == {"finished"}
+
+
+def test_each_gpu_takes_one_trial(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert slots_for(None, on_cpu=False) == [{"CUDA_VISIBLE_DEVICES": "0"}, {"CUDA_VISIBLE_DEVICES": "1"}]
+    assert slots_for(1, on_cpu=False) == [{"CUDA_VISIBLE_DEVICES": "0"}]
+    assert slots_for(1, on_cpu=True) == [{}]
+    with pytest.raises(BadInput, match="--jobs 3: there are 2 GPU"):
+        slots_for(3, on_cpu=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert slots_for(2, on_cpu=False) == [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "6"}]
+
+
+def test_seeds_are_a_parameter_like_any_other(tmp_path):
+    rows = trials(search(tmp_path, parameters={"seed": {"values": [0, 1, 2]}, "lr": {"value": 0.2}}))
+    assert [row["seed"] for row in rows] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fixed", "said"),
+    [
+        ({"learning": {"values": [1, 2]}}, [], "parameters.learning: there is no option --learning"),
+        ({"lr": {"values": [0.1, "fast"]}}, [], "parameters.lr: -lr/--lr: 'fast' is not a number"),
+        ({"lr": {"min": -1, "max": 1}}, [], "parameters.lr: -lr/--lr: -1 must be above 0"),
+        ({"output_dir": {"value": "x"}}, [], "parameters.output_dir: this option is the search's own"),
+        ({"lr": {"values": [0.1, 0.2]}}, ["-lr", "1"], "parameters.lr: all values come to the same"),
+        ({"lr": {"values": [0.1, 0.2]}}, ["-e", "x"], "-e"),
+        ({"dataset": {"values": ["digits", "digits,cifar10"]}}, [], "parameters.dataset: a trial is one run"),
+    ],
+)
+def test_impossible_spaces_are_refused_before_the_first_trial(tmp_path, parameters, fixed, said):
+    fixed = fixed if "dataset" in parameters else ["--dataset", "digits", *fixed]
+    path = write_sweep(tmp_path, parameters)
+    with pytest.raises(BadInput) as error:
+        sweep.main([path, "--program", str(ROOT / "ex_1.py"), "--output_dir", str(tmp_path / "out"), "--", *fixed])
+    assert said in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_trial_is_one_run(tmp_path):
+    with pytest.raises(BadInput, match="not one on cifar10 and cifar100 each"):
+        sweep.main([write_sweep(tmp_path), "--program", "ex_1.py"])
+
+
+def test_programs(tmp_path):
+    with pytest.raises(BadInput, match="there is no program train.py; name one with --program"):
+        search(tmp_path, program="train.py")
+    (tmp_path / "no.py").write_text("x = 1")
+    with pytest.raises(BadInput, match="is no experiment"):
+        search(tmp_path, "--program", str(tmp_path / "no.py"))
+    (tmp_path / "no.py").write_text("x = ")
+    with pytest.raises(BadInput, match="cannot be imported"):
+        search(tmp_path, "--program", str(tmp_path / "no.py"))
+
+
+def test_another_search_of_the_same_name_is_refused(tmp_path):
+    search(tmp_path)
+    with pytest.raises(BadInput, match="began with another parameters; give this one a --name"):
+        search(tmp_path, parameters={"lr": {"values": [5]}})
+    with pytest.raises(BadInput, match="began with another options after --"):
+        search(tmp_path, fixed=["--epochs", "9"])
+    assert search(tmp_path, "--name", "../x y/", fixed=["--epochs", "9"]).name == "x-y"
+
+
+def test_the_best_options_are_a_recipe(tmp_path):
+    experiment = sweep.Experiment("ex_1.py")
+    words = ["--dataset", "digits", "--lr=0.5", "--batch_norm=False", "--milestones=3,5", "--schedule", "multistep"]
+    changed = experiment.changed_options([*words, "--output_dir", "x", "--test", "False"])
+    assert changed == {
+        "dataset": ["digits"], "lr": 0.5, "batch_norm": False, "milestones": [3, 5], "schedule": "multistep",
+    }  # fmt: skip
+    (tmp_path / "best.yaml").write_text(yaml.safe_dump(changed))
+    assert vars(ex_1.parse_options(["--config", str(tmp_path / "best.yaml")])) == experiment.options(words)
+
+
+def test_a_torn_journal_loses_no_whole_line(tmp_path):
+    storage = open_storage(None, tmp_path, "s", maximize=True, dead_after=60)
+    for value in (0.1, 0.2):
+        storage.study.tell(storage.ask(), value)
+    whole = (tmp_path / JOURNAL).read_bytes()
+    for torn in (b"{", b'{"op_code": 4, "worker', b"\x00" * 30, b"17\n", b'{"a":1}'):
+        (tmp_path / JOURNAL).write_bytes(whole + torn)
+        (tmp_path / f"{JOURNAL}.lock").symlink_to(tmp_path / JOURNAL)  # whoever wrote has died
+        again = open_storage(None, tmp_path, "s", maximize=True, dead_after=60)
+        assert [trial.value for trial in again.trials()] == [0.1, 0.2]
+    again.study.tell(again.ask(), 0.3)
+    final = open_storage(None, tmp_path, "s", maximize=True, dead_after=60)
+    assert [trial.value for trial in final.trials()] == [0.1, 0.2, 0.3]
+    (tmp_path / JOURNAL).write_bytes(b"#" + whole)
+    with pytest.raises(BadInput, match="is damaged in line"):
+        open_storage(None, tmp_path, "s", maximize=True, dead_after=60)
+
+
+def test_a_journal_on_a_full_disk_stays_whole(tmp_path, monkeypatch):
+    storage = open_storage(None, tmp_path, "s", maximize=True, dead_after=60)
+    trial = storage.ask()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    before = (tmp_path / JOURNAL).read_bytes()
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError):
+        storage.study.tell(trial, 0.5)
+    assert (tmp_path / JOURNAL).read_bytes() == before
+
+
+def test_databases(tmp_path):
+    assert _with_driver("postgresql://a@b/c") == "postgresql+psycopg://a@b/c"
+    assert _with_driver("postgresql+psycopg2://a@b/c") == "postgresql+psycopg2://a@b/c"
+    folder = search(tmp_path, "--storage", f"sqlite:///{tmp_path}/a.db")
+    assert [row["state"] for row in trials(folder)] == ["finished"] * 3
+    assert not (folder / JOURNAL).exists()
+    for url in ("nonsense", "nonsense://x", "sqlite:////no/such/folder/a.db"):
+        with pytest.raises(BadInput, match="--storage"):
+            search(tmp_path, "--storage", url)
+    with pytest.raises(BadInput) as error:
+        search(tmp_path, "--storage", "postgresql://me:secret@127.0.0.1:1/x")
+    assert "secret" not in str(error.value) and "cannot be used" in str(error.value)
+
+
+def start_sweep(*words):
+    return subprocess.Popen(
+        [sys.executable, ROOT / "sweep.py", *map(str, words)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGKILL", -9)])
+def test_the_same_command_continues_after_any_end(tmp_path, name, code):
+    path = write_sweep(tmp_path)
+    words = [path, "--output_dir", tmp_path / "out", "--jobs", "2", "--", "--seconds", "0.5", "--epochs", "4"]
+    process = start_sweep(*words)
+    trial = tmp_path / "out" / "sweeps" / "s" / "trials" / "0002" / "toy" / "digits" / "now" / "train.json"
+    wait_for(trial.exists)
+    process.send_signal(getattr(signal, name))
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code and "Traceback" not in error
+    wait_for(lambda: not running_toys(tmp_path))  # no trial is left running
+    done = command(ROOT / "sweep.py", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "trial 0:" not in done.stdout and "trial 1:" not in done.stdout
+    rows = trials(tmp_path / "out" / "sweeps" / "s")
+    assert [(row["lr"], row["state"], row["epochs"]) for row in rows] == [
+        ("0.1", "finished", "4"), ("0.3", "finished", "4"), ("0.2", "finished", "4"),
+    ]  # fmt: skip
+    assert read(trial.parent, "config.json")["resumed"]  # in the same folder, from where it was
+
+
+def running_toys(folder):
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    return [line for line in listed.splitlines() if TOY in line and str(folder) in line and "sweep.py" not in line]
+
+
+@pytest.mark.slow
+def test_two_searches_at_once_on_one_file(tmp_path):
+    path = write_sweep(tmp_path)
+    words = [path, "--output_dir", tmp_path / "out", "--", "--seconds", "1"]
+    process = start_sweep(*words)
+    wait_for((tmp_path / "out" / "sweeps" / "s" / "trials" / "0000").exists)
+    second = command(ROOT / "sweep.py", *words)
+    assert second.returncode == 2 and "in use by another process" in second.stderr
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+@pytest.mark.slow
+def test_a_real_search_from_beginning_to_end(tmp_path):
+    path = tmp_path / "real.yaml"
+    path.write_text(
+        "method: random\nmetric: {name: val_accuracy, goal: maximize}\n"
+        "parameters: {lr: {values: [0.001, 1000000.0]}, dropout: {min: 0.0, max: 0.5}}\n"
+        "early_terminate: {type: hyperband, min_iter: 1, eta: 2}\n"
+    )
+    fixed = ["--dataset", "digits", "--limit", "300", "-e", "3"]
+    words = [ROOT / "sweep.py", path, "--program", "ex_1.py", "-n", "5", "--jobs", "2", "--", *fixed]
+    done = command(*words, cwd=tmp_path, env=environment(OMP_NUM_THREADS="1"))
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "outputs" / "sweeps" / "real"
+    rows = trials(folder)
+    assert len(rows) == 5 and {"finished"} <= {row["state"] for row in rows}
+    assert all(row["lr"] == "0.001" for row in rows if row["state"] == "finished" and float(row["val_accuracy"]) > 0.3)
+    best = max(rows, key=lambda row: float(row["val_accuracy"] or 0))
+    [run] = Path(best["folder"]).glob("*/*/*")
+    assert read(run, "test.json")["test_evaluations"] == 1
+    assert len(list(folder.glob("trials/*/*/*/*/test.json"))) == 1
+    again = command(ROOT / "ex_1.py", "--config", folder / "best.yaml", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    [rerun] = (tmp_path / "outputs" / "ex_1").glob("*/*")
+    assert read(rerun, "test.json")["accuracy"] == read(run, "test.json")["accuracy"]

@@ -1,0 +1,214 @@
+"""Sweep files: every form of parameter means what W&B says, every mistake is told with its place."""
+
+import math
+
+import pytest
+import yaml
+from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import FixedTrial
+
+from common.errors import BadInput
+from common.sweep_file import parse_sweep, read_sweep
+
+REPORT = """
+program: train.py
+method: bayes
+name: "complete-sweep"
+metric:
+  name: val_accuracy
+  goal: maximize
+parameters:
+    lr:
+      values: [0.001, 0.0001]
+    activation:
+      values: ["SiLU", "LeakyReLU", "ReLU", "GELU"]
+    batch_norm:
+      values: [True, False]
+    dropout:
+      values: [0.3, 0.5]
+    filter_org:
+      values: ["half", "double", "const"]
+    filter_size:
+      values: ["3", "5,5,3,3,3", "5"]
+    num_filters:
+      values: [16, 32, 64]
+"""
+
+
+def sweep_of(parameter=None, **top):
+    content = {"method": "random", "parameters": {"x": parameter or {"values": [1, 2]}}} | top
+    return parse_sweep({key: value for key, value in content.items() if value != "absent"}, "file")
+
+
+def value_at(parameter, proposed):
+    """Return what an option gets if Optuna proposes `proposed`, as a trial would."""
+    form = sweep_of(parameter).parameters["x"]
+    return form.value(form.suggest(FixedTrial({"x": proposed}), "x"))
+
+
+def test_the_file_of_the_report_is_read_as_it_is():
+    sweep = parse_sweep(yaml.safe_load(REPORT), "file")
+    assert (sweep.name, sweep.program, sweep.method, sweep.metric) == (
+        "complete-sweep",
+        "train.py",
+        "bayes",
+        "val_accuracy",
+    )
+    assert sweep.maximize and sweep.run_cap is None and sweep.bands == []
+    assert sweep.parameters["filter_size"].grid() == ["3", "5,5,3,3,3", "5"]
+    assert sweep.grid_size() == 2 * 4 * 2 * 2 * 3 * 3 * 3 == len(sweep.grid())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_all_sweep_files_of_the_project_are_read(path):
+    sweep = read_sweep(str(path))
+    assert (ROOT / sweep.program).is_file() and sweep.maximize
+
+
+@pytest.mark.parametrize(
+    ("parameter", "proposed", "value"),
+    [
+        ({"value": "a"}, None, "a"),
+        ({"values": ["a", "b"]}, "b", "b"),
+        ({"values": ["a", "b", "c"], "probabilities": [0.1, 0.6, 0.3]}, 0.05, "a"),
+        ({"values": ["a", "b", "c"], "probabilities": [0.1, 0.6, 0.3]}, 0.69, "b"),
+        ({"values": ["a", "b", "c"], "probabilities": [0.1, 0.9, 0.0]}, 1.0, "b"),
+        ({"min": 1, "max": 9}, 4, 4),
+        ({"min": 0.5, "max": 2}, 0.7, 0.7),
+        ({"min": 0, "max": 1, "q": 0.1}, 0.34, 0.3),
+        ({"min": 1, "max": 64, "q": 8}, 1.0, 8),
+        ({"distribution": "q_uniform", "min": 0, "max": 9}, 4.4, 4),
+        ({"distribution": "log_uniform_values", "min": 1e-4, "max": 1}, 0.01, 0.01),
+        ({"distribution": "log_uniform", "min": 0, "max": 2}, math.e, math.e),
+        ({"distribution": "q_log_uniform_values", "min": 1, "max": 256, "q": 16}, 100.0, 96),
+        ({"mu": 3, "sigma": 2}, 0.5, 3),
+        ({"distribution": "normal"}, 0.8413447460685429, 1),
+        ({"distribution": "log_normal", "mu": 1}, 0.5, math.e),
+        ({"distribution": "q_normal", "mu": 3.3, "q": 0.5}, 0.5, 3.5),
+        ({"min": "1e-5", "max": 1}, 0.5, 0.5),  # which YAML takes for a text
+    ],
+)
+def test_forms_of_parameters(parameter, proposed, value):
+    expected = pytest.approx(value) if isinstance(value, float) else value
+    assert value_at(parameter, proposed) == expected
+
+
+def test_a_weighted_choice_comes_as_often_as_it_should():
+    form = sweep_of({"values": [16, 32, 64], "probabilities": [0.2, 0.5, 0.3]}).parameters["x"]
+    values = [form.value((number + 0.5) / 1000) for number in range(1000)]
+    assert [values.count(value) for value in (16, 32, 64)] == [200, 500, 300]
+
+
+def test_a_grid_has_every_combination_in_order():
+    content = {
+        "method": "grid",
+        "parameters": {
+            "a": {"values": [1, 2]},
+            "b": {"value": "x"},
+            "c": {"min": 1, "max": 3},
+            "d": {"min": 0, "max": 1, "q": 0.5},
+        },
+    }
+    points = parse_sweep(content, "file").grid()
+    assert len(points) == 2 * 1 * 3 * 3
+    assert points[0] == {"a": 1, "b": "x", "c": 1, "d": 0}
+    assert points[1] == {"a": 1, "b": "x", "c": 1, "d": 0.5}
+    assert points[-1] == {"a": 2, "b": "x", "c": 3, "d": 1}
+
+
+def test_bands_are_those_of_hyperband():
+    assert sweep_of(early_terminate={"type": "hyperband", "min_iter": 3}).bands[:3] == [3, 9, 27]
+    assert sweep_of(early_terminate={"type": "hyperband", "min_iter": 2, "eta": 2}).bands[:4] == [2, 4, 8, 16]
+    assert sweep_of(early_terminate={"type": "hyperband", "max_iter": 27, "s": 2}).bands == [3, 9]
+    assert sweep_of(early_terminate={"type": "hyperband", "max_iter": 10, "s": 5, "eta": 2}).bands == [1, 2, 5]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ({"method": "absent"}, "method: must be grid or random or bayes"),
+        ({"method": "best"}, "method: must be grid or random or bayes, not 'best'"),
+        ({"methods": "grid"}, "the file: there is no key 'methods' here; did you mean method?"),
+        ({"parameters": {}}, "parameters: must hold"),
+        ({"parameters": {"a b": {"value": 1}}}, "'a b' is no name"),
+        ({"parameters": {"x": [1, 2]}}, "parameters.x: must hold"),
+        ({"parameters": {"x": {"parameters": {}}}}, "parameters.x: there is no key 'parameters'"),
+        ({"parameters": {"x": {"values": []}}}, "parameters.x.values: must be a list of at least one"),
+        ({"parameters": {"x": {"values": [1, 1]}}}, "parameters.x.values: 1 is there twice"),
+        ({"parameters": {"x": {"values": [[1]]}}}, "parameters.x.values: [1] is no number, text"),
+        ({"parameters": {"x": {"values": [1, 2], "probabilities": [0.5, 0.6]}}}, "parameters.x.probabilities: must be"),
+        ({"parameters": {"x": {"values": [1, 2], "probabilities": [1]}}}, "a list of 2 numbers"),
+        ({"parameters": {"x": {"min": 2, "max": 1}}}, "parameters.x: min must be below max"),
+        ({"parameters": {"x": {"min": 1}}}, "parameters.x: uniform needs 'max'"),
+        ({"parameters": {"x": {"min": 0, "max": True}}}, "parameters.x.max: True is no number"),
+        ({"parameters": {"x": {"min": 0, "max": math.inf}}}, "parameters.x.max: inf is no number"),
+        ({"parameters": {"x": {"min": 0, "max": 1, "q": 0}}}, "parameters.x.q: must be above 0"),
+        ({"parameters": {"x": {"min": 0.1, "max": 0.2, "q": 5}}}, "no multiple of q = 5"),
+        ({"parameters": {"x": {"mu": 0, "sigma": -1}}}, "parameters.x.sigma: must be above 0"),
+        ({"parameters": {"x": {"distribution": "uniforn", "min": 0, "max": 1}}}, "did you mean uniform?"),
+        ({"parameters": {"x": {"distribution": "log_uniform_values", "min": 0, "max": 1}}}, "min: must be above 0"),
+        ({"parameters": {"x": {"distribution": "log_uniform", "min": 0, "max": 1e6}}}, "are exponents of e"),
+        ({"parameters": {"x": {"distribution": "constant", "values": [1]}}}, "constant takes no 'values', but value"),
+        ({"method": "grid", "parameters": {"x": {"min": 0.0, "max": 1.5}}}, "parameters.x: a grid needs"),
+        ({"method": "bayes"}, "metric: method bayes needs one"),
+        ({"metric": {"name": "val_acc"}}, "train.json has no 'val_acc', but val_accuracy"),
+        ({"metric": {"goal": "maximize"}}, "metric: needs a name"),
+        ({"metric": {"name": "val_loss", "goal": "min"}}, "metric.goal: must be minimize or maximize, not 'min'"),
+        ({"metric": {"name": "val_loss", "target": "low"}}, "metric.target: 'low' is no number"),
+        ({"early_terminate": {"type": "median"}}, "early_terminate.type: must be hyperband, not 'median'"),
+        ({"early_terminate": {"type": "hyperband"}}, "needs either min_iter, or max_iter and s"),
+        ({"early_terminate": {"type": "hyperband", "max_iter": 9}}, "max_iter needs s"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 0}}, "min_iter: must be a whole number of at least 1"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1}}, "eta: must be above 1"),
+        ({"run_cap": 0}, "run_cap: must be a whole number of at least 1"),
+        ({"command": []}, "command: must be a list"),
+        ({"command": ["python", "${program}"]}, "command: lacks ${args}"),
+        ({"command": ["${args}", "--x=${program}"]}, "command: '--x=${program}' is none of"),
+        ({"name": ["a"]}, "name: must be a text"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_with_their_place(content, said):
+    with pytest.raises(BadInput) as error:
+        sweep_of(**content)
+    assert said in str(error.value)
+
+
+def test_files_that_are_no_sweep(tmp_path):
+    for content in (b"\xff\xfe\x00", b"a: [", b"- a", b"", b"a: 2026-13-45", b"[" * 5000):
+        (tmp_path / "a.yaml").write_bytes(content)
+        with pytest.raises(BadInput, match=r"a\.yaml"):
+            read_sweep(str(tmp_path / "a.yaml"))
+    with pytest.raises(BadInput, match="cannot be read"):
+        read_sweep(str(tmp_path / "absent.yaml"))
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+KEYS = st.sampled_from(
+    ["method", "parameters", "metric", "early_terminate", "name", "command", "run_cap", "x", "min", "max", "q", "mu",
+     "sigma", "values", "value", "probabilities", "distribution", "type", "eta", "s", "min_iter", "max_iter", "goal"]
+)  # fmt: skip
+ANYTHING = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4))
+
+
+@given(top=st.dictionaries(KEYS, ANYTHING, max_size=4), parameter=st.dictionaries(KEYS, ANYTHING, max_size=4))
+def test_whatever_a_file_holds_is_a_sweep_or_bad_input(top, parameter):
+    for content in (top, {"method": "random", "parameters": {"x": parameter}} | top):
+        try:
+            sweep = parse_sweep(content, "file")
+        except BadInput:
+            continue
+        for form in sweep.parameters.values():
+            assert form.examples()
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.floats(1e-3, 1e3), st.floats(0, 1))
+def test_steps_stay_between_the_bounds(low, width, q, place):
+    try:
+        form = sweep_of({"min": low, "max": low + width, "q": q}).parameters["x"]
+    except BadInput:
+        return
+    value = form.value(low + place * width)
+    assert low - 1e-6 * abs(low) <= value <= (low + width) + 1e-6 * abs(low + width)
+    assert value / q == pytest.approx(round(value / q), abs=1e-3)
