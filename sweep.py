@@ -56,6 +56,8 @@ def main(argv=None):
     sweep = read_sweep(options.file)
     if not options.program and not sweep.program:
         raise BadInput(f"{options.file} names no program: add --program, such as --program trainA.py")
+    if sweep.metric.endswith("accuracy") and not sweep.maximize:
+        say(f"note: the file minimizes {sweep.metric}, W&B's goal where none is named; did you mean goal: maximize?")
     experiment = Experiment(options.program or sweep.program)
     experiment.check(sweep.parameters, fixed)
     slots = slots_for(options.jobs, on_cpu=experiment.options(fixed)["device"] == "cpu")

@@ -238,7 +238,18 @@ class Search:
             f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in shown.items()
         ]
         say(f"trial {trial.number}: {outcome}   {' '.join(words)}")
+        self._remove_states()
         self.write_table()
+
+    def _remove_states(self) -> None:
+        """Remove what ended trials would need to go on, gigabytes with a large network; the best keeps all it has."""
+        best = self.storage.best()
+        for trial in self.storage.trials(TrialState.COMPLETE, TrialState.PRUNED):
+            run = run_in(Path(trial.user_attrs["folder"]))
+            if run and (best is None or trial.user_attrs["folder"] != best.user_attrs["folder"]):
+                for pattern in ("last.pth", "previous.pth", "epoch-*.pth"):
+                    for path in run.glob(pattern):
+                        path.unlink(missing_ok=True)
 
     def _values(self, process: TrialProcess) -> list[tuple[int, float]]:
         """Return (epoch, value of the metric) of all epochs so far."""
@@ -277,8 +288,10 @@ class Search:
         ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
         bar.update(len(self.storage.trials(*ended)) - bar.n)
         best = self.storage.best()
-        if best is not None:
-            bar.set_postfix({f"best {self.sweep.metric}": f"{best.value:.4f}"}, refresh=False)
+        facts = {f"best {self.sweep.metric}": f"{best.value:.4f}"} if best else {}
+        for trial, process in self._running.values():
+            facts[f"trial {trial.number}"] = f"epoch {len(process.train_json()['epochs']) + 1}"
+        bar.set_postfix(facts)
 
 
 def test_best_trial(search: Search) -> None:

@@ -60,12 +60,17 @@ def test_a_grid_is_tried_in_order_and_the_best_alone_is_tested(tmp_path, capsys)
     said = capsys.readouterr().out
     assert "trial 1, the best on validation images, on the test images: test accuracy 0.5" in said
     assert f"python toy.py --config {folder / 'best.yaml'}" in said
+    states = [path.parents[3].name for path in folder.glob("trials/*/*/*/*/last.pth")]
+    assert states == ["0001"]  # of the others only what they have found is kept
     assert {"history.png", "importance.png", "parallel.png", "log.txt"} <= {path.name for path in folder.iterdir()}
 
 
-def test_minimizing_takes_the_least(tmp_path):
+def test_minimizing_takes_the_least(tmp_path, capsys):
     folder = search(tmp_path, metric={"name": "val_loss"})  # W&B's goal, if none is named
     assert yaml.safe_load((folder / "best.yaml").read_text()) == {"lr": 0.1}
+    assert "note:" not in capsys.readouterr().out
+    search(tmp_path, metric={"name": "val_accuracy"}, name="t")
+    assert "did you mean goal: maximize?" in capsys.readouterr().out
     assert float(trials(folder)[0]["val_loss"]) == pytest.approx(1.1)  # of the first epoch, which was the best
 
 
