@@ -26,10 +26,12 @@ from common.option_types import (
     real,
 )  # fmt: skip
 from common.run_folder import read_config
+from common.tracking import PROJECT, check_installed
 from common.views import MOST_VIEWS
 
+TRACKERS = ("tensorboard", "wandb", "wandb_project", "wandb_entity")
 # Options that change where a run happens but not what comes out of it.
-MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "print_every", "compile", "test")
+MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "print_every", "compile", "test", *TRACKERS)
 # Options that do nothing unless another one has one of these values.
 WORKS_ONLY_WITH = {
     "warmup_epochs": ("schedule", ("cosine",)),
@@ -38,6 +40,10 @@ WORKS_ONLY_WITH = {
     "gamma": ("schedule", ("step", "multistep", "plateau")),
     "plateau_patience": ("schedule", ("plateau",)),
     "momentum": ("optimizer", ("sgd", "rmsprop")),
+    "tensorboard": ("explore", (False,)),
+    "wandb": ("explore", (False,)),
+    "wandb_project": ("wandb", (True,)),
+    "wandb_entity": ("wandb", (True,)),
 }
 HDF5_ENDINGS = (".hdf5", ".h5", ".hdf")
 SUBMISSION_LABELS = ("names", "indices")
@@ -76,8 +82,12 @@ class Parser(argparse.ArgumentParser):
         from_files = [word for name in files.config for word in self._from_file(name)]
         words = from_files + self._from_pairs(files.override) + typed
         given = {name: value for name, value in vars(self._parse_known(words)).items() if value is not _UNSET}
-        if given.get("resume"):
-            return self._resumed(given)
+        options = self._resumed(given) if given.get("resume") else self._completed(given)
+        check_installed(options)
+        return argparse.Namespace(**options)
+
+    def _completed(self, given: dict) -> dict:
+        """Return all options of a new run of which `given` are not left to their defaults."""
         if given.get("data") and "dataset" not in given:
             given["dataset"] = [_implied_dataset(given["data"])]
         options = self._defaults_of_all() | given
@@ -90,7 +100,7 @@ class Parser(argparse.ArgumentParser):
             if owner and options[owner] not in values:
                 use = f"without --{owner}" if values == (True,) else f"with --{owner} {options[owner]}"
                 say(f"note: --{name} does nothing {use}")
-        return argparse.Namespace(**options)
+        return options
 
     def _parse_known(self, words: list[str]) -> argparse.Namespace:
         """Parse `words`; options that are not among them are `_UNSET`."""
@@ -103,7 +113,7 @@ class Parser(argparse.ArgumentParser):
             self.error(f"there is no option {word.split('=')[0]}{nearest(word.split('=')[0], self._option_strings())}")
         return options
 
-    def _resumed(self, given: dict) -> argparse.Namespace:
+    def _resumed(self, given: dict) -> dict:
         """Return the options stored in the run to be resumed.
 
         Raises:
@@ -128,7 +138,7 @@ class Parser(argparse.ArgumentParser):
                 )
             more = ", which can only become more" if name == "epochs" else ""
             raise BadInput(f"--{name}: the run has {_typed(stored.get(name))}{more}; leave it out, or start a new run")
-        return argparse.Namespace(**stored | given)
+        return stored | given
 
     def _from_file(self, name: str) -> list[str]:
         """Return the options in a YAML file as words of a command line, so that they are checked in the same way."""
@@ -202,6 +212,7 @@ def experiment_parser(script: str, description: str, **defaults) -> Parser:
     _add_data_options(parser.add_argument_group("data"))
     _add_training_options(parser.add_argument_group("training"))
     _add_run_options(parser.add_argument_group("run"))
+    _add_tracker_options(parser.add_argument_group("trackers"))
     unknown = set(defaults) - set(parser._defaults_of_all())
     assert not unknown, f"no such options: {unknown}"
     parser.set_defaults(**defaults)
@@ -215,8 +226,8 @@ def add_photograph_options(parser: Parser) -> None:
     group.add_argument("-p", "--parent_dir", dest="data", type=location, default=parser.get_default("data"),
                        metavar="PATH", help="another name of --data")
     group.add_argument("-q", "--question", metavar="TEXT", help="a label, for config.json and the run's name")
-    group.add_argument("-wp", "--wandb_project", default="assignment2", metavar="NAME", help="of a tracker")
-    group.add_argument("-we", "--wandb_entity", default="sasuke", metavar="NAME", help="of a tracker")
+    parser.change("--wandb_project", default="assignment2", help="project of W&B")
+    parser.change("--wandb_entity", default="sasuke", help="user or team of W&B that has the project: name your own")
 
 
 def _add_data_options(group) -> None:
@@ -307,6 +318,17 @@ def _add_run_options(group) -> None:
                        help="YAML file with options by long name")
     group.add_argument("--override", nargs="+", metavar="KEY=VALUE", default=argparse.SUPPRESS,
                        help="options by long name that win over --config")
+
+
+def _add_tracker_options(group) -> None:
+    group.add_argument("--tensorboard", **SWITCH, default=False,
+                       help="show the run live: tensorboard --logdir outputs")
+    group.add_argument("--wandb", **SWITCH, default=False,
+                       help="send the run to Weights & Biases; without an API key it is recorded offline")
+    group.add_argument("-wp", "--wandb_project", metavar="NAME",
+                       help=f"project of W&B (default: what WANDB_PROJECT says, or {PROJECT})")
+    group.add_argument("-we", "--wandb_entity", metavar="NAME",
+                       help="user or team of W&B that has the project (default: what WANDB_ENTITY says, or you)")
 
 
 # fmt: on

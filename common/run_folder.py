@@ -93,6 +93,11 @@ def read_train_json(folder: Path) -> dict:
     return train_json if empty.keys() <= train_json.keys() else empty
 
 
+def read_test_json(folder: Path) -> dict:
+    """Return the test.json of a run, or an empty one if there is none."""
+    return _read_json(folder / "test.json")
+
+
 def _read_json(path: Path) -> dict:
     """Return the object in a JSON file, an empty one if there is none."""
     try:

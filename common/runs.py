@@ -18,7 +18,8 @@ from common.errors import BadInput, Diverged
 from common.files import remove_partial_files, write_bytes, write_json
 from common.machine import Machine
 from common.processes import Processes
-from common.run_folder import lock, make_folder, read_config, read_train_json
+from common.run_folder import lock, make_folder, read_config, read_test_json, read_train_json
+from common.tracking import Trackers
 from common.training import best_record
 
 
@@ -40,9 +41,11 @@ class Run:
     epoch before, in case `last.pth` is damaged.
     """
 
-    def __init__(self, folder: Path, script: Path, config: dict, resumed: bool, processes: Processes):
+    def __init__(
+        self, folder: Path, script: Path, config: dict, resumed: bool, processes: Processes, trackers: Trackers
+    ):
         self.folder, self.script, self.config, self.resumed = folder, script, config, resumed
-        self.processes = processes
+        self.processes, self._trackers = processes, trackers
         self._lock = lock(folder) if processes.is_first else None
         self._train_json = read_train_json(folder)
 
@@ -57,11 +60,14 @@ class Run:
     def __exit__(self, kind, error, traceback) -> None:
         if not self.processes.is_first:
             return
-        if error is None:
-            stop_log()
-        else:  # the log stays open for the line that says what happened
-            self._end_badly(error)
-        self._lock.close()
+        try:
+            if error is not None:
+                self._end_badly(error)
+            self._trackers.close(self._train_json["status"])
+            if error is None:  # else the log stays open for the line that says what happened
+                stop_log()
+        finally:
+            self._lock.close()
 
     @_by_first
     def write_text(self, name: str, text: str) -> None:
@@ -103,6 +109,7 @@ class Run:
             save_checkpoint(self.folder / f"epoch-{record['epoch']}.pth", state)
         save_checkpoint(self.folder / "last.pth", state, keep_old_as=self.folder / "previous.pth")
         self._write_train_json(history)
+        self._track_epoch(history)
 
     @_by_first
     def save_untrained(self, model: nn.Module, accuracy: float) -> None:
@@ -110,6 +117,7 @@ class Run:
         self._save_best(model, 0, accuracy)
         self._train_json |= {"best_epoch": 0, "best_val_accuracy": accuracy}
         self.write_json("train.json", self._train_json)
+        self._trackers.epoch({"epoch": 0}, {"best_val_accuracy": accuracy, "best_epoch": 0})
 
     def restore(self, saved: dict) -> list[dict]:
         """Put everything with a state back to the newest intact one, and return the records of the epochs so far."""
@@ -123,6 +131,9 @@ class Run:
             say(f"going on after epoch {len(history)}")
         if self.processes.is_first:
             self._write_train_json(history)
+            self._trackers.start(self.folder, self.config)
+            for epochs in range(1, len(history) + 1):  # a tracker may have missed some, or be new to this run
+                self._track_epoch(history[:epochs])
         return history
 
     def best_weights(self) -> dict:
@@ -143,6 +154,7 @@ class Run:
     def finish(self) -> None:
         """Record that everything is done."""
         self.set_status("finished")
+        self._trackers.finish(read_test_json(self.folder), sorted(self.folder.glob("*.png")))
         say(f"finished: {self.folder}")
 
     def _save_best(self, model: nn.Module, epoch: int, accuracy: float) -> None:
@@ -159,6 +171,10 @@ class Run:
             "epochs": history,
         }
         self.write_json("train.json", self._train_json)
+
+    def _track_epoch(self, history: list[dict]) -> None:
+        best = best_record(history)
+        self._trackers.epoch(history[-1], {"best_val_accuracy": best["val_accuracy"], "best_epoch": best["epoch"]})
 
     def _end_badly(self, error: BaseException) -> None:
         with contextlib.suppress(OSError):  # a full disk: what was written before is whole, and stays
@@ -191,14 +207,15 @@ def open_run(script: str, options: dict, data: Data, model: nn.Module, train: Ba
     script_path = Path(script).resolve()
     config = describe(script_path.stem, options, data, model, train, machine)
     _check_memory(config, options["batch_schedule"], machine)
+    trackers = Trackers.of(options if machine.processes.is_first else {})
     if options["resume"]:
-        return _reopen(options["resume"], script_path, config, machine.processes)
+        return _reopen(options["resume"], script_path, config, machine.processes, trackers)
     name = Path(options["data"]).resolve().name if data.name in ("folder", "hdf5") else data.name
     question = options.get("question")
     config["name"] = f"{script_path.stem}/{name}" + (f", question {question}" if question else "")
     parent = Path(options["output_dir"]) / script_path.stem / name
     folder = machine.processes.from_first(lambda: make_folder(parent, config))
-    return Run(folder, script_path, config, resumed=False, processes=machine.processes)
+    return Run(folder, script_path, config, resumed=False, processes=machine.processes, trackers=trackers)
 
 
 def _check_memory(config: dict, batch_schedule: list, machine: Machine) -> None:
@@ -232,14 +249,14 @@ def is_under_way(folder: Path | None) -> bool:
     return folder is not None and _newest_state(folder) is not None
 
 
-def _reopen(folder: Path, script: Path, wanted: dict, processes: Processes) -> Run:
+def _reopen(folder: Path, script: Path, wanted: dict, processes: Processes, trackers: Trackers) -> Run:
     """Open the run in `folder`; `wanted` is the config that it would have if it began now."""
     config, status = processes.from_first(lambda: (read_config(folder), read_train_json(folder)["status"]))
     if (config["split_sha256"], config["classes"]) != (wanted["split_sha256"], wanted["classes"]):
         raise BadInput(f"--resume {folder}: the images are not those that the run began with; give them with --data")
     if status == "diverged":
         raise BadInput(f"--resume {folder}: this run diverged and would do so again; start one with a lower --lr")
-    run = Run(folder, script, config, resumed=True, processes=processes)
+    run = Run(folder, script, config, resumed=True, processes=processes, trackers=trackers)
     if status == "finished":  # and asked for more epochs, or for the test that was left out
         run.set_status("running")
         config["earlier_test_evaluations"] += _is_tested(folder)
