@@ -114,6 +114,7 @@ class Search:
             ended = self._end_running(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
             for trial, process in ended:
                 self._record(trial, process, is_interrupted=True)
+            say(f"{len(self.storage.trials(TrialState.COMPLETE))} trials are finished; the same command goes on")
             raise
 
     def _step(self) -> bool:
