@@ -77,14 +77,24 @@ def draw_search(search: Search) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # experimental since years; layouts
             axes = draw()
-            for lines in getattr(axes, "collections", []):
-                lines.set_cmap("viridis")  # Optuna's own scale ends in white
             figure = (axes if hasattr(axes, "figure") else axes[0]).figure
+            if name == "parallel":
+                _make_lines_visible(figure)
             figure.set_size_inches(max(8, 1.6 * len(search.sweep.parameters)), 5)
             buffer = io.BytesIO()
             figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
             write_bytes(search.folder / f"{name}.png", buffer.getbuffer())
         pyplot.close(figure)
+
+
+def _make_lines_visible(figure) -> None:
+    """Optuna's own colours end in white, its grid lies on lines, lines on labels, and those at the edges are cut off."""
+    for axes in figure.axes:
+        axes.grid(False)
+        for lines in axes.collections:
+            lines.set(cmap="viridis", clip_on=False)
+        for label in axes.get_yticklabels():
+            label.set_bbox({"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1})
 
 
 def _of_finished(search: Search) -> optuna.Study:
