@@ -88,7 +88,7 @@ def draw_search(search: Search) -> None:
 
 
 def _make_lines_visible(figure) -> None:
-    """Optuna's own colours end in white, its grid lies on lines, lines on labels, and those at the edges are cut off."""
+    """Optuna has colours that end in white, a grid over lines, lines over labels, and cuts off those at the edges."""
     for axes in figure.axes:
         axes.grid(False)
         for lines in axes.collections:

@@ -1,0 +1,116 @@
+"""Several runs together: which is best, in what groups they fall, what to know before comparing them."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from common.contrasts import Contrast, find_contrasts
+from common.errors import BadInput
+from common.finished_runs import FinishedRun
+from common.groups import NO_DIFFERENCE, Group, differing_options, group_by_seed, key_of, shown
+from common.mistakes import Mistakes
+from common.option_types import nearest
+
+LOWER_IS_BETTER = re.compile("loss|error|time|seconds|memory|parameters|flops|power")
+
+
+@dataclass(frozen=True)
+class Overview:
+    """All that is known of the runs together; `runs` and `groups` are sorted, the best first, those without last."""
+
+    runs: list[FinishedRun]
+    metric: str
+    options: dict[str, list]  # those that differ -> the value of each run, UNKNOWN where it has none
+    groups: list[Group]
+    notes: list[str]
+    contrasts: list[Contrast]
+
+    def group_of(self, run: FinishedRun) -> Group:
+        """Return the group of one of the runs."""
+        return next(group for group in self.groups if any(run is one for one in group.runs))
+
+
+def compare(runs: Sequence[FinishedRun], metric: str, mistakes: dict[str, Mistakes]) -> Overview:
+    """Sort the runs by `metric`, find what differs, group those that differ in the seed alone, and contrast the groups.
+
+    Args:
+        mistakes: label of a run -> what is known of its test images.
+    """
+    lower = bool(LOWER_IS_BETTER.search(metric))
+    runs = sorted(runs, key=lambda run: _rank(run.scores.get(metric), lower))
+    options = differing_options(runs)
+    groups = sorted(group_by_seed(runs, options, metric), key=lambda group: _rank(group.mean, lower))
+    groups = [replace(group, number=number) for number, group in enumerate(groups, 1)]
+    notes = [*_notes(runs, metric), *_notes_on_repeats(groups, metric)]
+    return Overview(runs, metric, options, groups, notes, find_contrasts(groups, mistakes))
+
+
+def check_metric(runs: Sequence[FinishedRun], metric: str) -> None:
+    """Make sure that runs can be sorted by `metric`.
+
+    Raises:
+        BadInput: no run has it.
+    """
+    names = sorted({name for run in runs for name in run.scores})
+    if metric not in names:
+        raise BadInput(f"--metric {metric}: no run has it{nearest(metric, names)}; there are {', '.join(names)}")
+
+
+def option_to_draw(runs: Sequence[FinishedRun], by: str | None) -> str | None:
+    """Return the option that results are drawn against: `by`, or the only one that differs, or None.
+
+    Raises:
+        BadInput: no run has such an option, or all have the same value of it.
+    """
+    options = differing_options(runs)
+    if by is None:
+        return next(iter(options)) if len(options) == 1 else None
+    name = by.lstrip("-").replace("-", "_")
+    if name in options:
+        return name
+    differing = f"; these differ: {', '.join(options) or 'none'}"
+    values = [run.options[name] for run in runs if name in run.options]
+    if not values:
+        known = sorted({name for run in runs for name in run.options})
+        raise BadInput(f"--by {by}: no run has such an option{nearest(name, known)}{differing}")
+    if name in NO_DIFFERENCE:
+        raise BadInput(f"--by {by}: this option does not make runs different{differing}")
+    raise BadInput(f"--by {by}: it is {shown(values[0])} in all runs that know it{differing}")
+
+
+def _rank(value: float | None, lower: bool) -> tuple[bool, float]:
+    return (True, 0.0) if value is None else (False, value if lower else -value)
+
+
+def _notes(runs: Sequence[FinishedRun], metric: str) -> list[str]:
+    """Return what a person must know before comparing."""
+    notes = []
+    if any(metric in run.of_test for run in runs):
+        notes.append(f"{metric} is of the test images: whoever chooses by it has no honest estimate left of the chosen")
+    datasets = sorted({run.dataset for run in runs})
+    if len(datasets) > 1:
+        notes.append(f"{len(datasets)} data sets ({', '.join(datasets)}): their scores say nothing about each other")
+    splits = defaultdict(lambda: defaultdict(list))
+    for run in runs:
+        # The images are told apart as they were stored, so those of another size are others.
+        same = [run.seed, run.options.get("limit"), run.config.get("stored_size")]
+        splits[(run.dataset, *map(key_of, same))][str(run.config.get("split_sha256"))].append(run)
+    for (dataset, *_), of_digest in splits.items():
+        if len(of_digest) > 1:
+            labels = [members[0].label for members in of_digest.values()]
+            notes.append(
+                f"{dataset}: runs of one seed have not had the same images (split_sha256), such as "
+                f"{' and '.join(labels[:2])}; that comparison is not fair"
+            )
+    commits = {run.config.get("git_commit") for run in runs if isinstance(run.config.get("git_commit"), str)}
+    if len(commits) > 1:
+        notes.append(f"the runs were made by {len(commits)} states of the code (git_commit in config.json)")
+    return notes
+
+
+def _notes_on_repeats(groups: list[Group], metric: str) -> list[str]:
+    repeats = sum(sum(metric in run.scores for run in group.runs) - len(group.values) for group in groups)
+    if not repeats:
+        return []
+    return [f"{repeats} run(s) repeat a seed of their group: one seed counts once, as the mean of its runs"]

@@ -1,0 +1,226 @@
+"""Finding run folders and reading what is in them, in whatever state they are: what cannot be used is named."""
+
+import glob
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from common.console import progress
+from common.errors import BadInput
+from common.run_folder import NO_RUNS
+
+LARGEST_NUMBER = 1e100  # what is beyond is no result, and would overflow in pictures and statistics
+LARGEST_JSON = 50 * 2**20  # bytes; 10,000 epochs are 5 MB
+TEST_NAMES = ("accuracy", "loss", "images")  # of test.json that need a "test_" before them
+
+
+class PassedOver(NamedTuple):
+    """What is not compared, and why."""
+
+    path: Path
+    reason: str
+
+
+class _Unusable(Exception):
+    """A folder is no run that can be compared; the text says why."""
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that is finished or diverged.
+
+    `dataset` is the name of the data set, or the last part of the path of its folder or file. `epochs` are the records
+    of train.json, with numbers only. `scores` has every number that runs can be compared by, by its name: those of the
+    epoch whose weights were kept, and those of the test; it is empty if the run diverged.
+    """
+
+    folder: Path
+    label: str
+    script: str
+    dataset: str
+    classes: list[str]
+    options: dict
+    config: dict
+    diverged: bool
+    epochs: list[dict[str, float]]
+    scores: dict[str, float]
+    of_test: frozenset[str]  # the names of those scores that are of the test images
+    interval: tuple[float, float] | None  # 95 %, of the test accuracy
+
+    @property
+    def seed(self):
+        """Whatever the run says its seed is."""
+        return self.options.get("seed", self.config.get("seed"))
+
+
+def read_runs(locations: list[str]) -> tuple[list[FinishedRun], list[PassedOver]]:
+    """Return the finished and the diverged runs among and below `locations`, and all else that looked like a run.
+
+    Raises:
+        BadInput: a location does not exist, or there is no finished run.
+    """
+    folders, passed = _find_folders(locations)
+    labels = _labels(folders)
+    runs = []
+    with progress(len(folders), "reading", " runs") as bar:
+        for folder, label in zip(folders, labels, strict=True):
+            try:
+                runs.append(_read_run(folder, label))
+            except _Unusable as error:
+                passed.append(PassedOver(folder, str(error)))
+            bar.update()
+    if not any(not run.diverged for run in runs):
+        reasons = [f"{one.path}: {one.reason}" for one in passed]
+        reasons += [f"{run.folder}: diverged" for run in runs]
+        reason = f" ({'; '.join(reasons[:3])}{'; …' if len(reasons) > 3 else ''})" if reasons else ""
+        raise BadInput(f"there is no finished run in {', '.join(locations)}{reason}; train something first")
+    return runs, passed
+
+
+def number(value) -> float | int | None:
+    """Return `value` if it is a number that something can be done with, else None."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and abs(value) < LARGEST_NUMBER else None
+
+
+def _find_folders(locations: list[str]) -> tuple[list[Path], list[PassedOver]]:
+    """Return the folders that could be runs, each once, and the files among `locations`."""
+    found, passed = {}, []
+    for location in locations:
+        for root in _expand(location):
+            if not root.is_dir():
+                passed.append(PassedOver(root, "a file, no folder"))
+                continue
+            for folder in _candidates(root):
+                found.setdefault(folder.resolve(), folder)
+    return list(found.values()), passed
+
+
+def _expand(location: str) -> list[Path]:
+    """Return what a path or a pattern means: not every shell expands patterns, and quoted ones stay as they are."""
+    if os.path.lexists(location):
+        return [Path(location)]
+    matches = sorted(glob.glob(location, recursive=True))
+    if not matches:
+        raise BadInput(f"{location}: there is no such folder")
+    return [Path(match) for match in matches]
+
+
+def _candidates(root: Path) -> Iterator[Path]:
+    """Yield the folders at and below `root` that have one of a run's files; each real folder is entered once."""
+    entered = set()
+    for name, folders, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(name)
+        if real in entered:  # a link to a folder above, or to one that was there before
+            folders.clear()
+            continue
+        entered.add(real)
+        if {"config.json", "train.json"} & set(files):
+            folders.clear()
+            yield Path(name)
+        folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
+
+
+def _labels(folders: list[Path]) -> list[str]:
+    """Return names that tell the folders apart: as few of the last parts of their paths as that takes."""
+    parts = [folder.resolve().parts for folder in folders]
+    for count in range(1, 1 + max(map(len, parts), default=0)):
+        labels = ["/".join(one[-count:]) for one in parts]
+        if len(set(labels)) == len(labels):
+            return labels
+    return [str(folder) for folder in folders]
+
+
+def _read_run(folder: Path, label: str) -> FinishedRun:
+    if not (folder / "train.json").exists() and any((folder / name).exists() for name in NO_RUNS):
+        raise _Unusable("no training, but a look at the data or the speed")
+    config, train = _read_json(folder / "config.json"), _read_json(folder / "train.json")
+    kinds = {"script": str, "dataset": str, "classes": list, "options": dict}
+    if not all(isinstance(config.get(name), kind) for name, kind in kinds.items()):
+        raise _Unusable("foreign: its config.json is none of these experiments'")
+    epochs = train.get("epochs")
+    if not isinstance(epochs, list) or not all(isinstance(record, dict) for record in epochs):
+        raise _Unusable("damaged: train.json has no records of epochs")
+    status = train.get("status")
+    if status in ("running", "interrupted"):
+        what = "running, or killed" if status == "running" else "interrupted"
+        raise _Unusable(f"{what}, after {len(epochs)} epoch(s)")
+    if status not in ("finished", "diverged"):
+        raise _Unusable("damaged: train.json does not say how the run ended")
+    return _build(folder, label, config, train)
+
+
+def _build(folder: Path, label: str, config: dict, train: dict) -> FinishedRun:
+    """Return the run of JSON files that have the right shape; numbers that are none are left out."""
+    records = [
+        {str(key): value for key, value in record.items() if number(value) is not None} for record in train["epochs"]
+    ]
+    records = [record for record in records if "epoch" in record]
+    diverged = train["status"] == "diverged"
+    test, test_path = {}, folder / "test.json"
+    if test_path.exists() and not diverged:
+        test = _read_json(test_path)
+    dataset, data = config["dataset"], config["options"].get("data")
+    if dataset in ("folder", "hdf5") and isinstance(data, str):
+        dataset = data.replace("\\", "/").rstrip("/").rpartition("/")[2] or dataset
+    from_training, from_test = ({}, {}) if diverged else (_training_scores(config, train, records), _test_scores(test))
+    return FinishedRun(
+        folder=folder,
+        label=label,
+        script=config["script"],
+        dataset=dataset,
+        classes=[str(name) for name in config["classes"]],
+        options=config["options"],
+        config=config,
+        diverged=diverged,
+        epochs=records,
+        scores=from_test | from_training,
+        of_test=frozenset(from_test.keys() - from_training.keys()),
+        interval=_interval(test.get("accuracy_interval_95")),
+    )
+
+
+def _training_scores(config: dict, train: dict, records: list[dict]) -> dict[str, float]:
+    """Return the numbers of the epoch whose weights were kept, and those of the whole training, by name."""
+    kept = next((record for record in records if record["epoch"] == train.get("best_epoch")), {})
+    scores = {"parameters": config.get("parameters"), "flops": config.get("flops")}
+    scores |= {"best_epoch": train.get("best_epoch"), "train_time": train.get("train_time")}
+    scores |= {"val_accuracy": train.get("best_val_accuracy")} | kept  # a run of no epochs has no record
+    scores.pop("epoch", None)  # which is best_epoch
+    return {name: value for name, value in scores.items() if number(value) is not None}
+
+
+def _test_scores(test: dict) -> dict[str, float]:
+    names = {name: f"test_{name}" if name in TEST_NAMES else name for name in test}
+    return {names[name]: value for name, value in test.items() if number(value) is not None}
+
+
+def _interval(pair) -> tuple[float, float] | None:
+    if not isinstance(pair, list) or len(pair) != 2 or any(number(end) is None for end in pair):
+        return None
+    return pair[0], pair[1]
+
+
+def _read_json(path: Path) -> dict:
+    """Return the object in a JSON file.
+
+    Raises:
+        _Unusable: it is missing, damaged, too large or no object.
+    """
+    try:
+        if not path.is_file():
+            raise _Unusable(f"damaged: it has no {path.name}")
+        if path.stat().st_size > LARGEST_JSON:
+            raise _Unusable(f"damaged: {path.name} is too large to be a run's")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(content)  # it is nested no deeper than can be written again
+    except OSError as error:
+        raise _Unusable(f"damaged: {path.name} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise _Unusable(f"damaged: {path.name} is no JSON") from error
+    if not isinstance(content, dict):
+        raise _Unusable(f"foreign: {path.name} is none of these experiments'")
+    return content

@@ -1,0 +1,153 @@
+"""What differs between runs, and which of them differ in the seed alone."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.finished_runs import FinishedRun
+from common.significance import t_interval
+
+# Options that change nothing of what is compared, or that have a column of their own.
+NO_DIFFERENCE = {
+    "dataset", "data", "seed", "output_dir", "resume", "workers", "save_every", "print_every", "watch", "explore",
+    "tta", "question", "wandb_project", "wandb_entity", "submission_labels", "skip_unreadable", "throughput",
+    "max_batch", "memory_budget", "test", "tensorboard", "wandb",
+}  # fmt: skip
+NOTHING = "–"
+UNKNOWN = object()  # the value of an option that a run does not know
+LONGEST_VALUE, LONGEST_SETTING = 18, 200  # characters
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that are equal in all but the seed.
+
+    `number` is the rank, from 1 on. `settings` has what tells the group from others, as people read it. `values` has
+    one number a seed, of runs with the same seed their mean: they are no independent tries. `mean`, `std` (n - 1) and
+    `interval` (95 %, of the mean) are of those; None where there are too few. `diverged` counts the runs that have
+    none because they diverged.
+    """
+
+    number: int
+    settings: dict[str, str]
+    dataset: str
+    runs: list[FinishedRun]
+    diverged: int
+    values: list[float]
+
+    @property
+    def name(self) -> str:
+        """Number and settings."""
+        return f"{self.number}: {words(self.settings)}"
+
+    @property
+    def mean(self) -> float | None:
+        """The mean over seeds."""
+        return float(np.mean(self.values)) if self.values else None
+
+    @property
+    def std(self) -> float | None:
+        """The standard deviation over seeds."""
+        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The interval that the mean over all seeds is in, with 95 % confidence."""
+        return t_interval(self.values)
+
+
+def group_by_seed(runs: Sequence[FinishedRun], options: dict[str, list], metric: str) -> list[Group]:
+    """Return the groups of runs that are equal in all but the seed, not yet ranked.
+
+    Args:
+        options: those that differ, as `differing_options` returns them.
+    """
+    members = defaultdict(list)
+    for place, run in enumerate(runs):
+        members[(run.script, run.dataset, *(key_of(values[place]) for values in options.values()))].append(place)
+    named = [name for name in ("script", "dataset") if len({getattr(run, name) for run in runs}) > 1]
+    groups = []
+    for (_, dataset, *_), places in members.items():
+        settings = {name: getattr(runs[places[0]], name) for name in named}
+        settings |= {name: shown(values[places[0]])[:LONGEST_SETTING] for name, values in options.items()}
+        of_seed = defaultdict(list)
+        for place in places:
+            if metric in runs[place].scores:
+                of_seed[key_of(runs[place].seed)].append(runs[place].scores[metric])
+        groups.append(
+            Group(
+                number=0,
+                settings=settings,
+                dataset=dataset,
+                runs=[runs[place] for place in places],
+                diverged=sum(runs[place].diverged for place in places),
+                values=[float(np.mean(values)) for values in of_seed.values()],
+            )
+        )
+    return groups
+
+
+def differing_options(runs: Sequence[FinishedRun]) -> dict[str, list]:
+    """Return the options that have more than one value: name -> the value of each run.
+
+    A run that is older than an option counts as having it switched off. What another script does not know at all is
+    no difference in itself: the name of the script says it.
+    """
+    known = defaultdict(dict)  # script -> option -> what it is where it is switched off
+    for run in runs:
+        for name, value in run.options.items():
+            if name not in known[run.script] or _is_off(value):
+                known[run.script][name] = value if _is_off(value) else UNKNOWN
+    differing = {}
+    for name in dict.fromkeys(name for run in runs for name in run.options if name not in NO_DIFFERENCE):
+        values = [run.options.get(name, known[run.script].get(name, UNKNOWN)) for run in runs]
+        knowing = [value for value, run in zip(values, runs, strict=True) if name in known[run.script]]
+        if len({key_of(value) for value in knowing}) > 1:
+            differing[name] = values
+    return differing
+
+
+def key_of(value) -> str:
+    """Return a text that is equal for equal values of an option: 1 is 1.0, but not True."""
+    if value is UNKNOWN:
+        return ""
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**53:
+        value = float(value)
+    return json.dumps(value, sort_keys=True)
+
+
+def shown(value) -> str:
+    """Return the value of an option as a person would write it."""
+    if value is UNKNOWN:
+        return NOTHING
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def words(settings: dict[str, str]) -> str:
+    """Return settings as one says them: the values of script and data set need no names."""
+    said = [value if name in ("script", "dataset") else f"{name} {value}" for name, value in settings.items()]
+    return ", ".join(word for word in said if not word.endswith(f" {NOTHING}")) or "all alike"
+
+
+def short_names(groups: Sequence[Group]) -> list[str]:
+    """Return names of groups with nothing in them that is the same in all."""
+    differing = [name for name in groups[0].settings if len({group.settings[name] for group in groups}) > 1]
+    names = []
+    for group in groups:
+        settings = {name: group.settings[name] for name in differing}
+        for name, text in settings.items():
+            if len(text) > LONGEST_VALUE and "/" in text:  # the end of a path tells most
+                settings[name] = f"…{text[1 - LONGEST_VALUE :]}"
+        names.append(f"{group.number}: {words(settings)}")
+    return names
+
+
+def _is_off(value) -> bool:
+    return value in (None, False, 0, [], "none")

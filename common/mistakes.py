@@ -1,0 +1,127 @@
+"""What a run's predictions.npz tells of its mistakes. The file is data from elsewhere: nothing in it is believed."""
+
+import hashlib
+import math
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from common.console import progress
+from common.finished_runs import FinishedRun, PassedOver
+
+LARGEST_ARRAY = 2**29  # bytes; 50,000 images and 1,000 classes are 200 MB
+MOST_CONFUSED, MOST_WORST = 10, 16  # 16 is what predictions.png shows of the mistakes
+
+
+@dataclass(frozen=True)
+class Mistakes:
+    """Of labelled test images: which are right, and what is wrong with the others.
+
+    `images` is equal for two runs exactly if their test images have the same ids and labels, in the same order.
+    `right` is (N,) bool. `confused` has (true, predicted, count), most frequent first; `worst` has
+    (id, true, predicted, confidence), most confident first.
+    """
+
+    images: str
+    right: np.ndarray
+    confused: list[tuple[str, str, int]]
+    worst: list[tuple[str, str, str, float]]
+
+
+def read_all_mistakes(runs: list[FinishedRun]) -> tuple[dict[str, Mistakes], list[PassedOver]]:
+    """Return the mistakes of the runs that tell them, by label, and the files that are damaged."""
+    mistakes, damaged = {}, []
+    with progress(len(runs), "mistakes of", " runs") as bar:
+        for run in runs:
+            path = run.folder / "predictions.npz"
+            try:
+                found = None if run.diverged else read_mistakes(path, run.classes)
+            except ValueError as error:
+                damaged.append(PassedOver(path, f"left out of the comparison of networks: {error}"))
+            else:
+                mistakes |= {run.label: found} if found else {}
+            bar.update()
+    return mistakes, damaged
+
+
+def read_mistakes(path: Path, classes: list[str]) -> Mistakes | None:
+    """Return the mistakes in a predictions.npz, None where there is none or the test images have no labels.
+
+    Raises:
+        ValueError: the file is not what a run writes; the text says what is wrong.
+    """
+    if not path.exists():
+        return None
+    try:
+        with zipfile.ZipFile(path) as file:
+            labels, probabilities, ids = (_read_array(file, name) for name in ("labels", "probabilities", "ids"))
+    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, SyntaxError) as error:
+        raise ValueError(f"{path.name} is damaged ({type(error).__name__})") from error
+    _check(labels, probabilities, ids, len(classes))
+    if (labels < 0).any():
+        return None
+    predicted = probabilities.argmax(1)
+    wrong = np.flatnonzero(predicted != labels)
+    return Mistakes(
+        images=_digest(labels, ids),
+        right=predicted == labels,
+        confused=_confused(labels[wrong], predicted[wrong], classes),
+        worst=_worst(wrong, labels, probabilities, ids, classes),
+    )
+
+
+def _read_array(file: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Return one array, after a look at how large it says it is: what it says is reserved before anything is read."""
+    entry = file.getinfo(f"{name}.npy")
+    with file.open(entry) as stream:
+        version = np.lib.format.read_magic(stream)
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
+            raise ValueError(f"{name} in predictions.npz is of an unknown version")
+        shape, _, dtype = readers[version](stream)
+        size = math.prod(shape) * dtype.itemsize
+    if not 0 <= size <= min(LARGEST_ARRAY, entry.file_size):
+        raise ValueError(f"{name} in predictions.npz says that it has {size:,} bytes, which cannot be")
+    with file.open(entry) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _check(labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray, classes: int) -> None:
+    count = len(labels) if labels.ndim == 1 else 0
+    if (
+        count == 0
+        or labels.dtype.kind not in "iu"
+        or probabilities.dtype.kind != "f"
+        or probabilities.shape != (count, classes)
+        or ids.shape != (count,)
+        or ids.dtype.kind not in "Uiu"
+    ):
+        raise ValueError("the arrays in predictions.npz do not have the shapes of a run with these classes")
+    if labels.max() >= classes or not np.isfinite(probabilities).all():
+        raise ValueError("predictions.npz has labels or probabilities that cannot be")
+
+
+def _digest(labels: np.ndarray, ids: np.ndarray) -> str:
+    digest = hashlib.sha256(labels.astype(np.int64).tobytes())
+    digest.update("\0".join(ids.astype(str).tolist()).encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _confused(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> list[tuple[str, str, int]]:
+    pairs, counts = np.unique(np.stack([labels, predicted], axis=1), axis=0, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:MOST_CONFUSED]
+    return [(classes[pairs[place, 0]], classes[pairs[place, 1]], int(counts[place])) for place in order]
+
+
+def _worst(
+    wrong: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray, classes: list[str]
+) -> list[tuple[str, str, str, float]]:
+    rows = probabilities[wrong]
+    order = np.argsort(-rows.max(1), kind="stable")[:MOST_WORST]  # as in predictions.png
+    return [
+        (str(ids[place]), classes[labels[place]], classes[row.argmax()], float(row.max()))
+        for place, row in zip(wrong[order], rows[order], strict=True)
+    ]

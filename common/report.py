@@ -1,0 +1,213 @@
+"""`report.html`: the comparison as one page that needs no server and loads nothing from anywhere."""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+
+from PIL import Image
+
+from common.comparison import Overview
+from common.comparison_tables import Column, explanation, group_columns, run_columns, shortened
+from common.console import progress
+from common.contrasts import network_verdict, verdict
+from common.files import write_bytes
+from common.finished_runs import FinishedRun, PassedOver
+from common.groups import key_of, short_names, shown
+from common.mistakes import Mistakes
+
+TEMPLATE = Path(__file__).with_name("report.html")
+GENERATOR = b'<meta name="generator" content="compare.py">'  # by which an older report is known to be ours
+CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+MOST_POINTS = 300  # of a curve
+LONGEST_OPTION, LONGEST_NAME = 2000, 200  # characters
+LEGEND = 10  # groups that have a colour in the page
+BUDGET = 24 * 2**20  # bytes of pictures in the page; with the data of 200 runs it stays below 30 MB
+LARGEST_FILE, LARGEST_PICTURE, WIDEST = 20 * 2**20, 40_000_000, 900  # bytes; pixels; pixels in the page
+# First of every run the picture that shows its worst mistakes, then the others, run by run from the best on.
+FIRST_PICTURE = "predictions.png"
+PICTURES = ("confusion_matrix.png", "class_predictions.png", "samples.png", "grad_cam.png", "loss.png", "accuracy.png")
+
+
+class _Album:
+    """The pictures of the page as data URIs: each once, however many runs have it, and no more than BUDGET."""
+
+    def __init__(self):
+        self.uris, self.left_out = [], 0
+        self._place_of, self._size = {}, 0
+
+    def add(self, path: Path) -> int | None:
+        """Return the place of the picture in `uris`; None if it is not there, cannot be read, or is beyond BUDGET."""
+        try:
+            if not path.is_file() or path.stat().st_size > LARGEST_FILE:
+                return None
+            content = path.read_bytes()
+        except OSError:
+            return None
+        digest = hashlib.sha256(content).digest()
+        if digest not in self._place_of:
+            if self._size >= BUDGET:
+                self.left_out += 1
+                return None
+            uri = _data_uri(content)
+            self._place_of[digest] = None if uri is None else len(self.uris)
+            if uri is not None:
+                self.uris.append(uri)
+                self._size += len(uri)
+        return self._place_of[digest]
+
+
+def write_report(path: Path, overview: Overview, passed: list[PassedOver], mistakes: dict[str, Mistakes]) -> None:
+    """Write the page.
+
+    Args:
+        mistakes: label of a run -> what is known of its mistakes.
+    """
+    album = _Album()
+    pictures = _pictures(overview.runs, album)
+    notes = list(overview.notes)
+    if album.left_out:
+        notes.append(
+            f"{album.left_out} pictures of the runs that rank lower are left out, because the page would be larger "
+            f"than {BUDGET // 2**20} MB; they are in the run folders"
+        )
+    data = _content(overview, passed, mistakes, pictures) | {"notes": notes, "album": album.uris}
+    page = _page(json.dumps(data, ensure_ascii=True, allow_nan=False))
+    write_bytes(path, page.encode())
+
+
+def is_our_report(path: Path) -> bool:
+    """Tell whether a file was written by `write_report`."""
+    with open(path, "rb") as file:
+        return GENERATOR in file.read(500)
+
+
+def _page(text: str) -> str:
+    """Return the page with its data; its scripts and styles are allowed by their hashes, and nothing else is."""
+    page = TEMPLATE.read_text(encoding="utf-8")
+    for kind in ("style", "script"):
+        [content] = re.findall(f"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        page = page.replace(f"{kind}-src 'none'", f"{kind}-src 'sha256-{digest}'")
+    # Nothing in the data can end its block or begin another: JSON has these three letters in texts only.
+    for letter in "<>&":
+        text = text.replace(letter, f"\\u{ord(letter):04x}")
+    return page.replace('"THE DATA"', text)
+
+
+def _content(overview: Overview, passed: list[PassedOver], mistakes: dict[str, Mistakes], pictures: list[list]) -> dict:
+    chosen, results = run_columns(overview)
+    diverged = sum(run.diverged for run in overview.runs)
+    failed = f" ({diverged} diverged)" if diverged else ""
+    return {
+        "title": f"{_count(len(overview.runs), 'run')}{failed} in {_count(len(overview.groups), 'group')}",
+        "legend": [shortened(name, 80) for name in short_names(overview.groups[:LEGEND])],
+        "metric": overview.metric,
+        "passed": [[shortened(str(one.path), 300), one.reason] for one in passed],
+        "columns": _columns([*chosen, *results]),
+        "groups": _columns(group_columns(overview)),
+        "contrasts": [
+            [shortened(one.title, 300), verdict(one, overview.metric), network_verdict(one), one.can_be_told]
+            for one in overview.contrasts
+        ],
+        "explanation": explanation(overview),
+        "runs": [
+            _run(run, overview, mistakes.get(run.label), shots)
+            for run, shots in zip(overview.runs, pictures, strict=True)
+        ],
+    }
+
+
+def _count(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _columns(columns: list[Column]) -> list[dict]:
+    """Return the columns with their values to sort by and their texts to read."""
+    content = []
+    for column in columns:
+        texts = [column.text(row) for row in range(len(column.values))]
+        values = [shortened(value, 200) if isinstance(value, str) else value for value in column.values]
+        content.append({"name": shortened(column.name, LONGEST_NAME), "values": values, "texts": texts})
+    return content
+
+
+def _run(run: FinishedRun, overview: Overview, mistakes: Mistakes | None, pictures: list) -> dict:
+    group = overview.group_of(run)
+    options = sorted(run.options.items(), key=lambda item: (item[0] not in overview.options, item[0]))
+    return {
+        "label": shortened(run.label, 200),
+        "folder": shortened(str(run.folder), 300),
+        "group": group.number - 1,
+        "curve": shortened(f"group {group.name}, seed {shown(run.seed)}", 300),
+        "epochs": _curves(run),
+        "options": [
+            [shortened(name, LONGEST_NAME), shortened(shown(value), LONGEST_OPTION), name in overview.options]
+            for name, value in options
+        ],
+        "scores": [[shortened(name, LONGEST_NAME), value] for name, value in sorted(run.scores.items())],
+        "command": shortened(str(run.config.get("command", "")), LONGEST_OPTION),
+        "confused": [_short_texts(row) for row in mistakes.confused] if mistakes else [],
+        "worst": [_short_texts(row) for row in mistakes.worst] if mistakes else [],
+        "pictures": pictures,
+    }
+
+
+def _short_texts(row: tuple) -> list:
+    return [shortened(value, LONGEST_NAME) if isinstance(value, str) else value for value in row]
+
+
+def _curves(run: FinishedRun) -> dict[str, list]:
+    """Return the curves with five digits and few enough points; the last and the best epoch are always among them."""
+    records = run.epochs
+    step = max(1, -(-len(records) // MOST_POINTS))
+    best = key_of(run.scores.get("best_epoch"))
+    kept = [
+        place
+        for place, record in enumerate(records)
+        if place % step == 0 or place == len(records) - 1 or key_of(record["epoch"]) == best
+    ]
+    seconds, totals = 0.0, []
+    for record in records:
+        seconds += record.get("seconds", 0)
+        totals.append(seconds)
+    curves = {key: [_digits(records[place].get(key)) for place in kept] for key in CURVES}
+    return {
+        "epoch": [records[place]["epoch"] for place in kept],
+        "time": [_digits(totals[place]) for place in kept],
+    } | (curves)
+
+
+def _digits(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.5g}")
+
+
+def _pictures(runs: list[FinishedRun], album: _Album) -> list[list]:
+    """Return for each run [name, place in the album] of its pictures."""
+    pictures = [[] for _ in runs]
+    with progress(2 * len(runs), "pictures of", " runs") as bar:
+        for names in ((FIRST_PICTURE,), PICTURES):
+            for run, found in zip(runs, pictures, strict=True):
+                places = [(name, album.add(run.folder / name)) for name in names]
+                found += [[name, place] for name, place in places if place is not None]
+                bar.update()
+    return pictures
+
+
+def _data_uri(content: bytes) -> str | None:
+    """Return a PNG picture as a data URI, smaller and as WebP; None if it cannot be read."""
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            if image.width * image.height > LARGEST_PICTURE:
+                return None
+            rgb = image.convert("RGB")
+        rgb.thumbnail((WIDEST, 4 * WIDEST), reducing_gap=2.0)
+        buffer = io.BytesIO()
+        rgb.save(buffer, "WEBP", quality=60, method=0)
+    except MemoryError:
+        raise
+    except Exception:  # Pillow's decoders raise nearly anything for damaged files
+        return None
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

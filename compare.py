@@ -1,0 +1,66 @@
+"""Compare finished runs: a table, curves over each other, and whether a difference is more than noise.
+
+    python compare.py
+    python compare.py outputs/ex_1/cifar10 --by lr
+    python compare.py "outputs/*/digits" --metric f1_score --out comparison
+
+Runs that differ in the seed alone are grouped. Run folders are only read: without --out, all goes to a new folder
+below outputs/compare/. Its report.html is one page with everything, to be opened in any browser.
+"""
+
+from pathlib import Path
+
+from common.comparison import check_metric, compare, option_to_draw
+from common.comparison_folder import check_folder, write_comparison
+from common.comparison_tables import print_overview
+from common.console import say
+from common.errors import run_script
+from common.finished_runs import read_runs
+from common.mistakes import read_all_mistakes
+from common.option_types import folder
+from common.options import Parser
+
+OUTPUTS = "outputs"  # where runs are, unless they were sent elsewhere
+METRIC = "val_accuracy"  # which chose the weights of each run; choosing runs by test scores would spoil these
+
+
+def parse_options(argv=None):
+    """Return the options."""
+    parser = Parser(__file__, __doc__)
+    add = parser.add_argument
+    add("runs", type=folder, nargs="*", default=[OUTPUTS], metavar="RUN",
+        help="run folders, folders with run folders below, and patterns of them (default: outputs)")  # fmt: skip
+    add("-h", "--help", action="help", help="show this and exit")
+    add("--by", metavar="OPTION",
+        help="draw results against this option (default: the one that differs, if there is just one)")  # fmt: skip
+    add("--metric", default=METRIC, metavar="NAME",
+        help="sort by this: a name in the epochs of train.json (of the epoch whose weights were kept), or of "
+             "test.json, there test_accuracy, test_loss")  # fmt: skip
+    add("--out", type=folder, metavar="DIR", help="where to write (default: outputs/compare/<time>)")
+    return parser.parse_intermixed_args(argv)
+
+
+def main(argv=None):
+    """Compare, print and write, and return the folder that was written.
+
+    Raises:
+        BadInput: before anything is written, if there is nothing to compare or no place to write to.
+    """
+    options = parse_options(argv)
+    if options.out:
+        check_folder(Path(options.out))
+    runs, passed = read_runs(options.runs)
+    metric = options.metric.replace("-", "_")
+    check_metric(runs, metric)
+    by = option_to_draw(runs, options.by)
+
+    mistakes, damaged = read_all_mistakes(runs)
+    overview = compare(runs, metric, mistakes)
+    print_overview(overview, [*passed, *damaged])
+    target = write_comparison(options.out, overview, [*passed, *damaged], mistakes, by)
+    say(f"\nwritten to {target}: report.html, compare.md, compare.csv, compare_groups.csv and pictures")
+    return target
+
+
+if __name__ == "__main__":
+    run_script(main)

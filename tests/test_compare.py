@@ -1,0 +1,709 @@
+import csv
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, command, read, small_run
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy import stats
+
+import compare
+from common import comparison_folder, report
+from common.comparison import compare as compare_runs
+from common.comparison_tables import write_csvs, write_markdown
+from common.contrasts import network_verdict, verdict
+from common.errors import BadInput
+from common.finished_runs import FinishedRun, PassedOver, read_runs
+from common.groups import differing_options
+from common.mistakes import read_mistakes
+from common.report import write_report
+from common.significance import holm, mcnemar, seeds_needed, t_interval, welch
+
+FILES = {"report.html", "compare.md", "compare.csv", "compare_groups.csv"}
+CURVES = {"loss.png", "accuracy.png", "accuracy_by_time.png"}
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "$\\frac{$",
+    "a|b`c`*d*\n# e",
+    "\udcff\x1b[31m",
+    "=cmd|' /C calc'!A0",
+    "</script><script>alert(1)</script>",
+    "\u2028\u2029]]>",
+    "日本 🦊",
+    "n" * 3000,
+]
+
+
+@pytest.fixture
+def drawn():
+    """Asks for pictures, which take longer than all else."""
+
+
+@pytest.fixture(autouse=True)
+def without_drawing(request, monkeypatch):
+    if "drawn" not in request.fixturenames:
+        monkeypatch.setattr("common.comparison_plots.save_figure", lambda *arguments: None)
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    """Four runs on digits: two learning rates with two seeds each."""
+    folder = tmp_path_factory.mktemp("real") / "outputs"
+    for lr in ("0.001", "0.01"):
+        for seed in ("0", "1"):
+            small_run(folder, "-lr", lr, "--seed", seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def real(outputs):
+    """The folders of the four runs, in the order in which they were made."""
+    return sorted(outputs.glob("*/*/*"))
+
+
+def altered(run, folder, config=(), train=(), test=(), **options):
+    """Copy the JSON files and predictions of `run` to `folder`, with changes; an option that is ... is left out."""
+    folder.mkdir(parents=True)
+    old = read(run, "config.json")
+    kept = {name: value for name, value in (old["options"] | options).items() if value is not ...}
+    (folder / "config.json").write_text(json.dumps(old | {"options": kept} | dict(config)))
+    (folder / "train.json").write_text(json.dumps(read(run, "train.json") | dict(train)))
+    if test is not None:
+        (folder / "test.json").write_text(json.dumps(read(run, "test.json") | dict(test)))
+        (folder / "predictions.npz").write_bytes((run / "predictions.npz").read_bytes())
+    return folder
+
+
+def scored(run, folder, accuracy, **options):
+    """Copy a run with another best validation accuracy."""
+    record = read(run, "train.json")["epochs"][0] | {"val_accuracy": accuracy}
+    return altered(run, folder, train={"epochs": [record], "best_epoch": 1, "best_val_accuracy": accuracy}, **options)
+
+
+def main(*words):
+    return compare.main([str(word) for word in words])
+
+
+def refusal(*words):
+    with pytest.raises(BadInput) as error:
+        main(*words)
+    return str(error.value)
+
+
+def table(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def page_data(path):
+    [text] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
+    return json.loads(text)
+
+
+def overview_of(*folders, metric="val_accuracy"):
+    runs, _ = read_runs([str(folder) for folder in folders])
+    return compare_runs(runs, metric, {})
+
+
+def test_the_command(outputs, real, tmp_path):
+    before = {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
+    result = command(ROOT / "compare.py", outputs, cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    [folder] = tmp_path.glob("outputs/compare/*")
+    assert {path.name for path in folder.iterdir()} == FILES | CURVES | {"by_lr.png"}
+    assert f"written to {folder.relative_to(tmp_path)}" in result.stdout
+    best = {run.name: read(run, "train.json")["best_val_accuracy"] for run in real}
+    lines = result.stdout.splitlines()
+    assert [line.split()[0] for line in lines[1:5]] == sorted(best, key=lambda name: (-best[name], name))
+    rows = table(folder / "compare.csv")
+    assert [float(row["val_accuracy"]) for row in rows] == sorted(best.values(), reverse=True)
+    assert {row["lr"] for row in rows} == {"0.001", "0.01"} and {row["seed"] for row in rows} == {"0", "1"}
+    assert before == {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
+
+
+def test_groups_have_mean_std_and_interval_over_seeds(outputs, real, tmp_path):
+    rows = table(main(outputs, "--out", tmp_path / "out") / "compare_groups.csv")
+    assert [row["seeds"] for row in rows] == ["2", "2"]
+    of_lr = {}
+    for run in real:
+        lr = str(read(run, "config.json")["options"]["lr"])
+        of_lr.setdefault(lr, []).append(read(run, "train.json")["best_val_accuracy"])
+    for row in rows:
+        values = of_lr[row["lr"]]
+        assert float(row["mean val_accuracy"]) == pytest.approx(np.mean(values))
+        assert float(row["std"]) == pytest.approx(np.std(values, ddof=1))
+        low, high = stats.t.interval(0.95, 1, np.mean(values), stats.sem(values))
+        assert (float(row["low"]), float(row["high"])) == (pytest.approx(low), pytest.approx(high))
+    assert float(rows[0]["mean val_accuracy"]) >= float(rows[1]["mean val_accuracy"])
+
+
+def test_networks_are_compared_on_the_images_that_both_saw(outputs, real, tmp_path):
+    overview = page_data(main(outputs, "--out", tmp_path / "out") / "report.html")
+    assert "pairs of one seed" in overview["contrasts"][0][2]
+    one, two = (np.load(real[place] / "predictions.npz") for place in (0, 2))
+    right = [file["probabilities"].argmax(1) == file["labels"] for file in (one, two)]
+    runs, _ = read_runs([str(real[0]), str(real[2])])
+    mistakes = {run.label: read_mistakes(run.folder / "predictions.npz", run.classes) for run in runs}
+    [contrast] = compare_runs(runs, "val_accuracy", mistakes).contrasts
+    [pair] = contrast.pairs
+    alone = {int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())}
+    assert {pair.only_best, pair.only_other} == alone and pair.images == len(right[0])
+    assert pair.p == stats.binomtest(pair.only_best, sum(alone) if len(alone) > 1 else 2 * pair.only_best).pvalue
+    assert f"of {pair.images:,} test images {pair.only_best} are right in the one alone" in network_verdict(contrast)
+
+
+def test_networks_are_not_compared_on_other_images(real, tmp_path):
+    other = altered(real[2], tmp_path / "other")
+    with np.load(real[2] / "predictions.npz") as file:
+        np.savez(other / "predictions.npz", **dict(file) | {"ids": np.array([f"x{one}" for one in file["ids"]])})
+    data = page_data(main(real[0], other, "--out", tmp_path / "out") / "report.html")
+    assert data["contrasts"][0][2] == "the test images are not the same, or not known"
+
+
+def test_a_clear_difference_is_told_and_a_faint_one_says_how_many_seeds_it_takes(real, tmp_path):
+    for seed, (clear, faint, best) in enumerate([(0.5, 0.90, 0.91), (0.51, 0.93, 0.92), (0.52, 0.89, 0.93)]):
+        for lr, accuracy in ((1.0, clear), (0.1, faint), (0.01, best)):
+            scored(real[0], tmp_path / "runs" / f"{lr}-{seed}", accuracy, lr=lr, seed=seed)
+    overview = overview_of(tmp_path / "runs")
+    assert [group.settings for group in overview.groups] == [{"lr": "0.01"}, {"lr": "0.1"}, {"lr": "1"}]
+    faint, clear = overview.contrasts
+    assert clear.title == "group 1 (lr 0.01) against group 3 (lr 1)"
+    p = stats.ttest_ind([0.91, 0.92, 0.93], [0.9, 0.93, 0.89], equal_var=False).pvalue
+    assert (faint.p, faint.corrected_p) == (pytest.approx(p), pytest.approx(p)) and not faint.can_be_told
+    assert clear.corrected_p == pytest.approx(2 * clear.p) and clear.can_be_told
+    assert verdict(clear, "val_accuracy").endswith("more than noise")
+    seeds = seeds_needed([0.91, 0.92, 0.93], [0.9, 0.93, 0.89])
+    assert verdict(faint, "val_accuracy").endswith(f"cannot be told from noise; it would take about {seeds} seeds each")
+
+
+@pytest.mark.parametrize(
+    ("best", "other", "words"),
+    [
+        ([0.9], [0.8], "cannot be told from one seed; begin with 3 seeds each"),
+        ([0.9, 0.92], [0.8], "cannot be told from one seed; it would take about 2 seeds each"),
+        ([0.9, 0.9], [0.8, 0.8], "every seed gave the same"),
+        ([0.9, 0.9], [0.9, 0.9], "no difference"),
+        ([0.9, 0.1], [0.8, 0.1999], "it would take thousands of seeds each"),
+    ],
+)
+def test_verdicts_at_the_edges(real, tmp_path, best, other, words):
+    for lr, values in ((0.1, best), (0.2, other)):
+        for seed, accuracy in enumerate(values):
+            scored(real[0], tmp_path / f"{lr}-{seed}", accuracy, lr=lr, seed=seed)
+    [contrast] = overview_of(tmp_path).contrasts
+    assert words in verdict(contrast, "val_accuracy")
+
+
+def test_one_seed_counts_once(real, tmp_path):
+    for number, (seed, accuracy) in enumerate([(0, 0.9), (0, 0.8), (1, 0.6)]):
+        scored(real[0], tmp_path / str(number), accuracy, seed=seed)
+    overview = overview_of(tmp_path)
+    [group] = overview.groups
+    assert group.values == pytest.approx([0.85, 0.6]) and group.mean == pytest.approx(0.725)
+    assert any("1 run(s) repeat a seed" in note for note in overview.notes)
+
+
+def test_published_numbers_of_seeds():
+    # Cohen (1988), table 2.4.1: two-sided 5 %, power 80 %.
+    for effect, count in ((0.5, 64), (0.8, 26), (1.0, 17)):
+        assert seeds_needed([0 - 1, 0 + 1], [effect * math.sqrt(2) - 1, effect * math.sqrt(2) + 1]) == count
+    assert seeds_needed([1.0], [2.0]) is None and seeds_needed([1, 1], [2, 2]) is None
+    assert seeds_needed([1, 2], [1, 2]) is None and seeds_needed([0, 1], [1e-4, 1.0]) is None
+
+
+def test_small_statistics():
+    assert mcnemar(1, 9) == pytest.approx(22 / 1024) and mcnemar(9, 1) == mcnemar(1, 9)
+    assert mcnemar(0, 0) == mcnemar(5, 5) == 1
+    assert holm([0.04, None, 0.01, 0.03]) == pytest.approx([0.06, None, 0.03, 0.06])
+    assert holm([0.9, 0.8]) == [1, 1] and holm([]) == []
+    assert welch([1], [2, 3]) is None and welch([1, 1], [2, 2]) is None and t_interval([1]) is None
+
+
+def test_options_that_change_nothing_do_not_split_groups(real, tmp_path):
+    same = {
+        "workers": 9,
+        "output_dir": "elsewhere",
+        "print_every": 3,
+        "save_every": 1,
+        "wandb_project": "x",
+        "data": "y",
+    }
+    altered(real[0], tmp_path / "a")
+    altered(real[0], tmp_path / "b", seed=1, **same)
+    overview = overview_of(tmp_path)
+    assert overview.options == {} and len(overview.groups) == 1
+
+
+def test_an_older_run_has_switched_off_what_it_does_not_know(real, tmp_path):
+    altered(real[0], tmp_path / "old", mixup=...)
+    altered(real[0], tmp_path / "new", mixup=0.0, seed=1)
+    assert len(overview_of(tmp_path).groups) == 1
+    altered(real[0], tmp_path / "mixed", mixup=0.2, seed=1)
+    overview = overview_of(tmp_path)
+    assert [len(group.runs) for group in overview.groups] == [2, 1] or len(overview.groups) == 2
+    assert set(overview.options) == {"mixup"}
+
+
+def test_what_another_script_does_not_know_is_no_difference(real, tmp_path):
+    altered(real[0], tmp_path / "a")
+    altered(real[0], tmp_path / "b", config={"script": "ex_0"}, wide=3)
+    overview = overview_of(tmp_path)
+    assert overview.options == {} and {group.settings["script"] for group in overview.groups} == {"ex_1", "ex_0"}
+    altered(real[0], tmp_path / "c", config={"script": "ex_0"}, wide=4)
+    [values] = overview_of(tmp_path).options.values()
+    assert {3, 4} < set(values)
+
+
+def test_equal_values_are_equal_however_they_are_written(real, tmp_path):
+    for number, value in enumerate((1, 1.0, True, "1", [1])):
+        altered(real[0], tmp_path / str(number), dropout=value)
+    assert len(overview_of(tmp_path).groups) == 4
+
+
+def test_the_data_set_of_folders_is_the_last_part_of_their_path(real, tmp_path):
+    altered(real[0], tmp_path / "a", config={"dataset": "folder"}, data="/somewhere/birds/")
+    altered(real[0], tmp_path / "b", config={"dataset": "folder"}, data="C:\\there\\birds")
+    altered(real[0], tmp_path / "c", config={"dataset": "folder"}, data="/somewhere/bees")
+    overview = overview_of(tmp_path)
+    assert sorted((group.dataset, len(group.runs)) for group in overview.groups) == [("bees", 1), ("birds", 2)]
+    assert any("2 data sets (bees, birds)" in note for note in overview.notes) and not overview.contrasts
+
+
+def test_other_images_under_one_name_and_seed_are_told_of(real, tmp_path):
+    altered(real[0], tmp_path / "a")
+    altered(real[0], tmp_path / "b", config={"split_sha256": "other"}, lr=0.5)
+    assert any("have not had the same images" in note for note in overview_of(tmp_path).notes)
+    assert not any("same images" in note for note in overview_of(tmp_path / "a").notes)
+    altered(real[0], tmp_path / "fewer", config={"split_sha256": "other"}, limit=100)
+    assert not any("same images" in note for note in overview_of(tmp_path / "a", tmp_path / "fewer").notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("train.json", '{"status": "finished", "epo', "damaged: train.json is no JSON"),
+        ("train.json", "[" * 100_000, "damaged: train.json is no JSON"),
+        ("train.json", "[]", "foreign"),
+        ("train.json", '{"status": "finished", "epochs": 3}', "damaged"),
+        ("train.json", '{"status": "finished", "epochs": [3]}', "damaged"),
+        ("train.json", '{"status": "done", "epochs": []}', "damaged: train.json does not say how the run ended"),
+        ("train.json", '{"status": "running", "epochs": [{}, {}]}', "running, or killed, after 2 epoch(s)"),
+        ("train.json", '{"status": "interrupted", "epochs": [{}]}', "interrupted, after 1 epoch(s)"),
+        ("train.json", None, "damaged: it has no train.json"),
+        ("config.json", None, "damaged: it has no config.json"),
+        ("config.json", "\xff\xfe", "foreign"),
+        ("config.json", '{"model_type": "bert"}', "foreign"),
+        ("config.json", '{"script": 1, "dataset": "d", "classes": [], "options": {}}', "foreign"),
+        ("test.json", "{", "damaged: test.json is no JSON"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared_is_named_and_passed_over(real, tmp_path, capsys, name, content, reason):
+    bad = altered(real[1], tmp_path / "bad")
+    if content is None:
+        (bad / name).unlink()
+    else:
+        (bad / name).write_text(content if content != "\xff\xfe" else '"none"')
+    folder = main(real[0], tmp_path, "--out", tmp_path / "out")
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("passed over")]
+    assert "bad" in line and reason in line
+    assert reason in (folder / "compare.md").read_text() and page_data(folder / "report.html")["passed"]
+    assert len(table(folder / "compare.csv")) == 1
+    assert "no finished run" in refusal(bad) and reason in refusal(bad)
+
+
+def test_a_look_at_the_data_is_no_training(real, tmp_path, capsys):
+    (tmp_path / "explore").mkdir()
+    (tmp_path / "explore" / "config.json").write_bytes((real[0] / "config.json").read_bytes())
+    (tmp_path / "explore" / "explore.json").write_text("{}")
+    main(real[0], tmp_path / "explore", "--out", tmp_path / "out")
+    assert "explore: no training, but a look at the data or the speed" in capsys.readouterr().out
+
+
+def test_diverged_runs_are_rows_without_a_score(real, tmp_path, capsys):
+    diverged = {"status": "diverged", "epochs": [], "best_epoch": None, "best_val_accuracy": None, "train_time": 0}
+    altered(real[0], tmp_path / "runs" / "b", lr=1.0, train=diverged)
+    altered(real[0], tmp_path / "runs" / "c", seed=5, train=diverged)
+    assert "diverged" in refusal(tmp_path / "runs")
+    folder = main(real[0], tmp_path / "runs", "--out", tmp_path / "out")
+    rows = table(folder / "compare.csv")
+    assert [row["status"] for row in rows] == ["finished", "diverged", "diverged"]
+    assert rows[1]["val_accuracy"] == rows[2]["val_accuracy"] == ""
+    groups = {row["lr"]: row for row in table(folder / "compare_groups.csv")}
+    assert (groups["0.001"]["seeds"], groups["0.001"]["diverged"]) == ("1", "1")
+    assert (groups["1"]["seeds"], groups["1"]["diverged"]) == ("0", "1")
+
+
+def test_without_a_test_its_columns_are_blank(real, tmp_path):
+    altered(real[0], tmp_path / "trial", test=None, lr=0.5)
+    rows = table(main(real[0], tmp_path / "trial", "--out", tmp_path / "out") / "compare.csv")
+    assert sorted(bool(row["test_accuracy"]) for row in rows) == [False, True]
+    rows = table(main(tmp_path / "trial", "--out", tmp_path / "out") / "compare.csv")
+    assert "test_accuracy" not in rows[0]
+
+
+def test_locations(outputs, real, tmp_path, capsys, monkeypatch):
+    def found(*words):
+        return len(table(main(*words, "--out", tmp_path / "out") / "compare.csv"))
+
+    assert found(real[0]) == 1
+    assert found(f"{outputs}/*/digits/*") == 4
+    assert found(f"{outputs}/**/{real[1].name}") == 1
+    assert found(real[0], real[0] / ".." / real[0].name, outputs) == 4
+    loop = tmp_path / "links"
+    loop.mkdir()
+    (loop / "loop").symlink_to(loop)
+    (loop / "up").symlink_to(tmp_path)
+    (loop / "runs").symlink_to(outputs)
+    assert found(loop) == 4
+    (loop / ".hidden").mkdir()
+    altered(real[0], loop / ".hidden" / "run")
+    assert found(loop) == 4
+    capsys.readouterr()
+    assert found(real[0], ROOT / "README.md") == 1
+    assert "README.md: a file, no folder" in capsys.readouterr().out
+    assert "nowhere: there is no such folder" in refusal(tmp_path / "nowhere")
+    assert "no*where: there is no such folder" in refusal(tmp_path / "no*where")
+    (tmp_path / "empty").mkdir()
+    assert "no finished run" in refusal(tmp_path / "empty")
+    monkeypatch.chdir(outputs.parent)
+    assert found() == 4
+    monkeypatch.chdir(tmp_path / "empty")
+    assert "outputs: there is no such folder" in refusal()
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_metric_sorts_and_says_when_it_spoils_the_test(outputs, real, tmp_path, capsys):
+    def order(metric):
+        rows = table(main(outputs, "--metric", metric, "--out", tmp_path / "out") / "compare.csv")
+        return [float(row[metric.replace("-", "_")]) for row in rows]
+
+    losses = order("val_loss")
+    assert losses == sorted(losses) and "no honest estimate" not in capsys.readouterr().out
+    scores = order("f1-score")
+    assert scores == sorted(scores, reverse=True) and "f1_score is of the test images" in capsys.readouterr().out
+    accuracies = order("test_accuracy")
+    assert accuracies == sorted((read(run, "test.json")["accuracy"] for run in real), reverse=True)
+    assert "did you mean val_accuracy?" in refusal(outputs, "--metric", "val_acuracy")
+
+
+def test_by_draws_against_an_option(outputs, real, tmp_path, drawn):
+    altered(real[0], tmp_path / "runs" / "a", dropout=0.5)
+    out = tmp_path / "out"
+    assert not list(main(outputs, tmp_path / "runs", "--out", out).glob("by_*"))
+    assert [path.name for path in main(outputs, tmp_path / "runs", "--out", out, "--by", "lr").glob("by_*")] == [
+        "by_lr.png"
+    ]
+    assert "did you mean dropout?; these differ: lr" in refusal(outputs, "--by", "dropuot")
+    assert "it is 128 in all runs" in refusal(outputs, "--by", "--batch-size".replace("--", ""))
+    assert "does not make runs different" in refusal(outputs, "--by", "workers")
+
+
+@pytest.mark.parametrize("values", [[1e-5, 1e-1], [1, 2, None], ["a", "b" * 500], [[1, 2], [3]], [True, False], [0, 5]])
+def test_pictures_against_any_kind_of_option(real, tmp_path, drawn, values):
+    for number, value in enumerate(values):
+        altered(real[0], tmp_path / "runs" / str(number), choice=value, config={"split_sha256": "a"})
+    with Image.open(main(tmp_path / "runs", "--out", tmp_path / "out") / "by_choice.png") as image:
+        assert image.width > 500
+
+
+def test_an_option_from_a_file_names_no_file_elsewhere(real, tmp_path, drawn):
+    for number in range(2):
+        altered(real[0], tmp_path / "runs" / str(number), **{"../../x y": number})
+    folder = main(tmp_path / "runs", "--out", tmp_path / "deep" / "out")
+    assert "by_______x_y.png" in os.listdir(folder)
+
+
+def test_out_replaces_an_older_comparison_and_nothing_else(real, tmp_path, capsys):
+    out = tmp_path / "new" / "out"
+    assert main(real[0], "--out", out) == out
+    (out / "mine.txt").write_text("mine")
+    assert main(real[1], "--out", out) == out and (out / "mine.txt").exists()
+    assert table(out / "compare.csv")[0]["run"] == real[1].name
+    (tmp_path / "loss.png").write_bytes(b"mine")
+    assert "has a loss.png that is no comparison's" in refusal(real[0], "--out", tmp_path)
+    assert "config.json" in refusal(real[0], "--out", real[0])
+    assert "is no folder" in refusal(real[0], "--out", tmp_path / "loss.png")
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "report.html").write_text("<p>mine</p>")
+    assert "has a report.html" in refusal(real[0], "--out", tmp_path / "report")
+    assert (tmp_path / "loss.png").read_bytes() == b"mine"
+
+
+def test_two_comparisons_in_one_second_get_two_folders(real, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(comparison_folder.time, "strftime", lambda form: "now")
+    assert [main(real[0]).name for _ in range(2)] == ["now", "now-2"]
+
+
+# --- predictions.npz
+
+
+def npz(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def good_arrays():
+    return {
+        "labels": np.array([0, 0, 1, 1, 1]),
+        "probabilities": np.array([[0.9, 0.1], [0.2, 0.8], [0.99, 0.01], [0.6, 0.4], [0.3, 0.7]], np.float32),
+        "ids": np.array(["a", "b", "c", "d", "e"]),
+    }
+
+
+def test_mistakes_are_counted_and_sorted(tmp_path):
+    mistakes = read_mistakes(npz(tmp_path / "p.npz", **good_arrays()), ["no", "yes"])
+    assert mistakes.right.tolist() == [True, False, False, False, True]
+    assert mistakes.confused == [("yes", "no", 2), ("no", "yes", 1)]
+    assert [(one[0], one[1], one[2], round(one[3], 2)) for one in mistakes.worst] == [
+        ("c", "yes", "no", 0.99), ("b", "no", "yes", 0.8), ("d", "yes", "no", 0.6),
+    ]  # fmt: skip
+    unlabelled = good_arrays() | {"labels": np.full(5, -1)}
+    assert read_mistakes(npz(tmp_path / "p.npz", **unlabelled), ["no", "yes"]) is None
+    assert read_mistakes(tmp_path / "nowhere.npz", ["no", "yes"]) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": np.array([0, 0, 1, 1, 2])},
+        {"labels": np.array([0.0, 0, 1, 1, 1])},
+        {"labels": np.zeros((5, 1), int)},
+        {"labels": np.array([], int), "probabilities": np.zeros((0, 2)), "ids": np.array([], str)},
+        {"probabilities": np.full((5, 2), np.nan)},
+        {"probabilities": np.zeros((5, 3))},
+        {"probabilities": np.zeros((4, 2))},
+        {"ids": np.array(["a"])},
+        {"ids": np.array([object()] * 5, dtype=object)},
+        {"ids": np.array(3)},
+    ],
+)
+def test_predictions_that_cannot_be(real, tmp_path, capsys, change):
+    with pytest.raises(ValueError):
+        read_mistakes(npz(tmp_path / "p.npz", **good_arrays() | change), ["no", "yes"])
+    run = altered(real[0], tmp_path / "run")
+    npz(run / "predictions.npz", **good_arrays() | change)
+    folder = main(tmp_path / "run", "--out", tmp_path / "out")
+    assert "left out of the comparison of networks" in capsys.readouterr().out
+    [run] = page_data(folder / "report.html")["runs"]
+    assert run["worst"] == [] and dict(run["scores"])["val_accuracy"] > 0
+
+
+class Trap:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder),)
+
+
+def test_predictions_run_no_code(tmp_path):
+    ids = np.array([Trap(tmp_path / "sprung")] * 5, dtype=object)
+    with pytest.raises(ValueError):
+        read_mistakes(npz(tmp_path / "p.npz", **good_arrays() | {"ids": ids}), ["no", "yes"])
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_predictions_that_say_they_are_enormous(tmp_path):
+    path = tmp_path / "p.npz"
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (10**9, 10**3)})
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("labels", "probabilities", "ids"):
+            file.writestr(f"{name}.npy", header.getvalue())
+    with pytest.raises(ValueError, match="bytes, which cannot be"):
+        read_mistakes(path, ["no"])
+    bomb = np.lib.format.magic(1, 0) + b"\xff\xff"
+    for content in (b"", b"no zip", bomb, b"PK\x03\x04" + b"\0" * 100):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="is damaged"):
+            read_mistakes(path, ["no"])
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(place=st.integers(0, 10**6), byte=st.integers(0, 255), cut=st.booleans())
+def test_any_damage_of_predictions_is_an_error_or_harmless(tmp_path, place, byte, cut):
+    buffer = io.BytesIO()
+    np.savez(buffer, **good_arrays())
+    content = bytearray(buffer.getvalue())
+    place %= len(content)
+    content[place] = byte
+    (tmp_path / "p.npz").write_bytes(content[:place] if cut else content)
+    try:
+        mistakes = read_mistakes(tmp_path / "p.npz", ["no", "yes"])
+    except ValueError:
+        return
+    assert mistakes is None or len(mistakes.right) == 5
+
+
+# --- hostile content
+
+
+def in_memory(folder, name, option, value, seed=0, accuracy=0.5):
+    records = [{"epoch": 1, "val_accuracy": accuracy, "val_loss": 1.0, "train_loss": 2.0, "seconds": 3.0}]
+    return FinishedRun(
+        folder=Path(folder) / f"{seed}", label=f"{name}{seed}", script=name, dataset=name, classes=[name], options={
+            "seed": seed, option: value, "lr": accuracy}, config={"command": name, "git_commit": name}, diverged=False,
+        epochs=records, scores={"val_accuracy": accuracy, name: 1.5}, of_test=frozenset(), interval=(0.1, 0.9),
+    )  # fmt: skip
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=30),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+NAMES = st.sampled_from(HOSTILE) | st.text(st.characters(), min_size=1, max_size=60)
+
+
+def check_outputs(tmp_path, overview, passed):
+    """Write all that is text and read it back as a spreadsheet, a Markdown renderer and a browser would."""
+    write_csvs(tmp_path, overview)
+    write_markdown(tmp_path / "compare.md", overview, passed, [])
+    write_report(tmp_path / "report.html", overview, passed, {})
+    for name in ("compare.csv", "compare_groups.csv"):
+        rows = list(csv.reader(io.StringIO((tmp_path / name).read_text(encoding="utf-8"), newline="")))
+        assert len({len(row) for row in rows}) == 1
+        for cell in (cell for row in rows for cell in row):
+            assert not cell.startswith(("=", "+", "@", "\t", "\r")) and (not cell.startswith("-") or float(cell) < 0)
+    markdown = (tmp_path / "compare.md").read_text(encoding="utf-8")
+    assert "<" not in markdown and "\x1b" not in markdown
+    rows = [line for line in markdown.split("\n\n")[1].splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(overview.runs)
+    assert len({len(re.findall(r"(?<!\\)(?:\\\\)*\|", row)) for row in rows}) == 1
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<script") == page.count("</script") == 2
+    assert page.split('id="data">')[1].split("</script>")[0].isascii()
+    return page_data(tmp_path / "report.html")
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=NAMES, option=NAMES, value=VALUES, reason=NAMES)
+@example(name=HOSTILE[5], option=HOSTILE[5], value=HOSTILE[5], reason="damaged")
+@example(name=HOSTILE[6], option=HOSTILE[3], value=HOSTILE[4], reason=HOSTILE[0])
+def test_names_and_values_of_any_kind_stay_data(tmp_path, name, option, value, reason):
+    runs = [in_memory(f"/x/{name}", name, option, value), in_memory("/y", "ex_1", option, None, 1, 0.25)]
+    overview = compare_runs(runs, "val_accuracy", {})
+    data = check_outputs(tmp_path, overview, [PassedOver(Path(f"/x/{name}"), reason)])
+    assert [run["curve"][:5] for run in data["runs"]] == ["group"] * 2 and len(data["passed"]) == 1
+
+
+def test_hostile_names_in_pictures(real, tmp_path, drawn):
+    for number, name in enumerate(HOSTILE):
+        altered(real[0], tmp_path / "runs" / f"_{number}", config={"script": name}, **{HOSTILE[2]: name})
+    names = os.listdir(main(tmp_path / "runs", "--out", tmp_path / "out", "--by", HOSTILE[2]))
+    assert set(names) == FILES | CURVES | {"by___frac__.png"}
+    for number in range(2):
+        altered(real[0], tmp_path / "alike" / f"_{number}")
+    assert CURVES < set(os.listdir(main(tmp_path / "alike", "--out", tmp_path / "out2")))
+
+
+def test_the_script_and_the_style_of_the_page_are_the_only_ones_allowed(real, tmp_path):
+    page = (main(real[0], "--out", tmp_path / "out") / "report.html").read_text()
+    [policy] = re.findall('http-equiv="Content-Security-Policy" content="(.*?)"', page)
+    assert policy.startswith("default-src 'none'; img-src data:;") and "unsafe" not in policy
+    for kind in ("script", "style"):
+        [content] = re.findall(f"<{kind}>(.*?)</{kind}>", page, re.DOTALL)
+        digest = report.base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", page)
+    assert "innerHTML" not in page and "document.write" not in page and "eval(" not in page
+
+
+def test_numbers_that_are_none(real, tmp_path):
+    altered(real[0], tmp_path / "runs" / "b", scale=math.nan, scales=[math.inf], best_epoch=math.nan)
+    text = (real[0] / "train.json").read_text().replace('"val_loss": ', '"val_loss": NaN, "other": ')
+    run = altered(real[0], tmp_path / "runs" / "a", lr=0.3)
+    (run / "train.json").write_text(text.replace('"train_time": ', f'"train_time": 1{"0" * 400}, "x": '))
+    text = (run / "test.json").read_text()
+    (run / "test.json").write_text(text.replace('"auc_score": ', '"auc_score": Infinity, "y": '))
+    data = page_data(main(real[0], tmp_path / "runs", "--out", tmp_path / "out") / "report.html")
+    [bad] = [one for one in data["runs"] if one["label"] == "a"]
+    assert "auc_score" not in dict(bad["scores"]) and "train_time" not in dict(bad["scores"])
+    assert bad["epochs"]["val_loss"] == [None, None]
+
+
+# --- pictures and size
+
+
+def write_picture(path, seed, side=300):
+    pixels = np.random.default_rng(seed).integers(0, 255, (side, side, 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_pictures_are_in_the_page_once_and_smaller(real, tmp_path):
+    for number in range(2):
+        run = altered(real[0], tmp_path / "runs" / str(number), seed=number)
+        write_picture(run / "predictions.png", seed=number, side=1200)
+        write_picture(run / "samples.png", seed=7)
+        (run / "confusion_matrix.png").write_bytes((run / "samples.png").read_bytes()[:500])
+    data = page_data(main(tmp_path / "runs", "--out", tmp_path / "out") / "report.html")
+    assert [[name for name, _ in run["pictures"]] for run in data["runs"]] == [["predictions.png", "samples.png"]] * 2
+    places = [dict(run["pictures"]) for run in data["runs"]]
+    assert len(data["album"]) == 3 and places[0]["samples.png"] == places[1]["samples.png"]
+    kind, content = data["album"][places[0]["predictions.png"]].split(",")
+    assert kind == "data:image/webp;base64"
+    with Image.open(io.BytesIO(report.base64.b64decode(content))) as image:
+        assert image.size == (900, 900)
+
+
+def test_beyond_the_budget_the_best_runs_keep_their_pictures(real, tmp_path, monkeypatch):
+    for number in range(4):
+        run = scored(real[0], tmp_path / "runs" / str(number), 0.9 - number / 10, seed=number)
+        write_picture(run / "predictions.png", seed=number)
+        write_picture(run / "samples.png", seed=10 + number)
+    monkeypatch.setattr(report, "BUDGET", 1)
+    data = page_data(main(tmp_path / "runs", "--out", tmp_path / "out") / "report.html")
+    assert [len(run["pictures"]) for run in data["runs"]] == [1, 0, 0, 0]
+    assert any(note.startswith("7 pictures of the runs that rank lower are left out") for note in data["notes"])
+
+
+def test_pictures_that_unpack_to_too_much_are_left_out(real, tmp_path, monkeypatch):
+    run = altered(real[0], tmp_path / "run")
+    write_picture(run / "samples.png", 0)
+    os.mkfifo(run / "loss.png")
+    monkeypatch.setattr(report, "LARGEST_PICTURE", 100)
+    assert page_data(main(run, "--out", tmp_path / "out") / "report.html")["album"] == []
+
+
+def test_long_curves_keep_their_best_and_last_epoch(real, tmp_path):
+    records = [{"epoch": epoch, "val_accuracy": 0.5, "val_loss": 1.23456789, "seconds": 2} for epoch in range(1, 2001)]
+    run = altered(real[0], tmp_path / "run", train={"epochs": records, "best_epoch": 778})
+    [run] = page_data(main(run, "--out", tmp_path / "out") / "report.html")["runs"]
+    epochs = run["epochs"]["epoch"]
+    assert len(epochs) < 305 and {1, 778, 2000} < set(epochs) and epochs == sorted(epochs)
+    assert run["epochs"]["time"][-1] == 4000 and run["epochs"]["val_loss"][0] == 1.2346
+
+
+def test_two_hundred_runs(real, tmp_path, drawn, capsys):
+    for number in range(200):
+        lr, seed = 10 ** (number % 40 / 10 - 5), number // 40
+        scored(real[0], tmp_path / "runs" / str(number), 0.5 + number % 40 / 100 + seed / 500, lr=lr, seed=seed)
+    started = time.perf_counter()
+    folder = main(tmp_path / "runs", "--out", tmp_path / "out")
+    assert time.perf_counter() - started < 30
+    printed = capsys.readouterr().out
+    assert "… and 160 more runs, all in compare.csv" in printed and "… and 29 more" in printed
+    assert len(printed.splitlines()) < 150
+    assert len(table(folder / "compare.csv")) == 200 and len(table(folder / "compare_groups.csv")) == 40
+    assert (folder / "report.html").stat().st_size < 30 * 2**20
+    with Image.open(folder / "accuracy.png") as image:
+        assert image.width == 1080
+    assert set(os.listdir(folder)) == FILES | CURVES | {"by_lr.png"}
+
+
+def test_differing_options_of_no_runs():
+    assert differing_options([]) == {}
