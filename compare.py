@@ -10,13 +10,13 @@ below outputs/compare/. Its report.html is one page with everything, to be opene
 
 from pathlib import Path
 
-from common.comparison import check_metric, compare, option_to_draw
-from common.comparison_folder import check_folder, write_comparison
-from common.comparison_tables import print_overview
+from common.comparing.finished_runs import read_runs
+from common.comparing.folder import check_folder, write_comparison
+from common.comparing.mistakes import read_all_mistakes
+from common.comparing.overview import check_metric, compare, option_to_draw
+from common.comparing.tables import print_overview
 from common.console import say
 from common.errors import run_script
-from common.finished_runs import read_runs
-from common.mistakes import read_all_mistakes
 from common.option_types import folder
 from common.options import Parser
 

@@ -18,16 +18,16 @@ from PIL import Image
 from scipy import stats
 
 import compare
-from common import comparison_folder, report
-from common.comparison import compare as compare_runs
-from common.comparison_tables import write_csvs, write_markdown
-from common.contrasts import network_verdict, verdict
+from common.comparing import report
+from common.comparing.contrasts import network_verdict, verdict
+from common.comparing.finished_runs import FinishedRun, PassedOver, read_runs
+from common.comparing.groups import differing_options
+from common.comparing.mistakes import read_mistakes
+from common.comparing.overview import compare as compare_runs
+from common.comparing.report import write_report
+from common.comparing.significance import holm, mcnemar, seeds_needed, t_interval, welch
+from common.comparing.tables import write_csvs, write_markdown
 from common.errors import BadInput
-from common.finished_runs import FinishedRun, PassedOver, read_runs
-from common.groups import differing_options
-from common.mistakes import read_mistakes
-from common.report import write_report
-from common.significance import holm, mcnemar, seeds_needed, t_interval, welch
 
 FILES = {"report.html", "compare.md", "compare.csv", "compare_groups.csv"}
 CURVES = {"loss.png", "accuracy.png", "accuracy_by_time.png"}
@@ -53,7 +53,7 @@ def drawn():
 @pytest.fixture(autouse=True)
 def without_drawing(request, monkeypatch):
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("common.comparison_plots.save_figure", lambda *arguments: None)
+        monkeypatch.setattr("common.comparing.overlays.save_figure", lambda *arguments: None)
 
 
 @pytest.fixture(scope="module")
@@ -442,7 +442,7 @@ def test_out_replaces_an_older_comparison_and_nothing_else(real, tmp_path, capsy
 
 def test_two_comparisons_in_one_second_get_two_folders(real, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(comparison_folder.time, "strftime", lambda form: "now")
+    monkeypatch.setattr("common.comparing.folder.time.strftime", lambda form: "now")
     assert [main(real[0]).name for _ in range(2)] == ["now", "now-2"]
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.comparison import Overview
-from common.comparison_tables import Column, explanation, group_columns, run_columns, shortened
+from common.comparing.contrasts import network_verdict, verdict
+from common.comparing.finished_runs import FinishedRun, PassedOver
+from common.comparing.groups import key_of, short_names, shown
+from common.comparing.mistakes import Mistakes
+from common.comparing.overview import Overview
+from common.comparing.tables import Column, explanation, group_columns, run_columns, shortened
 from common.console import progress
-from common.contrasts import network_verdict, verdict
 from common.files import write_bytes
-from common.finished_runs import FinishedRun, PassedOver
-from common.groups import key_of, short_names, shown
-from common.mistakes import Mistakes
 
 TEMPLATE = Path(__file__).with_name("report.html")
 GENERATOR = b'<meta name="generator" content="compare.py">'  # by which an older report is known to be ours
@@ -177,7 +177,7 @@ def _curves(run: FinishedRun) -> dict[str, list]:
     return {
         "epoch": [records[place]["epoch"] for place in kept],
         "time": [_digits(totals[place]) for place in kept],
-    } | (curves)
+    } | curves
 
 
 def _digits(value: float | None) -> float | None:

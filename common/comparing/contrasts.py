@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.finished_runs import FinishedRun
-from common.groups import Group, key_of, words
-from common.mistakes import Mistakes
-from common.significance import LEVEL, holm, mcnemar, seeds_needed, welch
+from common.comparing.finished_runs import FinishedRun
+from common.comparing.groups import Group, key_of, words
+from common.comparing.mistakes import Mistakes
+from common.comparing.significance import LEVEL, holm, mcnemar, seeds_needed, welch
 
 ENOUGH_SEEDS = 3  # what one does without any knowledge of the spread
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.finished_runs import FinishedRun
-from common.significance import t_interval
+from common.comparing.finished_runs import FinishedRun
+from common.comparing.significance import t_interval
 
 # Options that change nothing of what is compared, or that have a column of their own.
 NO_DIFFERENCE = {

@@ -5,14 +5,14 @@ import re
 import time
 from pathlib import Path
 
-from common.comparison import Overview
-from common.comparison_plots import draw_by_option, draw_curves
-from common.comparison_tables import write_csvs, write_markdown
+from common.comparing.finished_runs import PassedOver
+from common.comparing.mistakes import Mistakes
+from common.comparing.overlays import draw_by_option, draw_curves
+from common.comparing.overview import Overview
+from common.comparing.report import is_our_report, write_report
+from common.comparing.tables import write_csvs, write_markdown
 from common.errors import DISK_FULL, BadInput
 from common.files import check_writable
-from common.finished_runs import PassedOver
-from common.mistakes import Mistakes
-from common.report import is_our_report, write_report
 
 DEFAULT = Path("outputs", "compare")
 NAMES = ("report.html", "compare.md", "compare.csv", "compare_groups.csv", "loss.png", "accuracy.png")

@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from common.contrasts import Contrast, find_contrasts
+from common.comparing.contrasts import Contrast, find_contrasts
+from common.comparing.finished_runs import FinishedRun
+from common.comparing.groups import NO_DIFFERENCE, Group, differing_options, group_by_seed, key_of, shown
+from common.comparing.mistakes import Mistakes
 from common.errors import BadInput
-from common.finished_runs import FinishedRun
-from common.groups import NO_DIFFERENCE, Group, differing_options, group_by_seed, key_of, shown
-from common.mistakes import Mistakes
 from common.option_types import nearest
 
 LOWER_IS_BETTER = re.compile("loss|error|time|seconds|memory|parameters|flops|power")
