@@ -8,6 +8,8 @@ What stands behind -- goes to every trial. The same command continues a search t
 is chosen on validation images; the test images are looked at by the best alone, at the end.
 """
 
+import os
+import shlex
 import sys
 
 from common.console import say
@@ -22,6 +24,7 @@ from common.sweep_file import read_sweep
 from common.trials import Launcher, slots_for
 
 TRIALS = 20  # where neither the command, nor the file, nor a grid says how many
+MOST_TRIALS = 100_000
 DEAD_AFTER = 120  # seconds
 SAMPLERS = ("tpe", "gp")
 
@@ -36,7 +39,8 @@ def parse_options(argv=None):
     add("-h", "--help", action="help", help="show this and exit")
     add("--program", type=folder, metavar="SCRIPT.py", help="the experiment (default: what the file names)")
     add("-n", "--trials", type=integer(1), metavar="N",
-        help=f"trials of all starts together (default: run_cap of the file, all of a grid, or {TRIALS})")  # fmt: skip
+        help=f"trials of all starts together; run_cap of the file and the size of a grid limit it (default: {TRIALS}, "
+             "where nothing limits it)")  # fmt: skip
     add("-j", "--jobs", type=integer(1, 1024), metavar="N",
         help="trials at a time (default: one for each GPU, or one); on a CPU they share its threads")  # fmt: skip
     add("--name", metavar="NAME", help="of the search (default: what the file says, or the file's own name)")
@@ -47,7 +51,7 @@ def parse_options(argv=None):
     add("--bayes", type=one_of(SAMPLERS), default=SAMPLERS[0], metavar="NAME",
         help="method bayes: tpe, or gp, a Gaussian process, for few numbers and long trials")  # fmt: skip
     add("-s", "--seed", type=integer(0), default=0, metavar="N", help="of the proposals")
-    return parser.parse_intermixed_args(words[:end]), words[end + 1 :]
+    return parser.parse_intermixed_args(words[:end]), [word for word in words[end:] if word != "--"]
 
 
 def main(argv=None):
@@ -59,18 +63,18 @@ def main(argv=None):
     if sweep.metric.endswith("accuracy") and not sweep.maximize:
         say(f"note: the file minimizes {sweep.metric}, W&B's goal where none is named; did you mean goal: maximize?")
     experiment = Experiment(options.program or sweep.program)
-    experiment.check(sweep.parameters, fixed)
-    slots = slots_for(options.jobs, on_cpu=experiment.options(fixed)["device"] == "cpu")
+    launcher = Launcher(sweep.command, experiment.path, fixed)
+    experiment.check(sweep.parameters, launcher.option_words)
+    launcher.slots = slots_for(options.jobs, on_cpu=experiment.options(launcher.option_words({}))["device"] == "cpu")
     cap = number_of_trials(options.trials, sweep)
 
     with open_search_folder(options.output_dir, options.name or sweep.name, options.storage is None) as folder:
         storage = open_storage(options.storage, folder, folder.name, sweep.maximize, options.dead_after)
         storage.check_same_search(sweep, experiment.path.name, fixed)
         storage.study.sampler = sampler_for(sweep.method, options.bayes, options.seed, storage)
-        storage.study.pruner = Bands(sweep.bands, sweep.eta)
-        launcher = Launcher(sweep.command, experiment.path, fixed, slots)
+        storage.study.pruner = Bands(sweep.bands, sweep.eta, sweep.is_strict)
         search = Search(sweep, storage, launcher, folder, cap)
-        say(f"{folder}: {sweep.method}, {cap} trials of {experiment.path.name}, {len(slots)} at a time")
+        say(f"{folder}: {sweep.method}, {cap} trials of {experiment.path.name}, {len(launcher.slots)} at a time")
         search.run()
         report(search, experiment)
     return folder
@@ -79,7 +83,10 @@ def main(argv=None):
 def number_of_trials(typed, sweep):
     """Return how many trials there are to be: the least that anyone says."""
     limits = [typed, sweep.run_cap, sweep.grid_size() if sweep.method == "grid" else None]
-    return min((limit for limit in limits if limit), default=TRIALS)
+    cap = min((limit for limit in limits if limit), default=TRIALS)
+    if cap > MOST_TRIALS:
+        raise BadInput(f"the grid has {cap:,} points: say with --trials how many of them, at most {MOST_TRIALS:,}")
+    return cap
 
 
 def report(search, experiment):
@@ -87,12 +94,12 @@ def report(search, experiment):
     best = search.storage.best()
     if best is None:
         raise BadInput(f"no trial has finished; {search.folder / 'trials.csv'} gives the reason of each")
-    words = [f"--{name}={value}" for name, value in search.values_of(best).items()]
-    write_best(search, experiment.changed_options([*words, *search.launcher.fixed]))
-    draw_search(search)
+    write_best(search, experiment.changed_options(search.launcher.option_words(search.values_of(best))))
     say_best(search)
     test_best_trial(search)
-    say(f"to run the best again: python {experiment.path.name} --config {search.folder / 'best.yaml'}")
+    draw_search(search)
+    command = ["python", os.path.relpath(experiment.path), "--config", str(search.folder / "best.yaml")]
+    say(f"to run the best again: {shlex.join(command)}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import io
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import BadInput
@@ -50,25 +51,30 @@ class Experiment:
         with contextlib.redirect_stdout(io.StringIO()):  # its notes are for the trials' logs
             return vars(self._module.parse_options(words))
 
-    def check(self, parameters: dict[str, Parameter], fixed: list[str]) -> None:
-        """Make sure that the script takes every value of the `parameters` beside the `fixed` words, one at a time.
+    def check(self, parameters: dict[str, Parameter], words: Callable[[dict], list[str]]) -> None:
+        """Make sure that the script takes every value of the `parameters`, one at a time.
+
+        Args:
+            words: returns the options of a trial's command line for some values.
 
         Raises:
             BadInput: it does not; the text names the parameter.
         """
-        self._check_data_sets(self.options(fixed), "the options after --", parameters)
+        self._check_data_sets(self.options(words({})), "the options after --", parameters)
         for name, parameter in parameters.items():
             if name in RESERVED:
                 raise BadInput(f"parameters.{name}: this option is the search's own, or no training")
             results = []
             for value in parameter.examples():
                 try:
-                    results.append(self.options([f"--{name}={value}", *fixed]))
+                    results.append(self.options(words({name: value})))
                 except BadInput as error:
                     raise BadInput(f"parameters.{name}: {error}") from error
                 self._check_data_sets(results[-1], f"parameters.{name}", {})
             if len(results) > 1 and all(result == results[0] for result in results):
-                raise BadInput(f"parameters.{name}: all values come to the same; the options after -- give it too?")
+                raise BadInput(
+                    f"parameters.{name}: all values come to the same; is it fixed in the command, or after -- ?"
+                )
 
     def changed_options(self, words: list[str]) -> dict:
         """Return the options that `words` make differ from the script's defaults, as a file for --config holds them."""

@@ -3,6 +3,8 @@
 Everything that must outlive this process is in the storage, so that the same command continues after any end.
 """
 
+import contextlib
+import itertools
 import os
 import platform
 import signal
@@ -30,33 +32,30 @@ MOST_CRASHES = 3  # of a trial, in as many starts of the search; then it is left
 
 
 class Bands(optuna.pruners.BasePruner):
-    """Hyperband's successive halving as W&B does it (Li et al., 2018): at each band all but the best 1 / eta end.
+    """Hyperband's successive halving as W&B does it (Li et al., 2018): of those at a band all but the best 1 / eta end.
 
-    A trial is compared, by its best value so far, with all that have got to the band.
+    The threshold is taken from the values at the band of all trials that have got there, and is compared, after
+    every epoch, with the best value of a trial so far, or if `is_strict` with its value at the band.
 
     Args:
-        bands: epochs. eta: one trial of so many goes on.
+        bands: increasing epochs. eta: one trial of so many goes on.
     """
 
-    def __init__(self, bands: list[int], eta: float):
-        self.bands, self.eta = bands, eta
+    def __init__(self, bands: list[int], eta: float, is_strict: bool = False):
+        self.bands, self.eta, self.is_strict = bands, eta, is_strict
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
-        """Tell whether `trial` has just got to a band and is not among the best there."""
-        band = trial.last_step
-        if band not in self.bands:
+        """Tell whether `trial` is worse than the threshold of the last band that it has reached."""
+        mine = trial.intermediate_values
+        reached = [band for band in self.bands if band in mine]
+        if not reached:
             return False
         sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-        mine = _best_until(trial, band, sign)
         states = (TrialState.RUNNING, TrialState.PRUNED, TrialState.COMPLETE)
-        others = [other for other in study.get_trials(deepcopy=False, states=states) if other.number != trial.number]
-        there = [other for other in others if band in other.intermediate_values]
-        values = sorted([mine, *(_best_until(other, band, sign) for other in there)])
-        return mine > values[int((len(values) - 1) / self.eta)]
-
-
-def _best_until(trial: FrozenTrial, epoch: int, sign: int) -> float:
-    return min(sign * value for step, value in trial.intermediate_values.items() if step <= epoch)
+        others = [other.intermediate_values for other in study.get_trials(deepcopy=False, states=states)]
+        values = sorted(sign * values[reached[-1]] for values in others if reached[-1] in values)
+        value = sign * mine[reached[-1]] if self.is_strict else min(sign * value for value in mine.values())
+        return value > values[int(len(values) / self.eta)]
 
 
 def sampler_for(method: str, bayes: str, seed: int, storage: Storage) -> optuna.samplers.BaseSampler:
@@ -110,6 +109,11 @@ class Search:
             self._end_running(signal.SIGTERM)
             cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
             raise BadInput(f"the database is lost ({cause}); the same command continues the search") from error
+        except FileNotFoundError as error:
+            self._end_running(signal.SIGTERM)
+            raise BadInput(
+                f"{error.filename or self.folder} has vanished; what was there of the search is lost"
+            ) from error
         except BaseException as error:
             ended = self._end_running(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
             for trial, process in ended:
@@ -164,11 +168,19 @@ class Search:
             self.write_table()
             return
         folder = Path(trial.user_attrs.get("folder", ""))
-        if "folder" not in trial.user_attrs or not folder.is_dir():
-            folder = (self.folder / "trials" / f"{trial.number:04}").resolve()
+        if "folder" not in trial.user_attrs or not folder.is_dir():  # a new trial, or one of another machine
+            folder = self._new_folder(trial.number)
             trial.set_user_attr("folder", str(folder))
         trial.set_user_attr("machine", platform.node())
         self._running[slot] = trial, self.launcher.start(values, folder, slot)
+
+    def _new_folder(self, number: int) -> Path:
+        """Make a folder for a trial; one of that number may be left of a search that has been deleted."""
+        for count in itertools.count(1):
+            folder = self.folder / "trials" / (f"{number:04}" if count == 1 else f"{number:04}-{count}")
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(parents=True)
+                return folder.resolve()
 
     def _is_surplus(self, trial: Trial, earlier: list[FrozenTrial]) -> bool:
         """Tell whether another machine, at the same moment, has taken the last place or the same point of the grid."""
@@ -231,7 +243,7 @@ class Search:
             reason = "interrupted with the search" if is_interrupted else process.reason()
             trial.set_user_attr("reason", reason)
             study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
-            outcome = f"failed: {reason}"
+            outcome = "interrupted, to be continued" if is_interrupted else f"failed: {reason}"
             if is_interrupted:
                 try_again(study, self._frozen(trial))
         shown = self.values_of(self._frozen(trial))
@@ -280,8 +292,9 @@ class Search:
     def _queue_grid(self) -> None:
         queued = {trial.user_attrs.get("point") for trial in self.storage.trials()}
         names = [name for name, parameter in self.sweep.parameters.items() if parameter.count() > 1]
-        for point, values in enumerate(self.sweep.grid()[: self.cap]):
+        for point in range(min(self.cap, self.sweep.grid_size())):
             if point not in queued:
+                values = self.sweep.grid_point(point)
                 chosen = {name: values[name] for name in names}
                 self.storage.study.enqueue_trial(chosen, user_attrs={"point": point})
 
@@ -301,7 +314,9 @@ def test_best_trial(search: Search) -> None:
     folder = Path(best.user_attrs["folder"])
     run = run_in(folder)
     if run is None:
-        say(f"the best trial, {best.number}, is on {best.user_attrs['machine']}, in {folder}: test it there")
+        here = best.user_attrs["machine"] == platform.node()
+        place = "is not there any more" if here else f"is on {best.user_attrs['machine']}: test it there"
+        say(f"the best trial, {best.number}, is not tested: {folder} {place}")
         return
     results = (run / "test.json", run / "submission.csv")
     if not any(path.exists() for path in results):

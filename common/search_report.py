@@ -102,6 +102,7 @@ def _of_finished(search: Search) -> optuna.Study:
     finished = search.storage.trials(TrialState.COMPLETE)
     changing = {name: parameter for name, parameter in search.sweep.parameters.items() if parameter.count() != 1}
     tried = [{name: search.values_of(trial)[name] for name in changing} for trial in finished]
+    tried = [{name: _label(value) for name, value in values.items()} for values in tried]
     distributions = {
         name: _distribution(parameter, [values[name] for values in tried]) for name, parameter in changing.items()
     }
@@ -111,8 +112,13 @@ def _of_finished(search: Search) -> optuna.Study:
     return study
 
 
+def _label(value: Value) -> Value:
+    """Return a value that is short enough for a picture."""
+    return plain(value, longest=14) if isinstance(value, str) else value
+
+
 def _distribution(parameter: Parameter, tried: list[Value]) -> optuna.distributions.BaseDistribution:
     if isinstance(parameter, (OneOf, Weighted)):
-        return optuna.distributions.CategoricalDistribution(parameter.values)
+        return optuna.distributions.CategoricalDistribution([_label(value) for value in parameter.values])
     low, high = min(tried), max(tried)
-    return optuna.distributions.FloatDistribution(low, high, log=getattr(parameter, "is_log", False))
+    return optuna.distributions.FloatDistribution(low, high, log=getattr(parameter, "is_log", False) and low > 0)

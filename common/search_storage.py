@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from common.console import log_to, stop_log
 from common.errors import DISK_FULL, BadInput
+from common.files import check_writable
 from common.run_folder import lock
 from common.sweep_file import Sweep
 
@@ -59,9 +60,13 @@ class Storage:
             BadInput: they are of another one.
         """
         mine = {
-            "parameters": repr(sweep.parameters), "metric": [sweep.metric, sweep.maximize], "program": program,
-            "options after --": fixed, "method": "grid" if sweep.method == "grid" else "random or bayes",
-        }  # fmt: skip
+            "parameters": repr(sweep.parameters),
+            "metric": [sweep.metric, sweep.maximize],
+            "program": program,
+            "options after --": fixed,
+            "command": sweep.command,
+            "method": "grid" if sweep.method == "grid" else "random or bayes",
+        }
         begun = self.study.user_attrs.get("search", mine)
         for key, value in mine.items():
             if begun.get(key) != value:
@@ -104,6 +109,10 @@ def open_search_folder(output_dir: str, name: str, is_alone: bool) -> Iterator[P
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"--output_dir: {folder} cannot be made ({error.strerror})") from error
+    for name in ("trials.csv", "best.yaml"):
+        check_writable(folder / name, f"--output_dir: {folder / name}")
+    if (folder / "trials").exists() and not (folder / "trials").is_dir():
+        raise BadInput(f"--output_dir: {folder / 'trials'} is in the way; it is no folder")
     with lock(folder) if is_alone else contextlib.nullcontext():
         log_to(folder / "log.txt")
         yield folder
@@ -117,7 +126,9 @@ def try_again(study: optuna.Study, trial: FrozenTrial, crashes: int = 0) -> None
         crashes: how often it has crashed; to be cut off with the search is no crash.
     """
     kept = {key: trial.user_attrs[key] for key in ("folder", "point") if key in trial.user_attrs}
-    study.enqueue_trial(dict(trial.params), user_attrs=kept | {"again": trial.number, "crashes": crashes})
+    # A search that was killed while it drew has drawn some values only, but a queued trial knows all from the queue.
+    proposed = trial.system_attrs.get("fixed_params", {}) | trial.params
+    study.enqueue_trial(proposed, user_attrs=kept | {"again": trial.number, "crashes": crashes})
 
 
 def open_storage(url: str | None, folder: Path, name: str, maximize: bool, dead_after: int) -> Storage:

@@ -22,10 +22,10 @@ class Parameter(Protocol):
         """Return the value of the option for what was proposed."""
 
     def count(self) -> int | None:
-        """Return the number of possible values; None if there is no end of them."""
+        """Return the number of values of a grid; None if a grid cannot be made of them."""
 
-    def grid(self) -> list[Value]:
-        """Return all values."""
+    def at(self, place: int) -> Value:
+        """Return the value number `place` of the grid, from 0 on."""
 
     def examples(self) -> list[Value]:
         """Return values of which all are possible if each of the others is."""
@@ -46,10 +46,11 @@ class OneOf:
     def count(self) -> int:
         return len(self.values)
 
-    def grid(self) -> list[Value]:
-        return self.values
+    def at(self, place: int) -> Value:
+        return self.values[place]
 
-    examples = grid
+    def examples(self) -> list[Value]:
+        return self.values
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Weighted:
     def count(self) -> None:
         return None
 
-    def grid(self) -> list[Value]:
+    def at(self, place: int) -> Value:
         raise ValueError("a grid takes each value once, whatever its probability")
 
     def examples(self) -> list[Value]:
@@ -103,14 +104,10 @@ class Range:
         return _multiple(min(max(round(proposed / self.step), lowest), highest), self.step)
 
     def count(self) -> int | None:
-        if self.is_integer:
-            return self.high - self.low + 1
-        return None if self.step is None else math.floor(self.high / self.step) - math.ceil(self.low / self.step) + 1
+        return self.high - self.low + 1 if self.is_integer else None
 
-    def grid(self) -> list[Value]:
-        step = 1 if self.is_integer else self.step
-        first = math.ceil(self.low / step)
-        return [_multiple(number, step) for number in range(first, first + self.count())]
+    def at(self, place: int) -> Value:
+        return self.low + place
 
     def examples(self) -> list[Value]:
         return [self.value(self.low), self.value(self.high)]
@@ -137,7 +134,7 @@ class Normal:
     def count(self) -> None:
         return None
 
-    def grid(self) -> list[Value]:
+    def at(self, place: int) -> Value:
         raise ValueError("a normal distribution has no end of values")
 
     def examples(self) -> list[Value]:

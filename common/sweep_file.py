@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.console import say
 from common.errors import BadInput
 from common.option_types import nearest
 from common.spaces import Normal, OneOf, Parameter, Range, Weighted
@@ -22,6 +23,8 @@ NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 ENVIRONMENT, INTERPRETER, PROGRAM = "${env}", "${interpreter}", "${program}"
 ARGUMENTS = ("${args}", "${args_no_equals}", "${args_no_boolean_flags}")
 COMMAND = [ENVIRONMENT, INTERPRETER, PROGRAM, ARGUMENTS[0]]
+MOST_STEPS = 100_000
+LARGEST_EPOCH = 1_000_000
 ETA = 3.0  # one run in so many is kept at each band
 # Which keys each distribution takes beside `distribution`; those with a value have it as their default.
 DISTRIBUTIONS = {
@@ -56,7 +59,8 @@ class Sweep:
 
     Attributes:
         target: value of the metric at which the search ends. bands: epochs at which runs are compared, and all but the
-            best 1 / eta of them end; empty without early termination.
+            best 1 / eta of them end; empty without early termination. is_strict: a run is judged by its value at the
+            band, not by its best so far.
     """
 
     name: str
@@ -69,18 +73,20 @@ class Sweep:
     command: list[str]
     bands: list[int]
     eta: float
+    is_strict: bool
     run_cap: int | None
 
-    def grid(self) -> list[dict]:
-        """Return every combination of values, the last parameter varying fastest, as {name: value}."""
-        points = [{}]
-        for name, parameter in self.parameters.items():
-            points = [point | {name: value} for point in points for value in parameter.grid()]
-        return points
-
     def grid_size(self) -> int:
-        """Return the number of combinations without making them."""
+        """Return the number of combinations of values."""
         return math.prod(parameter.count() for parameter in self.parameters.values())
+
+    def grid_point(self, number: int) -> dict:
+        """Return combination `number`, from 0 on, as {name: value}; the last of the sorted names varies fastest."""
+        point = {}
+        for name in sorted(self.parameters, reverse=True):
+            number, place = divmod(number, self.parameters[name].count())
+            point[name] = self.parameters[name].at(place)
+        return point
 
 
 def read_sweep(path: str) -> Sweep:
@@ -121,19 +127,19 @@ def parse_sweep(content: object, name: str) -> Sweep:
     for key, value in listed.items():
         if not isinstance(key, str) or not NAME.fullmatch(key):
             raise BadInput(f"parameters: {key!r} is no name of an option")
-        parameters[key] = _parameter(value, f"parameters.{key}")
+        parameters[key] = _parameter(value, f"parameters.{key}", method == "grid")
         if method == "grid" and parameters[key].count() is None:
             raise BadInput(f"parameters.{key}: a grid needs plain values, whole numbers, or steps of q")
     metric, maximize, target = _metric(content.get("metric"), method)
-    bands, eta = _early_terminate(content.get("early_terminate"))
+    bands, eta, is_strict = _early_terminate(content.get("early_terminate"))
     return Sweep(
         _text(content.get("name"), "name") or name, _text(content.get("program"), "program"), method, parameters,
-        metric, maximize, target, _command(content.get("command")), bands, eta,
+        metric, maximize, target, _command(content.get("command")), bands, eta, is_strict,
         _integer(content.get("run_cap"), "run_cap"),
     )  # fmt: skip
 
 
-def _parameter(content: object, place: str) -> Parameter:
+def _parameter(content: object, place: str, is_grid: bool) -> Parameter:
     keys = sorted({key for taken in DISTRIBUTIONS.values() for key in taken})
     content = _mapping(content, place, ("distribution", *keys))
     kind = content.get("distribution", _implied_distribution(content))
@@ -151,7 +157,18 @@ def _parameter(content: object, place: str) -> Parameter:
             raise BadInput(f"{place}.{key}: must be above 0")
     if "sigma" in numbers:
         return Normal(numbers["mu"], numbers["sigma"], "log" in kind, numbers.get("q"))
+    if is_grid and kind == "q_uniform":
+        return _steps(numbers, place)
     return _range(kind, numbers, numbers.get("q"), place)
+
+
+def _steps(numbers: dict, place: str) -> OneOf:
+    """Return what W&B's grids make of q_uniform: min, min + q, … below max."""
+    low, high, q = numbers["min"], numbers["max"], numbers["q"]
+    if not 1 <= math.ceil((high - low) / q) <= MOST_STEPS:
+        raise BadInput(f"{place}: from min to max there must be 1 to {MOST_STEPS:,} steps of q")
+    steps = [float(f"{low + number * q:.12g}") for number in range(math.ceil((high - low) / q))]
+    return OneOf([int(step) if step.is_integer() and float(q).is_integer() else step for step in steps])
 
 
 def _settings(kind: str, content: dict, place: str) -> dict:
@@ -207,12 +224,15 @@ def _range(kind: str, numbers: dict, step: float | None, place: str) -> Paramete
         if high > 600 or low < -600:
             raise BadInput(f"{place}: min and max of {kind} are exponents of e; {low:g} and {high:g} are out of reach")
         low, high = math.exp(low), math.exp(high)
+        say(f"note: {place}: {kind} takes exponents of e, so values go from {low:.4g} to {high:.4g}")
     if not low < high:
         raise BadInput(f"{place}: min must be below max")
     if "log" in kind and low <= 0:
         raise BadInput(f"{place}.min: must be above 0 for {kind}")
     if kind == "int_uniform" and not (low == int(low) and high == int(high)):
         raise BadInput(f"{place}: int_uniform needs whole numbers as min and max")
+    if step is not None and not (math.isfinite(high / step) and math.isfinite(low / step)):
+        raise BadInput(f"{place}.q: {step:g} is too small")
     if step is not None and math.floor(high / step) < math.ceil(low / step):
         raise BadInput(f"{place}: no multiple of q = {step:g} lies between min and max")
     if kind == "int_uniform":
@@ -238,11 +258,11 @@ def _metric(content: object, method: str) -> tuple[str, bool, float | None]:
     return name, goal == "maximize", None if target is None else _number(target, "metric.target")
 
 
-def _early_terminate(content: object) -> tuple[list[int], float]:
-    """Return (bands, eta): the epochs at which hyperband compares, and of how many runs one goes on."""
+def _early_terminate(content: object) -> tuple[list[int], float, bool]:
+    """Return (bands, eta, is_strict), as `Sweep` has them."""
     if content is None:
-        return [], ETA
-    content = _mapping(content, "early_terminate", ("type", "min_iter", "max_iter", "s", "eta"))
+        return [], ETA, False
+    content = _mapping(content, "early_terminate", ("type", "min_iter", "max_iter", "s", "eta", "strict"))
     _one_of(content.get("type"), "early_terminate.type", ("hyperband",))
     eta = _number(content.get("eta", ETA), "early_terminate.eta")
     if eta <= 1:
@@ -253,14 +273,14 @@ def _early_terminate(content: object) -> tuple[list[int], float]:
     if numbers["min_iter"] is not None:
         if numbers["s"] is not None:
             raise BadInput("early_terminate: s belongs to max_iter, not to min_iter")
-        steps = range(int(math.log(1e6, eta)) + 1)
-        return sorted({int(numbers["min_iter"] * eta**k) for k in steps}), eta
+        bands = (numbers["min_iter"] * eta ** min(k, math.log(LARGEST_EPOCH, eta)) for k in range(100))
+        return sorted({int(band) for band in bands}), eta, content.get("strict") is True
     if numbers["s"] is None:
         raise BadInput("early_terminate: max_iter needs s, the number of comparisons")
     bands = sorted({int(numbers["max_iter"] / eta**i) for i in range(1, min(numbers["s"], 64) + 1)} - {0})
     if not bands:
         raise BadInput("early_terminate: max_iter / eta is less than one epoch; raise max_iter")
-    return bands, eta
+    return bands, eta, content.get("strict") is True
 
 
 def _command(content: object) -> list[str]:
@@ -302,7 +322,7 @@ def _text(value: object, place: str) -> str | None:
 def _scalar(value: object, place: str) -> str | int | float | bool | None:
     if value is not None and not isinstance(value, (str, int, float, bool)):
         raise BadInput(f"{place}: {value!r} is no number, text, or true or false")
-    return value
+    return _number(value, place) if isinstance(value, float) else value
 
 
 def _number(value: object, place: str) -> float:
@@ -317,6 +337,6 @@ def _number(value: object, place: str) -> float:
 
 
 def _integer(value: object, place: str) -> int | None:
-    if value is not None and (type(value) is not int or value < 1):
-        raise BadInput(f"{place}: must be a whole number of at least 1")
+    if value is not None and (type(value) is not int or not 1 <= value <= LARGEST_EPOCH):
+        raise BadInput(f"{place}: must be a whole number from 1 to {LARGEST_EPOCH:,}")
     return value

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.errors import BadInput
@@ -27,18 +27,32 @@ class Launcher:
     Args:
         command: as the sweep file has it, with macros.
         fixed: words of the command line that all trials have.
+
+    Attributes:
         slots: environment of each of the trials that run at a time; see `slots_for`.
     """
 
-    def __init__(self, command: list[str], program: Path, fixed: list[str], slots: list[dict[str, str]]):
-        self.command, self.program, self.fixed, self.slots = command, program, fixed, slots
+    def __init__(self, command: list[str], program: Path, fixed: list[str]):
+        self.command, self.program, self.fixed = command, program, fixed
+        self.slots: list[dict[str, str]] = [{}]
+
+    def option_words(self, values: dict) -> list[str]:
+        """Return the options that the program gets for `values`: those of the command, `values` and the fixed ones."""
+        options = {PROGRAM, *ARGUMENTS} & set(self.command)
+        start = next(place for place, word in enumerate(self.command) if word in options)
+        words = []
+        for word in self.command[start:]:
+            words += [*arguments(values, word), *self.fixed] if word in ARGUMENTS else [word]
+        return words[PROGRAM in words[:1] :]
 
     def start(self, values: dict, folder: Path, slot: int) -> "TrialProcess":
         """Start the program on the options `values`; its run folder will be somewhere in `folder`.
 
-        A run that is in `folder` already, cut off earlier, is continued.
+        A run that is in `folder` already, of the same trial cut off earlier, is continued.
+
+        Raises:
+            BadInput: the command cannot be run.
         """
-        folder.mkdir(parents=True, exist_ok=True)
         earlier = run_in(folder)
         if earlier:
             _wait_until_free(earlier)
@@ -108,11 +122,15 @@ class TrialProcess:
         self.folder = folder
         with open(folder / OUTPUT, "ab") as output:
             self._start_of_output = output.tell()
-            # In a session of its own, so that Ctrl-C in the terminal reaches the search alone, which then ends it.
-            self._process = subprocess.Popen(
-                words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                env=os.environ | environment, start_new_session=True, preexec_fn=_ending_with_the_parent(),
-            )  # fmt: skip
+            try:
+                with _signals_deferred():
+                    # In a session of its own, so that Ctrl-C in the terminal reaches the search alone.
+                    self._process = subprocess.Popen(
+                        words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                        env=os.environ | environment, start_new_session=True, preexec_fn=_ending_with_the_parent(),
+                    )  # fmt: skip
+            except OSError as error:
+                raise BadInput(f"command: {words[0]} cannot be started ({error.strerror})") from error
 
     @property
     def exit_code(self) -> int | None:
@@ -175,6 +193,23 @@ def _ending_with_the_parent() -> Callable[[], None] | None:
         return None
     set_parent_death_signal = 1  # PR_SET_PDEATHSIG of sys/prctl.h
     return functools.partial(ctypes.CDLL(None).prctl, set_parent_death_signal, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _signals_deferred() -> Iterator[None]:
+    """Let signals wait until the block has ended: what they raise while a process is made is lost in Python."""
+    arrived = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if callable(handler)}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if arrived:
+        signal.raise_signal(arrived[0])
 
 
 def _wait_until_free(run: Path) -> None:

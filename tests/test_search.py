@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import optuna
 import pytest
@@ -20,7 +21,7 @@ import sweep
 from common.errors import BadInput
 from common.search import Bands
 from common.search_storage import JOURNAL, _with_driver, open_storage
-from common.trials import arguments, slots_for
+from common.trials import Launcher, arguments, slots_for
 
 TOY = str(Path(__file__).with_name("toy.py"))
 
@@ -59,7 +60,7 @@ def test_a_grid_is_tried_in_order_and_the_best_alone_is_tested(tmp_path, capsys)
     assert yaml.safe_load((folder / "best.yaml").read_text()) == {"lr": 0.3}
     said = capsys.readouterr().out
     assert "trial 1, the best on validation images, on the test images: test accuracy 0.5" in said
-    assert f"python toy.py --config {folder / 'best.yaml'}" in said
+    assert f"toy.py --config '{folder / 'best.yaml'}'" in said
     states = [path.parents[3].name for path in folder.glob("trials/*/*/*/*/last.pth")]
     assert states == ["0001"]  # of the others only what they have found is kept
     assert {"history.png", "importance.png", "parallel.png", "log.txt"} <= {path.name for path in folder.iterdir()}
@@ -72,6 +73,13 @@ def test_minimizing_takes_the_least(tmp_path, capsys):
     search(tmp_path, metric={"name": "val_accuracy"}, name="t")
     assert "did you mean goal: maximize?" in capsys.readouterr().out
     assert float(trials(folder)[0]["val_loss"]) == pytest.approx(1.1)  # of the first epoch, which was the best
+
+
+def test_a_huge_grid_needs_a_number_of_trials(tmp_path):
+    parameters = {"seed": {"min": 0, "max": 10**9}, "epochs": {"min": 1, "max": 10**9}}
+    with pytest.raises(BadInput, match="points: say with --trials how many"):
+        search(tmp_path, parameters=parameters)
+    assert len(trials(search(tmp_path, "--trials", "2", parameters=parameters))) == 2
 
 
 @pytest.mark.parametrize(("words", "cap", "count"), [([], None, 3), (["--trials", "2"], None, 2), ([], 1, 1)])
@@ -144,33 +152,53 @@ def test_no_trial_finished(tmp_path):
 
 def test_poor_trials_are_stopped_early(tmp_path):
     parameters = {"lr": {"values": [0.5, 0.1, 0.6, 0.2]}}
-    early = {"type": "hyperband", "min_iter": 2, "eta": 2}
+    early = {"type": "hyperband", "min_iter": 2}
     fixed = ["--epochs", "12", "--seconds", "0.15"]
     rows = trials(search(tmp_path, parameters=parameters, early_terminate=early, fixed=fixed))
     assert [row["state"] for row in rows] == ["finished", "stopped early", "finished", "stopped early"]
-    assert int(rows[1]["epochs"]) < 12 and rows[1]["val_accuracy"] == ""
+    assert int(rows[3]["epochs"]) < 12 and rows[3]["val_accuracy"] == ""
 
 
-def test_bands_compare_the_best_so_far_at_a_band():
-    study = optuna.create_study(direction="maximize", pruner=Bands([2], eta=3))
+def run_under(study, *values):
+    """Report values epoch by epoch; return the epoch after which the trial is stopped, None if it is not."""
+    trial = study.ask()
+    for epoch, value in enumerate(values, 1):
+        trial.report(value, epoch)
+        if trial.should_prune():
+            study.tell(trial, state=TrialState.PRUNED)
+            return epoch
+    study.tell(trial, max(values))
+    return None
+
+
+@pytest.mark.parametrize(("is_strict", "falling"), [(False, [None, None]), (True, [2, 4])])
+def test_bands_compare_as_wandb_does(is_strict, falling):
+    """The threshold of n values at a band is number n / eta of the sorted ones, from 0 on."""
+    study = optuna.create_study(direction="maximize", pruner=Bands([2, 4], 3, is_strict))
 
     def run(*values):
-        trial = study.ask()
-        for epoch, value in enumerate(values, 1):
-            trial.report(value, epoch)
-            if trial.should_prune():
-                study.tell(trial, state=TrialState.PRUNED)
-                return epoch
-        study.tell(trial, max(values))
-        return None
+        return run_under(study, *values)
 
     assert run(0.1, 0.2, 0.3) is None  # the first has no rival
-    assert run(0.1, 0.1, 0.9) == 2  # of two, one third is the best alone
-    assert run(0.5, 0.1, 0.1) is None  # its best so far counts
-    assert run(0.3, 0.4, 0.4) is None  # of four the best two go on
-    assert run(0.0, 0.2) == 2
+    assert run(0.1, 0.1, 0.9) == 2  # of two values at the band the better one is the threshold
+    assert run(0.5, 0.05, 0.1) == falling[0]  # the best so far counts, or the value at the band
+    assert run(0.3, 0.4, 0.4, 0.4) is None
     study.tell(study.ask(), state=TrialState.FAIL)
-    assert run(0.0, 0.2) == 2
+    assert run(0.0, 0.15) == 2
+    assert run(0.0, 0.5, 0.5, 0.3) == falling[1]
+
+
+def test_a_trial_is_compared_again_after_the_band():
+    study = optuna.create_study(direction="maximize", pruner=Bands([1], 2))
+    early = study.ask()
+    early.report(0.1, 1)
+    assert not early.should_prune()
+    for _ in range(2):
+        later = study.ask()
+        later.report(0.5, 1)
+        assert not later.should_prune()
+    early.report(0.1, 2)
+    assert early.should_prune()  # as others have overtaken it at band 1
 
 
 @pytest.mark.parametrize(
@@ -212,6 +240,78 @@ def test_each_gpu_takes_one_trial(monkeypatch):
         slots_for(3, on_cpu=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert slots_for(2, on_cpu=False) == [{"CUDA_VISIBLE_DEVICES": "4"}, {"CUDA_VISIBLE_DEVICES": "6"}]
+
+
+def test_a_program_that_cannot_be_started(tmp_path):
+    with pytest.raises(BadInput, match="command: nosuchprogram cannot be started"):
+        search(tmp_path, command=["nosuchprogram", "${program}", "${args}"])
+
+
+def test_words_of_the_command_are_options_too(tmp_path):
+    command = ["${env}", "${interpreter}", "${program}", "--epochs=2", "${args}", "--seed=4"]
+    folder = search(tmp_path, command=command)
+    assert yaml.safe_load((folder / "best.yaml").read_text()) == {"lr": 0.3, "epochs": 2, "seed": 4}
+    with pytest.raises(BadInput, match="parameters.seed: all values come to the same"):
+        search(tmp_path, command=command, parameters={"seed": {"values": [1, 2]}}, name="t")
+
+
+def test_a_switch_that_the_macro_does_not_send_is_refused(tmp_path):
+    path = write_sweep(
+        tmp_path, {"batch_norm": {"values": [True, False]}}, command=["${program}", "${args_no_boolean_flags}"]
+    )
+    with pytest.raises(BadInput, match="parameters.batch_norm: all values come to the same"):
+        sweep.main([path, "--program", "ex_1.py", "--", "--dataset", "digits"])  # it is on by default
+
+
+def test_folders_of_a_deleted_search_are_not_taken_for_its_own(tmp_path):
+    folder = search(tmp_path)
+    (folder / JOURNAL).unlink()
+    again = search(tmp_path, parameters={"lr": {"values": [0.7, 0.9]}})
+    assert [float(row["val_accuracy"]) for row in trials(again)] == pytest.approx([0.73, 0.93])
+    assert sorted(path.name for path in (again / "trials").iterdir()) == ["0000", "0000-2", "0001", "0001-2", "0002"]
+
+
+def test_values_near_zero_can_be_drawn(tmp_path):
+    parameters = {"lr": {"distribution": "q_log_normal", "mu": -3, "sigma": 1, "q": 1}, "seed": {"min": 0, "max": 9}}
+    folder = search(tmp_path, "-n", "4", parameters=parameters, method="random")
+    assert (folder / "parallel.png").exists() or len({row["val_accuracy"] for row in trials(folder)}) == 1
+
+
+def test_a_search_killed_while_it_drew_loses_no_point_of_the_grid(tmp_path):
+    parameters = {"lr": {"values": [0.1, 0.2]}, "seed": {"values": [0, 1, 2]}}
+    (tmp_path / "whole").mkdir()
+    whole = search(tmp_path / "whole", parameters=parameters, name="a")
+    lines = (whole / JOURNAL).read_bytes().splitlines(keepends=True)
+    begun = [number for number, line in enumerate(lines) if b'"op_code":6' in line and b'"state":0' in line]
+    for cut in range(begun[1], begun[1] + 4):  # the second trial runs, and has none, one or both of its values
+        (tmp_path / f"{cut}").mkdir()
+        folder = tmp_path / f"{cut}" / "out put" / "sweeps" / "a"
+        folder.mkdir(parents=True)
+        (folder / JOURNAL).write_bytes(b"".join(lines[: cut + 1]))
+        rows = trials(search(tmp_path / f"{cut}", parameters=parameters, name="a"))
+        assert sorted((row["lr"], row["seed"]) for row in rows) == [
+            (lr, seed) for lr in ("0.1", "0.2") for seed in ("0", "1", "2")
+        ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_signals_while_a_trial_is_started_are_not_lost(tmp_path):
+    launcher = Launcher(["${interpreter}", "-c", "import time; time.sleep(60)", "${args}"], Path(TOY), [])
+    previous = signal.signal(signal.SIGTERM, lambda number, frame: (_ for _ in ()).throw(KeyError("told")))
+    try:
+        with pytest.raises(KeyError, match="told"), mock.patch("subprocess.Popen", side_effect=_signalled):
+            launcher.start({}, tmp_path, 0)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _signalled(*arguments, **settings):
+    """Stand for Popen, whose fork swallows what a signal handler raises."""
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except KeyError:
+        return mock.Mock()
+    return mock.Mock()
 
 
 def test_seeds_are_a_parameter_like_any_other(tmp_path):

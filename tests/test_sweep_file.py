@@ -57,8 +57,8 @@ def test_the_file_of_the_report_is_read_as_it_is():
         "val_accuracy",
     )
     assert sweep.maximize and sweep.run_cap is None and sweep.bands == []
-    assert sweep.parameters["filter_size"].grid() == ["3", "5,5,3,3,3", "5"]
-    assert sweep.grid_size() == 2 * 4 * 2 * 2 * 3 * 3 * 3 == len(sweep.grid())
+    assert [sweep.parameters["filter_size"].at(place) for place in range(3)] == ["3", "5,5,3,3,3", "5"]
+    assert sweep.grid_size() == 2 * 4 * 2 * 2 * 3 * 3 * 3
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
@@ -101,27 +101,40 @@ def test_a_weighted_choice_comes_as_often_as_it_should():
     assert [values.count(value) for value in (16, 32, 64)] == [200, 500, 300]
 
 
-def test_a_grid_has_every_combination_in_order():
+def test_a_grid_has_every_combination_in_the_order_of_the_names():
     content = {
         "method": "grid",
         "parameters": {
+            "d": {"min": 0.05, "max": 0.3, "q": 0.1}, "b": {"value": "x"}, "c": {"min": 1, "max": 3},
             "a": {"values": [1, 2]},
-            "b": {"value": "x"},
-            "c": {"min": 1, "max": 3},
-            "d": {"min": 0, "max": 1, "q": 0.5},
         },
-    }
-    points = parse_sweep(content, "file").grid()
-    assert len(points) == 2 * 1 * 3 * 3
-    assert points[0] == {"a": 1, "b": "x", "c": 1, "d": 0}
-    assert points[1] == {"a": 1, "b": "x", "c": 1, "d": 0.5}
-    assert points[-1] == {"a": 2, "b": "x", "c": 3, "d": 1}
+    }  # fmt: skip
+    sweep = parse_sweep(content, "file")
+    assert sweep.grid_size() == 2 * 1 * 3 * 3
+    points = [sweep.grid_point(number) for number in range(sweep.grid_size())]
+    assert points[0] == {"a": 1, "b": "x", "c": 1, "d": 0.05}
+    assert points[1] == {"a": 1, "b": "x", "c": 1, "d": 0.15}
+    assert points[-1] == {"a": 2, "b": "x", "c": 3, "d": 0.25}
+    assert len({tuple(sorted(point.items())) for point in points}) == 18
+    content["parameters"]["d"] = {"min": 1, "max": 10, "q": 2}  # as W&B: from min on, and max is not reached
+    assert parse_sweep(content, "file").parameters["d"].values == [1, 3, 5, 7, 9]
+
+
+def test_a_huge_grid_is_not_made():
+    sweep = sweep_of(method="grid", parameters={name: {"min": 0, "max": 10**9} for name in "abc"})
+    assert sweep.grid_point(10**9 + 1) == {"a": 0, "b": 1, "c": 0}
+
+
+def test_exponents_are_told_of(capsys):
+    sweep_of({"distribution": "log_uniform", "min": 1e-5, "max": 0.1})  # the classic trap
+    assert "parameters.x: log_uniform takes exponents of e, so values go from 1 to 1.105" in capsys.readouterr().out
 
 
 def test_bands_are_those_of_hyperband():
     assert sweep_of(early_terminate={"type": "hyperband", "min_iter": 3}).bands[:3] == [3, 9, 27]
     assert sweep_of(early_terminate={"type": "hyperband", "min_iter": 2, "eta": 2}).bands[:4] == [2, 4, 8, 16]
     assert sweep_of(early_terminate={"type": "hyperband", "max_iter": 27, "s": 2}).bands == [3, 9]
+    assert sweep_of(early_terminate={"type": "hyperband", "min_iter": 1, "eta": 1.0000001}).bands == [1]
     assert sweep_of(early_terminate={"type": "hyperband", "max_iter": 10, "s": 5, "eta": 2}).bands == [1, 2, 5]
 
 
@@ -160,9 +173,13 @@ def test_bands_are_those_of_hyperband():
         ({"early_terminate": {"type": "median"}}, "early_terminate.type: must be hyperband, not 'median'"),
         ({"early_terminate": {"type": "hyperband"}}, "needs either min_iter, or max_iter and s"),
         ({"early_terminate": {"type": "hyperband", "max_iter": 9}}, "max_iter needs s"),
-        ({"early_terminate": {"type": "hyperband", "min_iter": 0}}, "min_iter: must be a whole number of at least 1"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 0}}, "min_iter: must be a whole number from 1"),
         ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1}}, "eta: must be above 1"),
-        ({"run_cap": 0}, "run_cap: must be a whole number of at least 1"),
+        ({"run_cap": 0}, "run_cap: must be a whole number from 1 to 1,000,000"),
+        ({"parameters": {"x": {"values": [1.0, math.nan]}}}, "parameters.x.values: nan is no number"),
+        ({"parameters": {"x": {"min": 0, "max": 1.5, "q": 1e-310}}}, "parameters.x.q: 1e-310 is too small"),
+        ({"method": "grid", "parameters": {"x": {"min": 0, "max": 1.5, "q": 1e-9}}}, "1 to 100,000 steps of q"),
+        ({"early_terminate": {"type": "hyperband", "max_iter": 10**400, "s": 1}}, "max_iter: must be a whole number"),
         ({"command": []}, "command: must be a list"),
         ({"command": ["python", "${program}"]}, "command: lacks ${args}"),
         ({"command": ["${args}", "--x=${program}"]}, "command: '--x=${program}' is none of"),
