@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from optuna.trial import FixedTrial
 
 from common.errors import BadInput
-from common.sweep_file import parse_sweep, read_sweep
+from common.searching.sweep_file import parse_sweep, read_sweep
 
 REPORT = """
 program: train.py

@@ -11,7 +11,7 @@ from pathlib import Path
 from common.console import say
 from common.errors import BadInput
 from common.option_types import nearest
-from common.spaces import Normal, OneOf, Parameter, Range, Weighted
+from common.searching.spaces import Normal, OneOf, Parameter, Range, Weighted
 
 TOP_KEYS = (
     "method", "program", "parameters", "metric", "name", "description", "project", "entity", "command",

@@ -9,8 +9,8 @@ from optuna.trial import FrozenTrial, TrialState
 from common.console import say
 from common.files import write_bytes
 from common.plots import plain
-from common.search import STATES, Search
-from common.spaces import OneOf, Parameter, Value, Weighted
+from common.searching.search import STATES, Search
+from common.searching.spaces import OneOf, Parameter, Value, Weighted
 
 SHOWN = 10  # trials in the table on the terminal
 

@@ -21,7 +21,7 @@ from common.console import log_to, stop_log
 from common.errors import DISK_FULL, BadInput
 from common.files import check_writable
 from common.run_folder import lock
-from common.sweep_file import Sweep
+from common.searching.sweep_file import Sweep
 
 JOURNAL = "search.journal"
 CONNECTING_TRIES = 5  # several machines that begin at once can be in each other's way while they make the tables

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.errors import BadInput
 from common.run_folder import lock
-from common.sweep_file import ARGUMENTS, ENVIRONMENT, INTERPRETER, PROGRAM
+from common.searching.sweep_file import ARGUMENTS, ENVIRONMENT, INTERPRETER, PROGRAM
 
 OUTPUT = "output.txt"  # what a trial's process says, in the folder of the trial
 PATIENCE = 60  # seconds that an ended trial has for saving its state

@@ -18,9 +18,9 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from common.console import complain, progress, say
 from common.errors import BadInput
 from common.files import write_table
-from common.search_storage import Storage, try_again
-from common.sweep_file import ALIASES, Sweep
-from common.trials import Launcher, TrialProcess, run_in
+from common.searching.storage import Storage, try_again
+from common.searching.sweep_file import ALIASES, Sweep
+from common.searching.trials import Launcher, TrialProcess, run_in
 
 STATES = {
     TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed",

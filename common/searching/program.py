@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.errors import BadInput
-from common.spaces import Parameter
+from common.searching.spaces import Parameter
 
-SCRIPTS = Path(__file__).resolve().parent.parent
+SCRIPTS = Path(__file__).resolve().parents[2]
 # What the search says itself, and what is no training.
 RESERVED = ("output_dir", "test", "resume", "explore", "throughput", "help", "override")
 
