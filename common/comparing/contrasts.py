@@ -84,7 +84,7 @@ def verdict(one: Contrast, metric: str) -> str:
 def network_verdict(one: Contrast) -> str:
     """Return in words what McNemar's test says of the networks, which is less than what there is to say of recipes."""
     if not one.pairs:
-        return "the test images are not the same, or not known"
+        return "they were not tested on the same images"
     if len(one.pairs) == 1:
         [pair] = one.pairs
         what = "these two networks differ" if pair.p < LEVEL else "these two networks cannot be told apart"
