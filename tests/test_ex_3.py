@@ -142,6 +142,7 @@ def test_a_run_tells_its_costs(tmp_path):
     assert config["options"]["model"] == "lenet" and config["options"]["image_size"] == 32
 
 
+@pytest.mark.slow
 def test_resumed_training_ends_as_uninterrupted(tmp_path):
     words = [*DIGITS, "--output_dir", str(tmp_path), "--schedule", "none", "-d", "0.3", "-e"]
     whole, part = without_pictures([*words, "3"], ex_3), without_pictures([*words, "1"], ex_3)

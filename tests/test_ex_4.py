@@ -74,6 +74,7 @@ def test_weights_come_from_imagenet_only_if_asked_for(tmp_path):
     assert ex_4.parse_options(["--pretrained", "--weights", "none"]).weights == "none"
 
 
+@pytest.mark.slow
 def test_a_run_from_the_weights_of_another(tmp_path, capsys):
     first = without_pictures([*DIGITS, "--output_dir", str(tmp_path)], ex_4)
     assert read(first, "config.json")["parameters"] == 11_173_962

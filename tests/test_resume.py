@@ -180,6 +180,7 @@ def test_a_diverged_run_is_not_resumed(tmp_path):
         resume(folder)
 
 
+@pytest.mark.slow
 def test_a_second_process_on_the_same_run_is_refused(interrupted, uninterrupted):
     fcntl = pytest.importorskip("fcntl")
     with open(interrupted / "log.txt", "ab") as held:

@@ -277,6 +277,7 @@ def test_values_near_zero_can_be_drawn(tmp_path):
     assert (folder / "parallel.png").exists() or len({row["val_accuracy"] for row in trials(folder)}) == 1
 
 
+@pytest.mark.slow
 def test_a_search_killed_while_it_drew_loses_no_point_of_the_grid(tmp_path):
     parameters = {"lr": {"values": [0.1, 0.2]}, "seed": {"values": [0, 1, 2]}}
     (tmp_path / "whole").mkdir()
@@ -408,6 +409,7 @@ def test_a_journal_on_a_full_disk_stays_whole(tmp_path, monkeypatch):
     assert (tmp_path / JOURNAL).read_bytes() == before
 
 
+@pytest.mark.slow
 def test_databases(tmp_path):
     assert _with_driver("postgresql://a@b/c") == "postgresql+psycopg://a@b/c"
     assert _with_driver("postgresql+psycopg2://a@b/c") == "postgresql+psycopg2://a@b/c"

@@ -308,6 +308,7 @@ def test_disabled_wandb_leaves_nothing(tmp_path, monkeypatch, plain):
     assert "--wandb" not in (folder / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_without_a_key_it_records_offline_and_asks_nothing(tmp_path):
     import pty
 
