@@ -1,5 +1,6 @@
 """What several test files need: small runs, and the comparison of two runs."""
 
+import csv
 import json
 import os
 import subprocess
@@ -50,6 +51,12 @@ def environment(**changes):
 def read(folder, name):
     """Return the content of a JSON file of a run."""
     return json.loads((Path(folder) / name).read_text(encoding="utf-8"))
+
+
+def table(path):
+    """Return the rows of a CSV file as dicts."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def result_of(folder):

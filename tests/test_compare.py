@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, command, read, small_run
+from conftest import ROOT, command, read, small_run, table
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -99,11 +99,6 @@ def refusal(*words):
     with pytest.raises(BadInput) as error:
         main(*words)
     return str(error.value)
-
-
-def table(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def page_data(path):

@@ -1,11 +1,10 @@
-import csv
 import os
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, command, read, small_run, without_pictures
+from conftest import ROOT, command, read, small_run, table, without_pictures
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -69,11 +68,6 @@ def refusal(*words):
     with pytest.raises(BadInput) as error:
         main(*words)
     return str(error.value)
-
-
-def table(path):
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def is_png(path):

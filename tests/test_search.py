@@ -1,6 +1,5 @@
 """The search: what is tried, stopped, kept and chosen; what survives an end of any kind."""
 
-import csv
 import json
 import shutil
 import signal
@@ -13,7 +12,7 @@ from unittest import mock
 import optuna
 import pytest
 import yaml
-from conftest import ROOT, command, environment, read
+from conftest import ROOT, command, environment, read, table
 from optuna.trial import TrialState
 
 import ex_1
@@ -44,8 +43,7 @@ def search(folder, *words, parameters=None, fixed=(), **top):
 
 
 def trials(folder):
-    with open(folder / "trials.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return table(folder / "trials.csv")
 
 
 def test_a_grid_is_tried_in_order_and_the_best_alone_is_tested(tmp_path, capsys):

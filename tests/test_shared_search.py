@@ -2,7 +2,6 @@
 
 import collections
 import contextlib
-import csv
 import getpass
 import shutil
 import socket
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import ROOT, table
 
 pytestmark = pytest.mark.slow
 TOY = str(Path(__file__).with_name("toy.py"))
@@ -89,8 +88,7 @@ def test_four_workers_share_a_search_and_one_is_killed(tmp_path, database):
     said = [worker.communicate(timeout=180) for worker in workers]
     assert [worker.returncode for worker in workers] == [-9, 0, 0, 0], said
     assert not any("Traceback" in error for _, error in said)
-    with open(outputs[1] / "sweeps" / "shared" / "trials.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = table(outputs[1] / "sweeps" / "shared" / "trials.csv")
     assert collections.Counter(row["state"] for row in rows) == {"finished": 12}
     assert sorted(float(row["lr"]) for row in rows) == points  # each once
     tried_by = collections.Counter(Path(row["folder"]).parents[3].name for row in rows)
