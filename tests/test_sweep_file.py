@@ -5,7 +5,7 @@ import math
 import pytest
 import yaml
 from conftest import ROOT
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from optuna.trial import FixedTrial
 
@@ -220,12 +220,14 @@ def test_whatever_a_file_holds_is_a_sweep_or_bad_input(top, parameter):
             assert form.examples()
 
 
-@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.floats(1e-3, 1e3), st.floats(0, 1))
+@example(low=5e-324, width=1.0, q=2.0, place=0.0)
+@given(low=st.floats(-1e6, 1e6), width=st.floats(1e-3, 1e6), q=st.floats(1e-3, 1e3), place=st.floats(0, 1))
 def test_steps_stay_between_the_bounds(low, width, q, place):
     try:
         form = sweep_of({"min": low, "max": low + width, "q": q}).parameters["x"]
     except BadInput:
         return
     value = form.value(low + place * width)
-    assert low - 1e-6 * abs(low) <= value <= (low + width) + 1e-6 * abs(low + width)
+    rounding = 1e-6 * max(abs(low), abs(low + width), q)
+    assert low - rounding <= value <= low + width + rounding
     assert value / q == pytest.approx(round(value / q), abs=1e-3)
