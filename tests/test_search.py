@@ -143,6 +143,16 @@ def test_failed_trials_are_told_with_their_reason_and_the_search_goes_on(tmp_pat
     assert rows[3]["kind"] == "crashes once"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_lack_of_memory_is_a_reason_and_ends_no_search(tmp_path):
+    rows = trials(search(tmp_path, parameters={"kind": {"values": ["killed", "out of memory", "good"]}}))
+    assert [(row["state"], row["reason"]) for row in rows] == [
+        ("failed", "exit code -9 (killed, perhaps because memory ran out): it said nothing"),
+        ("failed", "exit code 4: out of memory; lower --batch_size"),
+        ("finished", ""),
+    ]
+
+
 def test_no_trial_finished(tmp_path):
     with pytest.raises(BadInput, match="no trial has finished"):
         search(tmp_path, parameters={"kind": {"value": "refused"}})

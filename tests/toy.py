@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -40,6 +41,11 @@ def main():
     if options.kind == "refused" or (options.kind == "crashes once" and not config.get("resumed")):
         print("error: --kind: this is refused" if options.kind == "refused" else "KeyError: 'x'")
         sys.exit(2 if options.kind == "refused" else 1)
+    if options.kind == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if options.kind == "out of memory":
+        print("error: out of memory; lower --batch_size")
+        sys.exit(4)
     records = []
     if (folder / "train.json").exists():
         records = json.loads((folder / "train.json").read_text())["epochs"]
