@@ -15,10 +15,10 @@ from common.comparing.folder import check_folder, write_comparison
 from common.comparing.mistakes import read_all_mistakes
 from common.comparing.overview import check_metric, compare, option_to_draw
 from common.comparing.tables import print_overview
-from common.console import say
-from common.errors import run_script
-from common.option_types import folder
-from common.options import Parser
+from common.options.shared import Parser
+from common.options.types import folder
+from common.system.errors import run_script
+from common.system.log import say
 
 OUTPUTS = "outputs"  # where runs are, unless they were sent elsewhere
 METRIC = "val_accuracy"  # which chose the weights of each run; choosing runs by test scores would spoil these

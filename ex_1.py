@@ -11,20 +11,20 @@ CIFAR-100. ex_2.py asks what a bigger input, more filters and augmentation buy.
 import torch
 from torch import nn
 
-from common.batches import make_batches
-from common.checkpoints import load_weights
-from common.data import Source
-from common.errors import run_script
-from common.exploration import explore_only
-from common.machine import prepare_machine
-from common.option_types import SWITCH, real
-from common.options import experiment_parser
-from common.recipe import Recipe
-from common.runs import is_finished, open_run
-from common.summary import summarize
-from common.testing import test_best
-from common.training import fit
-from common.transforms import Compose, Normalize, Resize
+from common.data.batches import make_batches
+from common.data.load import Source
+from common.evaluation.testing import test_best
+from common.exploring.explore import explore_only
+from common.models.cost import summarize
+from common.optim.recipe import Recipe
+from common.options.shared import experiment_parser
+from common.options.types import SWITCH, real
+from common.runs.run import is_finished, open_run
+from common.system.checkpoints import load_weights
+from common.system.device import prepare_machine
+from common.system.errors import run_script
+from common.training.loop import fit
+from common.transforms.basic import Compose, Normalize, Resize
 
 DATASETS = ["cifar10", "cifar100"]  # the experiment is the comparison of the two
 IMAGE_SIZE = 32  # CIFAR's own

@@ -14,22 +14,22 @@ import torch
 from torch import nn
 from torchvision.models import resnet
 
-from common.batches import make_batches
-from common.checkpoints import load_weights
-from common.colour import ColorJitter, GaussianBlur
-from common.data import Source
-from common.errors import BadInput, run_script
-from common.exploration import explore_only
-from common.machine import prepare_machine
-from common.option_types import SWITCH, activation, integer, one_of, real
-from common.options import experiment_parser
-from common.recipe import Recipe
-from common.runs import is_finished, open_run
-from common.summary import summarize
-from common.testing import test_best
+from common.data.batches import make_batches
+from common.data.load import Source
+from common.evaluation.testing import test_best
+from common.exploring.explore import explore_only
+from common.models.cost import summarize
+from common.optim.recipe import Recipe
+from common.options.shared import experiment_parser
+from common.options.types import SWITCH, activation, integer, one_of, real
+from common.runs.run import is_finished, open_run
+from common.system.checkpoints import load_weights
+from common.system.device import prepare_machine
+from common.system.errors import BadInput, run_script
 from common.throughput import measure_throughput
-from common.training import fit
-from common.transforms import Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
+from common.training.loop import fit
+from common.transforms.basic import Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
+from common.transforms.color import ColorJitter, GaussianBlur
 
 SHARED = {"dataset": ["cifar10"], "epochs": 50, "batch_size": 256, "lr": 3e-4, "optimizer": "adamw",
           "weight_decay": 0.01, "schedule": "cosine", "submission_labels": "indices"}  # fmt: skip

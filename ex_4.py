@@ -13,23 +13,23 @@ A ResNet-18 or ResNet-50. From scratch it begins with a 3x3 convolution and no p
 import torch
 from torch import nn
 
-from common.batches import make_batches
-from common.colour import ColorJitter
-from common.data import Source
-from common.errors import run_script
-from common.exploration import explore_only
-from common.machine import prepare_machine
-from common.option_types import SWITCH, one_of, one_of_or_location, real
-from common.options import experiment_parser
-from common.pretrained import find_weights, load_fitting
-from common.recipe import Recipe
-from common.rectangles import RandomErasing
-from common.runs import is_finished, is_under_way, open_run
-from common.summary import summarize
-from common.testing import test_best
-from common.training import fit
-from common.transforms import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
-from common.trivial_augment import TrivialAugmentWide
+from common.data.batches import make_batches
+from common.data.load import Source
+from common.evaluation.testing import test_best
+from common.exploring.explore import explore_only
+from common.models.cost import summarize
+from common.models.pretrained import find_weights, load_fitting
+from common.optim.recipe import Recipe
+from common.options.shared import experiment_parser
+from common.options.types import SWITCH, one_of, one_of_or_location, real
+from common.runs.run import is_finished, is_under_way, open_run
+from common.system.device import prepare_machine
+from common.system.errors import run_script
+from common.training.loop import fit
+from common.transforms.basic import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
+from common.transforms.color import ColorJitter
+from common.transforms.erasing import RandomErasing
+from common.transforms.trivial_augment import TrivialAugmentWide
 
 SHARED = {"dataset": ["cifar100"], "epochs": 200, "batch_size": 128, "optimizer": "sgd", "lr": 0.1,
           "weight_decay": 5e-4, "schedule": "step", "step_size": 50}  # fmt: skip

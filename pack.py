@@ -11,10 +11,10 @@ all are read back and compared before the file gets its name.
 import os
 from pathlib import Path
 
-from common.errors import run_script
-from common.option_types import folder, integer, one_of
-from common.options import Parser
-from common.packing import Decoding, check_target, find_sources, pack, report
+from common.data.packing import Decoding, check_target, find_sources, pack, report
+from common.options.shared import Parser
+from common.options.types import folder, integer, one_of
+from common.system.errors import run_script
 
 SIZE = 96  # pixels: that of Medium ImageNet
 FITS = ("crop", "squash")

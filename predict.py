@@ -9,12 +9,12 @@ them. If a folder holds folders with the names of classes, the accuracy is told 
 
 from pathlib import Path
 
-from common.classifier import find_checkpoint, load_classifier
-from common.errors import BadInput, run_script
-from common.machine import DEVICES, prepare_machine
-from common.option_types import folder, integer, one_of
-from common.options import Parser
-from common.prediction import check_outputs, find_images, predict, report, write_csv, write_montage
+from common.options.shared import Parser
+from common.options.types import folder, integer, one_of
+from common.predicting.classifier import find_checkpoint, load_classifier
+from common.predicting.prediction import check_outputs, find_images, predict, report, write_csv, write_montage
+from common.system.device import DEVICES, prepare_machine
+from common.system.errors import BadInput, run_script
 
 SCRIPTS = Path(__file__).resolve().parent
 TOPK = 5

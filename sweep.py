@@ -12,16 +12,16 @@ import os
 import shlex
 import sys
 
-from common.console import say
-from common.errors import BadInput, run_script
-from common.option_types import folder, integer, one_of
-from common.options import Parser
+from common.options.shared import Parser
+from common.options.types import folder, integer, one_of
 from common.searching.program import Experiment
 from common.searching.results import draw_search, say_best, write_best
 from common.searching.search import Bands, Search, sampler_for, test_best_trial
 from common.searching.storage import open_search_folder, open_storage
 from common.searching.sweep_file import read_sweep
 from common.searching.trials import Launcher, slots_for
+from common.system.errors import BadInput, run_script
+from common.system.log import say
 
 TRIALS = 20  # where neither the command, nor the file, nor a grid says how many
 MOST_TRIALS = 100_000

@@ -13,22 +13,22 @@ choose the best epoch. trainB.py fine-tunes a network that has seen millions of 
 import torch
 from torch import nn
 
-from common import transforms as T
-from common.batches import make_batches
-from common.checkpoints import load_weights
-from common.colour import ColorJitter
-from common.data import Source
-from common.errors import BadInput, run_script
-from common.exploration import explore_only
-from common.machine import prepare_machine
-from common.option_types import SWITCH, activation, integer, one_of, one_or_several, real
-from common.options import add_photograph_options, experiment_parser
-from common.recipe import Recipe
-from common.rectangles import RandomErasing
-from common.runs import is_finished, open_run
-from common.summary import summarize
-from common.testing import test_best
-from common.training import fit
+from common.data.batches import make_batches
+from common.data.load import Source
+from common.evaluation.testing import test_best
+from common.exploring.explore import explore_only
+from common.models.cost import summarize
+from common.optim.recipe import Recipe
+from common.options.shared import add_photograph_options, experiment_parser
+from common.options.types import SWITCH, activation, integer, one_of, one_or_several, real
+from common.runs.run import is_finished, open_run
+from common.system.checkpoints import load_weights
+from common.system.device import prepare_machine
+from common.system.errors import BadInput, run_script
+from common.training.loop import fit
+from common.transforms import basic as T
+from common.transforms.color import ColorJitter
+from common.transforms.erasing import RandomErasing
 
 DATA = "./nature_12K"  # train/ and val/ with a folder of images for each class
 BLOCKS = 5

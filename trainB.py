@@ -16,22 +16,22 @@ import math
 import torch
 from torch import nn
 
-from common.batches import make_batches
-from common.data import Source
-from common.errors import run_script
-from common.exploration import explore_only
-from common.features import FeatureBatches
-from common.finetuning import FineTuned, Rescaler, falling_rates, train_only
-from common.machine import prepare_machine
-from common.option_types import SWITCH, integer, one_of, one_of_or_location, real
-from common.options import add_photograph_options, experiment_parser
-from common.pretrained import RESNETS, find_weights, load_fitting, resnet_backbone
-from common.recipe import Recipe
-from common.runs import is_finished, is_under_way, open_run
-from common.summary import summarize
-from common.testing import test_best
-from common.training import fit
-from common.transforms import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
+from common.data.batches import make_batches
+from common.data.load import Source
+from common.evaluation.testing import test_best
+from common.exploring.explore import explore_only
+from common.models.cost import summarize
+from common.models.finetuning import FineTuned, Rescaler, falling_rates, train_only
+from common.models.pretrained import RESNETS, find_weights, load_fitting, resnet_backbone
+from common.optim.recipe import Recipe
+from common.options.shared import add_photograph_options, experiment_parser
+from common.options.types import SWITCH, integer, one_of, one_of_or_location, real
+from common.runs.run import is_finished, is_under_way, open_run
+from common.system.device import prepare_machine
+from common.system.errors import run_script
+from common.training.features import FeatureBatches
+from common.training.loop import fit
+from common.transforms.basic import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
 
 DATA = "./nature_12K"  # train/ and val/ with a folder of images for each class
 IMAGE_SIZE = 224  # what the networks were pretrained on

@@ -22,8 +22,8 @@ def floor(experiment: str, steps: int, photographs: Path) -> dict:
 
 def ours(experiment: str, steps: int, photographs: Path) -> dict:
     """Time whole calls of `train_one_epoch`, in turn with as many bare steps, after the images have been read."""
-    from common.optimizers import Schedule
-    from common.training import train_one_epoch
+    from common.optim.optimizers import Schedule
+    from common.training.loop import train_one_epoch
 
     model, optimizer, batches, machine, reading_seconds = prepare(experiment, steps // TURNS, photographs)
     step = bare_step(model, optimizer, *(tensor.clone() for tensor in next(batches.epoch(1))))
@@ -125,9 +125,9 @@ def speed(ends: list[float], batch_size: int) -> dict:
 
 def prepare(experiment: str, steps: int, photographs: Path):
     """Return (model, optimizer, batches of so many steps, machine, seconds of reading) as the experiment makes them."""
-    from common.batches import Batches
-    from common.machine import prepare_machine
-    from common.optimizers import build_optimizer
+    from common.data.batches import Batches
+    from common.optim.optimizers import build_optimizer
+    from common.system.device import prepare_machine
 
     script, options = experiment_and_options(experiment)
     machine = prepare_machine("cpu", "fp32", deterministic=False)
@@ -206,9 +206,9 @@ def pil_augmentation(experiment: str, options):
 
 def digits():
     """Return scanned digits at CIFAR's size, 32x32."""
-    from common.data import load_data
-    from common.datasets import ArrayDataset, whole
-    from common.transforms import Resize
+    from common.data.arrays import ArrayDataset, whole
+    from common.data.load import load_data
+    from common.transforms.basic import Resize
 
     scans = load_data("digits", None, 32, 0.1, seed=0).train.dataset
     small, labels = scans.batch(scans.labels.new_tensor(range(len(scans))))
@@ -218,7 +218,7 @@ def digits():
 
 def read_photographs(script, options, folder: Path):
     """Return the training photographs in `folder`, decoded as the experiment does it before its first epoch."""
-    from common.folders import load_folder
+    from common.data.folders import load_folder
 
     parts, _ = load_folder(str(folder / "train"), script.stored_size(options), options.workers)
     return parts["train"]
@@ -243,8 +243,8 @@ class WorksheetHDF5:
 
 def streamed(folder: Path):
     """Return the training images of an HDF5 file, read from it batch by batch as if they did not fit into memory."""
-    from common import folders
-    from common.hdf5 import load_hdf5
+    from common.data import folders
+    from common.data.hdf5 import load_hdf5
 
     folders.MEMORY_SHARE = 0.0
     return load_hdf5(str(write_hdf5(folder)))["train"]
@@ -272,7 +272,7 @@ def repeated(part, images: int):
     """Return `part` with its images taken again and again until there are `images` of them."""
     import torch
 
-    from common.datasets import Part
+    from common.data.arrays import Part
 
     return Part(part.dataset, part.samples[torch.arange(images) % len(part)])
 

@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.console import progress, say
-from common.description import describe_network, describe_origin
-from common.errors import BadInput, is_out_of_memory, is_single_value
-from common.files import write_json
-from common.folders import MEMORY_SHARE
-from common.machine import Machine, available_memory
-from common.optimizers import build_optimizer
-from common.recipe import Recipe
-from common.run_folder import make_folder
+from common.data.folders import MEMORY_SHARE
+from common.optim.optimizers import build_optimizer
+from common.optim.recipe import Recipe
+from common.runs.config import describe_network, describe_origin
+from common.runs.folder import make_folder
+from common.system.device import Machine, available_memory
+from common.system.errors import BadInput, is_out_of_memory, is_single_value
+from common.system.files import write_json
+from common.system.log import progress, say
 
 WARM_STEPS = 2
 MIN_STEPS, MIN_SECONDS = 3, 2.0  # of the timed part: whichever takes longer
@@ -50,7 +50,7 @@ def measure_throughput(
     Raises:
         BadInput: the budget is less than what the process takes already.
     """
-    from common import plots
+    from common.runs import plots
 
     name = Path(script).stem
     budget = _budget(machine, memory_budget)

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.batch_norm import BatchNorm2d, fill_registers
+from common.models.batch_norm import BatchNorm2d, fill_registers
 
 sizes = st.integers(1, 9)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.checkpoints import Damaged, load_checkpoint, load_weights, save_checkpoint
-from common.errors import BadInput, explain
+from common.system.checkpoints import Damaged, load_checkpoint, load_weights, save_checkpoint
+from common.system.errors import BadInput, explain
 
 CLASSES = ["a", "b"]
 

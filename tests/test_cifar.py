@@ -16,11 +16,11 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10
 
-import common.cifar
-import common.download
-from common.cifar import load_cifar
-from common.data import load_data
-from common.errors import BadInput
+import common.data.cifar
+import common.system.download
+from common.data.cifar import load_cifar
+from common.data.load import load_data
+from common.system.errors import BadInput
 
 NAMES = [f"class {label}" for label in range(10)]
 FOLDER = CIFAR10.base_folder
@@ -89,7 +89,7 @@ def little_cifar(monkeypatch, tmp_path):
     meta = {"filename": "batches.meta", "key": "label_names", "md5": md5(FILES["batches.meta"])}
     monkeypatch.setattr(CIFAR10, "meta", meta)
     monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{closed_port()}/{CIFAR10.filename}")
-    monkeypatch.setattr(common.cifar, "DOWNLOAD_FOLDER", tmp_path / "by default")
+    monkeypatch.setattr(common.data.cifar, "DOWNLOAD_FOLDER", tmp_path / "by default")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
@@ -233,7 +233,7 @@ def test_a_failed_download_is_explained_and_leaves_nothing(tmp_path, monkeypatch
 
 
 def test_a_server_that_stalls_is_given_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(common.download, "TIMEOUT", 0.2)
+    monkeypatch.setattr(common.system.download, "TIMEOUT", 0.2)
     over = threading.Event()
 
     def stall(handler):
@@ -256,7 +256,7 @@ def test_no_network_is_one_line_with_every_way_out(tmp_path):
 
 
 def test_a_download_that_ctrl_c_ends_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(common.download, "progress", raise_keyboard_interrupt)
+    monkeypatch.setattr(common.system.download, "progress", raise_keyboard_interrupt)
     with answering(monkeypatch, send), pytest.raises(KeyboardInterrupt):
         load_cifar("cifar10", str(tmp_path))
     assert list(tmp_path.iterdir()) == []

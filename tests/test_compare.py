@@ -27,7 +27,7 @@ from common.comparing.overview import compare as compare_runs
 from common.comparing.report import write_report
 from common.comparing.significance import holm, mcnemar, seeds_needed, t_interval, welch
 from common.comparing.tables import write_csvs, write_markdown
-from common.errors import BadInput
+from common.system.errors import BadInput
 
 FILES = {"report.html", "compare.md", "compare.csv", "compare_groups.csv"}
 CURVES = {"loss.png", "accuracy.png", "accuracy_by_time.png"}

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from common.draws import PURPOSES, Draws, epoch_seed, shuffled
+from common.transforms.random_streams import PURPOSES, Draws, epoch_seed, shuffled
 
 MANY = torch.arange(20_000)
 NEVER = 1e-6  # a p-value below this is no bad luck: everything here is seeded, so that nothing fails now and then

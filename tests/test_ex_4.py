@@ -6,10 +6,10 @@ from conftest import read, without_pictures
 from torch import nn
 
 import ex_4
-from common.colour import ColorJitter
-from common.draws import Draws
-from common.rectangles import RandomErasing
-from common.trivial_augment import TrivialAugmentWide
+from common.transforms.color import ColorJitter
+from common.transforms.erasing import RandomErasing
+from common.transforms.random_streams import Draws
+from common.transforms.trivial_augment import TrivialAugmentWide
 
 DIGITS = ["--dataset", "digits", "--limit", "30", "-e", "1", "-b", "15", "-lr", "0.01"]
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 import ex_1
 import ex_2
-from common.errors import BadInput
-from common.machine import prepare_machine
+from common.system.device import prepare_machine
+from common.system.errors import BadInput
 
 FILES = {
     "config.json", "train.json", "test.json", "predictions.npz", "predictions.csv", "loss.png", "accuracy.png",
@@ -310,7 +310,7 @@ def test_a_run_from_elsewhere_without_terminal_with_plain_output(tmp_path):
 
 
 def test_shuffled_labels_teach_nothing(tmp_path, monkeypatch):
-    from common import data as data_module
+    from common.data import load as data_module
 
     honest = data_module.load_data
 

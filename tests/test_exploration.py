@@ -6,11 +6,11 @@ import pytest
 import torch
 from PIL import Image
 
-import common.exploration as exploration
-from common.data import Data, load_data
-from common.datasets import ArrayDataset, Part, whole
-from common.exploration import PixelStatistics, balanced_sample, blocks, explore, most_similar, thumbnails
-from common.folders import Reading
+import common.exploring.explore as exploration
+from common.data.arrays import ArrayDataset, Part, whole
+from common.data.folders import Reading
+from common.data.load import Data, load_data
+from common.exploring.explore import PixelStatistics, balanced_sample, blocks, explore, most_similar, thumbnails
 
 SIDE = 24
 NAMES = ["ant", "bee"]

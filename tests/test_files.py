@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from common.errors import explain
-from common.files import partial_file, remove_partial_files, write_bytes, write_json
+from common.system.errors import explain
+from common.system.files import partial_file, remove_partial_files, write_bytes, write_json
 
 
 def names_in(folder):

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image, ImageDraw
 from torchvision.transforms import v2 as T
 
-from common.errors import BadInput
-from common.images import FITS, frame, read_image, square, stored_shape
+from common.data.images import FITS, frame, read_image, square, stored_shape
+from common.system.errors import BadInput
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 

@@ -15,11 +15,9 @@ import ex_2
 import ex_3
 import trainA
 import trainB
-from common.batch_norm import fill_registers
-from common.batches import Batches
-from common.datasets import ArrayDataset, Part
-from common.finetuning import train_only
-from common.inside import (
+from common.data.arrays import ArrayDataset, Part
+from common.data.batches import Batches
+from common.inside.maps import (
     NotThere,
     Watch,
     dead_share,
@@ -29,9 +27,11 @@ from common.inside import (
     last_spatial_layer,
     layer_kinds,
 )
-from common.inside_plots import draw_activations, draw_gradients, draw_updates, look_inside
-from common.machine import prepare_machine
-from common.transforms import Compose, Normalize
+from common.inside.plots import draw_activations, draw_gradients, draw_updates, look_inside
+from common.models.batch_norm import fill_registers
+from common.models.finetuning import train_only
+from common.system.device import prepare_machine
+from common.transforms.basic import Compose, Normalize
 
 KEYS = {"gradient_norm", "update_ratio", "activation_mean", "activation_std", "dead_share"}
 PICTURES = {"gradients.png", "updates.png", "activations.png", "filters.png", "feature_maps.png", "grad_cam.png"}
@@ -220,7 +220,7 @@ def test_watching_changes_nothing(network_and_size):
 def test_steps_that_are_not_watched_cost_nothing(monkeypatch):
     model = plain_network()
     watch, seen = Watch(model, 10), []
-    monkeypatch.setattr("common.inside._layers_with_parameters", lambda model: seen.append(1) or {})
+    monkeypatch.setattr("common.inside.maps._layers_with_parameters", lambda model: seen.append(1) or {})
     for step in range(20):
         watch.before_step(step)
         watch.after_step(step)
@@ -464,7 +464,7 @@ def test_without_training_there_is_still_something_to_see(tmp_path):
 def figures(monkeypatch):
     """The figures that would have been saved."""
     saved = []
-    monkeypatch.setattr("common.plots.save_figure", lambda figure, path: saved.append(figure))
+    monkeypatch.setattr("common.runs.plots.save_figure", lambda figure, path: saved.append(figure))
     return saved
 
 

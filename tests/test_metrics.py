@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.special import softmax
 from sklearn import metrics as reference
 
-from common.metrics import calibration_error, score, wilson_interval
+from common.evaluation.metrics import calibration_error, score, wilson_interval
 
 MACRO = ("precision_score", "recall_score", "f1_score", "iou_score", "auc_score")
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.checkpoints import load_checkpoint, save_checkpoint
-from common.errors import BadInput
-from common.optimizers import OPEN_ENDED, OPTIMIZERS, SCHEDULES, Schedule, build_optimizer
+from common.optim.optimizers import OPEN_ENDED, OPTIMIZERS, SCHEDULES, Schedule, build_optimizer
+from common.system.checkpoints import load_checkpoint, save_checkpoint
+from common.system.errors import BadInput
 
 LR = 0.1
 

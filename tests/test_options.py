@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import ex_1
 import ex_2
-from common.errors import BadInput
-from common.options import experiment_parser
+from common.options.shared import experiment_parser
+from common.system.errors import BadInput
 
 BOTH = pytest.mark.parametrize("parse", [ex_1.parse_options, ex_2.parse_options], ids=["ex_1", "ex_2"])
 
@@ -417,7 +417,7 @@ def test_an_option_that_contradicts_the_resumed_run_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("name", FREE)
 def test_an_option_that_changes_nothing_of_the_result_may_differ(tmp_path, name, monkeypatch):
-    monkeypatch.setattr("common.options.check_installed", lambda options: None)
+    monkeypatch.setattr("common.options.shared.check_installed", lambda options: None)
     options = parse("--resume", run_folder(tmp_path), f"--{name}", FREE[name])
     expected = parse(f"--{name}", FREE[name])
     assert getattr(options, name) == getattr(expected, name) != getattr(parse(), name)

@@ -14,10 +14,10 @@ from PIL import Image
 from torchvision import transforms
 
 import pack
-from common import packing
-from common.errors import BadInput, explain
-from common.hdf5 import load_hdf5
-from common.images import read_image
+from common.data import packing
+from common.data.hdf5 import load_hdf5
+from common.data.images import read_image
+from common.system.errors import BadInput, explain
 
 SIZE = 12
 

@@ -9,12 +9,12 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import predict
-from common import plots
-from common.checkpoints import load_checkpoint, save_checkpoint
-from common.classifier import find_checkpoint, load_classifier
-from common.errors import BadInput
-from common.machine import prepare_machine
-from common.prediction import find_images
+from common.predicting.classifier import find_checkpoint, load_classifier
+from common.predicting.prediction import find_images
+from common.runs import plots
+from common.system.checkpoints import load_checkpoint, save_checkpoint
+from common.system.device import prepare_machine
+from common.system.errors import BadInput
 
 HUES = {"ant": (200, 40, 40), "bee": (40, 200, 40), "cow": (40, 40, 200)}
 HOSTILE = ['a\nb,"c"\r\t\x1b[31m.png', os.fsdecode(b"caf\xe9 $\\frac{$.png"), "🦊日本हिन्दी.png", "n" * 200 + ".png"]
@@ -281,7 +281,7 @@ def test_runs_that_cannot_be_used(run, photograph, tmp_path):
     assert "best.pth is damaged (its checksum is wrong)" in refusal(tmp_path, photograph)
 
 
-@pytest.mark.parametrize("script", ["ex_0", "os", "../ex_1", "common.plots", "tests/conftest", ""])
+@pytest.mark.parametrize("script", ["ex_0", "os", "../ex_1", "common.runs.plots", "tests/conftest", ""])
 def test_only_scripts_beside_predict_are_imported(run, photograph, tmp_path, script):
     assert "there is no such script" in refusal(changed(run, tmp_path / "best.pth", script=script), photograph)
 

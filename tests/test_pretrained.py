@@ -11,10 +11,10 @@ from torch import nn
 from torchvision import models
 
 import trainB
-from common.checkpoints import save_checkpoint
-from common.errors import BadInput
-from common.finetuning import FineTuned
-from common.pretrained import RESNETS, find_weights, imagenet_weights, load_fitting
+from common.models.finetuning import FineTuned
+from common.models.pretrained import RESNETS, find_weights, imagenet_weights, load_fitting
+from common.system.checkpoints import save_checkpoint
+from common.system.errors import BadInput
 
 CLASSES = ["cat", "dog", "frog"]
 
@@ -36,7 +36,7 @@ class TinyResNet(nn.Module):
         return x.mean((2, 3))
 
 
-FEATURES = 16  # fills the registers, see common/batch_norm.py
+FEATURES = 16  # fills the registers, see common/models/batch_norm.py
 
 
 def small_model(classes=3):

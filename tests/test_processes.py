@@ -13,10 +13,10 @@ import pytest
 import torch
 from conftest import ROOT, command, environment
 
-from common.batches import Batches
-from common.errors import BadInput
-from common.machine import Machine
-from common.processes import Processes
+from common.data.batches import Batches
+from common.system.device import Machine
+from common.system.distributed import Processes
+from common.system.errors import BadInput
 
 
 def torchrun(*words, processes=2, **settings):

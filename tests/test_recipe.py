@@ -9,14 +9,14 @@ from conftest import ROOT, command, read, result_of, small_run
 from torch import nn
 
 import ex_1
-from common.averaging import Average
-from common.batches import Batches
-from common.compiling import compiled
-from common.errors import BadInput
-from common.machine import Machine
-from common.mixing import Mix
-from common.option_types import batch_schedule
-from common.views import MOST_VIEWS, views
+from common.data.batches import Batches
+from common.optim.ema import Average
+from common.options.types import batch_schedule
+from common.system.device import Machine
+from common.system.errors import BadInput
+from common.training.compiling import compiled
+from common.transforms.mixup import Mix
+from common.transforms.tta import MOST_VIEWS, views
 
 CPU = Machine(torch.device("cpu"), None)
 

@@ -13,9 +13,9 @@ import torch
 from conftest import ROOT, command, environment, read, same_result, small_run, without_pictures
 
 import ex_1
-from common import training
-from common.checkpoints import load_checkpoint, save_checkpoint
-from common.errors import BadInput, Diverged
+from common.system.checkpoints import load_checkpoint, save_checkpoint
+from common.system.errors import BadInput, Diverged
+from common.training import loop as training
 
 # With these every part of the saved state matters: dropout draws random numbers, Adam and the cosine have memories.
 OPTIONS = ["-e", "4", "-d", "0.3", "--schedule", "cosine"]
@@ -74,7 +74,7 @@ def test_a_run_killed_before_its_last_file_is_tested_once(interrupted, uninterru
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("common.runs.Run.finish", killed)
+        patch.setattr("common.runs.run.Run.finish", killed)
         with pytest.raises(KeyboardInterrupt):
             resume(interrupted)
     resume(interrupted)

@@ -16,10 +16,11 @@ from conftest import ROOT, SMALL, environment, read, small_run, without_pictures
 from PIL import Image
 
 import ex_1
-from common import plots, training
-from common.checkpoints import load_checkpoint
-from common.errors import BadInput, Diverged, explain
-from common.run_folder import make_folder
+from common.runs import plots
+from common.runs.folder import make_folder
+from common.system.checkpoints import load_checkpoint
+from common.system.errors import BadInput, Diverged, explain
+from common.training import loop as training
 
 
 def class_folder(folder, images=6, colour=0):
@@ -52,7 +53,7 @@ def test_records_never_count_an_epoch_that_is_not_saved(tmp_path, monkeypatch):
     def full_disk(path, *arguments):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("common.runs.save_checkpoint", full_disk)
+    monkeypatch.setattr("common.runs.run.save_checkpoint", full_disk)
     with pytest.raises(OSError) as raised:
         small_run(tmp_path)
     assert explain(raised.value)[0] == 4
@@ -109,10 +110,10 @@ def test_help_on_a_terminal_without_unicode():
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_a_signal_when_all_is_done_shows_no_traceback(name):
     code = (
-        "import atexit, os, signal, common.errors\n"
+        "import atexit, os, signal, common.system.errors\n"
         f"atexit.register(os.kill, os.getpid(), signal.{name})\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "common.errors.run_script(lambda: None)"
+        "common.system.errors.run_script(lambda: None)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (-getattr(signal, name), "")
@@ -195,7 +196,7 @@ def test_a_folder_that_cannot_be_made_leaves_no_litter(tmp_path, monkeypatch):
     def full_disk(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("common.run_folder.write_json", full_disk)
+    monkeypatch.setattr("common.runs.folder.write_json", full_disk)
     with pytest.raises(OSError):
         make_folder(tmp_path / "runs", {})
     assert list((tmp_path / "runs").iterdir()) == []

@@ -17,10 +17,10 @@ from optuna.trial import TrialState
 
 import ex_1
 import sweep
-from common.errors import BadInput
 from common.searching.search import Bands
 from common.searching.storage import JOURNAL, _with_driver, open_storage
 from common.searching.trials import Launcher, arguments, slots_for
+from common.system.errors import BadInput
 
 TOY = str(Path(__file__).with_name("toy.py"))
 

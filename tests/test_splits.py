@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.errors import BadInput
-from common.splits import balanced_subset, split_digest, stratified_split
+from common.data.splits import balanced_subset, split_digest, stratified_split
+from common.system.errors import BadInput
 
 CLASSES = ["ant", "bee", "cat"]
 SEEDS = st.integers(0, 2**31 - 1)

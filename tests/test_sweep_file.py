@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from optuna.trial import FixedTrial
 
-from common.errors import BadInput
 from common.searching.sweep_file import parse_sweep, read_sweep
+from common.system.errors import BadInput
 
 REPORT = """
 program: train.py

@@ -21,9 +21,10 @@ from conftest import ROOT, SMALL, command, environment, read, same_result, small
 
 import ex_1
 import trainA
-from common import tracking, training
-from common.errors import BadInput, Diverged
-from common.tracking import Trackers, check_installed
+from common.runs import tracking
+from common.runs.tracking import Trackers, check_installed
+from common.system.errors import BadInput, Diverged
+from common.training import loop as training
 
 pytest.importorskip("tensorboard")
 pytest.importorskip("wandb")
@@ -251,7 +252,7 @@ def test_what_the_server_of_wandb_has_is_not_sent_again():
 def test_a_tracker_that_is_new_to_a_resumed_run_gets_all_epochs(tmp_path, plain):
     folder = tmp_path / "ex_1" / "digits" / "copy"
     shutil.copytree(plain, folder)
-    with mock.patch("common.tracking.WeightsAndBiases", Failing):
+    with mock.patch("common.runs.tracking.WeightsAndBiases", Failing):
         without_pictures(["--resume", str(folder), "-e", "3", "--tensorboard", "--wandb"])
     check_tensorboard(folder)
 
@@ -408,7 +409,7 @@ def test_a_missing_package_is_said_before_anything_is_made(tmp_path, name):
     hide = (
         f"import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == {name!r} else f(n, *a)"
     )
-    code = f"{hide}; import sys, ex_1; from common.errors import run_script; run_script(ex_1.main)"
+    code = f"{hide}; import sys, ex_1; from common.system.errors import run_script; run_script(ex_1.main)"
     done = command("-c", code, *WORDS, "--output_dir", tmp_path / "out", cwd=ROOT)
     line = f"error: --{name}: the package {name} is not installed; pip install -r requirements-extras.txt\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)

@@ -10,8 +10,8 @@ from PIL import Image
 from torch import nn
 
 import trainA
-from common.errors import BadInput
-from common.option_types import _activations
+from common.options.types import _activations
+from common.system.errors import BadInput
 
 TINY = ["--image_size", "32", "-nf", "4", "-b", "8", "-e", "1"]
 

@@ -11,11 +11,11 @@ from test_cifar import closed_port
 from test_pretrained import FEATURES, TinyResNet
 
 import trainB
-from common import training
-from common.errors import BadInput
-from common.finetuning import Rescaler, train_only
-from common.pretrained import resnet_backbone
-from common.transforms import Compose, Resize
+from common.models.finetuning import Rescaler, train_only
+from common.models.pretrained import resnet_backbone
+from common.system.errors import BadInput
+from common.training import loop as training
+from common.transforms.basic import Compose, Resize
 
 CLASSES = ["bird", "cat", "dog"]
 SMALL = ["--model", "resnet18", "--image_size", "32", "-b", "8", "-e", "2", "-lr", "1e-3"]
@@ -186,7 +186,7 @@ def test_a_frozen_backbone_is_run_once(train, monkeypatch):
 
     monkeypatch.setattr(trainB, "resnet_backbone", counted)
     monkeypatch.setattr(trainB, "summarize", lambda *_: "")
-    monkeypatch.setattr("common.description.cost", lambda *_: {})
+    monkeypatch.setattr("common.runs.config.cost", lambda *_: {})
     train("-e", "5", "--views", "2")
     assert sum(seen) == 2 * 24 + 6 + 12  # two views of the training images, validation images once, test images once
 

@@ -7,13 +7,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.batches import Batches
-from common.datasets import ArrayDataset, Part
-from common.errors import Diverged
-from common.machine import Machine, prepare_machine
-from common.optimizers import Schedule, build_optimizer
-from common.training import Meter, best_record, evaluate, train_one_epoch
-from common.transforms import Compose, Normalize, RandomHorizontalFlip
+from common.data.arrays import ArrayDataset, Part
+from common.data.batches import Batches
+from common.optim.optimizers import Schedule, build_optimizer
+from common.system.device import Machine, prepare_machine
+from common.system.errors import Diverged
+from common.training.loop import Meter, best_record, evaluate, train_one_epoch
+from common.transforms.basic import Compose, Normalize, RandomHorizontalFlip
 
 CPU = Machine(torch.device("cpu"), None)
 

@@ -8,10 +8,7 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as reference
 
-from common.colour import ColorJitter, GaussianBlur
-from common.draws import Draws
-from common.rectangles import RandomErasing, RandomResizedCrop
-from common.transforms import (
+from common.transforms.basic import (
     CenterCrop,
     Compose,
     Normalize,
@@ -22,6 +19,9 @@ from common.transforms import (
     RandomVerticalFlip,
     Resize,
 )
+from common.transforms.color import ColorJitter, GaussianBlur
+from common.transforms.erasing import RandomErasing, RandomResizedCrop
+from common.transforms.random_streams import Draws
 
 NEVER = 1e-6  # a p-value below this is no bad luck: everything here is seeded
 LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])

@@ -7,9 +7,9 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from common import trivial_augment
-from common.draws import Draws
-from common.trivial_augment import COLOURS, GEOMETRY, TrivialAugmentWide, _move, _with_strengths
+from common.transforms import trivial_augment
+from common.transforms.random_streams import Draws
+from common.transforms.trivial_augment import COLOURS, GEOMETRY, TrivialAugmentWide, _move, _with_strengths
 
 NAMES = [change.__name__.strip("_") for change in COLOURS]
 
@@ -95,5 +95,5 @@ def test_all_changes_occur(monkeypatch):
 def test_a_device_that_must_not_be_waited_for_gives_the_same(monkeypatch):
     images = photographs(40)
     one = TrivialAugmentWide()(images, Draws(0, 1, torch.arange(40)))
-    monkeypatch.setattr("common.transforms.knows_numbers", lambda images: False)
+    monkeypatch.setattr("common.transforms.basic.knows_numbers", lambda images: False)
     assert torch.equal(TrivialAugmentWide()(images, Draws(0, 1, torch.arange(40))), one)

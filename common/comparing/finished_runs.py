@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from common.console import progress
-from common.errors import BadInput
-from common.run_folder import NO_RUNS
+from common.runs.folder import NO_RUNS
+from common.system.errors import BadInput
+from common.system.log import progress
 
 LARGEST_NUMBER = 1e100  # what is beyond is no result, and would overflow in pictures and statistics
 LARGEST_JSON = 50 * 2**20  # bytes; 10,000 epochs are 5 MB

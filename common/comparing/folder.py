@@ -11,8 +11,8 @@ from common.comparing.overlays import draw_by_option, draw_curves
 from common.comparing.overview import Overview
 from common.comparing.report import is_our_report, write_report
 from common.comparing.tables import write_csvs, write_markdown
-from common.errors import DISK_FULL, BadInput
-from common.files import check_writable
+from common.system.errors import DISK_FULL, BadInput
+from common.system.files import check_writable
 
 DEFAULT = Path("outputs", "compare")
 NAMES = ("report.html", "compare.md", "compare.csv", "compare_groups.csv", "loss.png", "accuracy.png")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.comparing.finished_runs import FinishedRun, PassedOver
-from common.console import progress
+from common.system.log import progress
 
 LARGEST_ARRAY = 2**29  # bytes; 50,000 images and 1,000 classes are 200 MB
 MOST_CONFUSED, MOST_WORST = 10, 16  # 16 is what predictions.png shows of the mistakes

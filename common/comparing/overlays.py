@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from common.comparing.finished_runs import FinishedRun, number
 from common.comparing.groups import key_of, short_names, shown
 from common.comparing.overview import Overview
-from common.plots import TRAIN_COLOUR, VAL_COLOUR, blank_figure, plain, save_figure
+from common.runs.plots import TRAIN_COLOUR, VAL_COLOUR, blank_figure, plain, save_figure
 
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#e7298a", "#7570b3", "#a6761d", "#17becf", "#b2182b", "#66a61e", "#e6ab02")
 OTHERS_COLOUR = "#b8b8b8"

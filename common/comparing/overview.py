@@ -9,8 +9,8 @@ from common.comparing.contrasts import Contrast, find_contrasts
 from common.comparing.finished_runs import FinishedRun
 from common.comparing.groups import NO_DIFFERENCE, Group, differing_options, group_by_seed, key_of, shown
 from common.comparing.mistakes import Mistakes
-from common.errors import BadInput
-from common.option_types import nearest
+from common.options.types import nearest
+from common.system.errors import BadInput
 
 LOWER_IS_BETTER = re.compile("loss|error|time|seconds|memory|parameters|flops|power")
 

@@ -15,8 +15,8 @@ from common.comparing.groups import key_of, short_names, shown
 from common.comparing.mistakes import Mistakes
 from common.comparing.overview import Overview
 from common.comparing.tables import Column, explanation, group_columns, run_columns, shortened
-from common.console import progress
-from common.files import write_bytes
+from common.system.files import write_bytes
+from common.system.log import progress
 
 TEMPLATE = Path(__file__).with_name("report.html")
 GENERATOR = b'<meta name="generator" content="compare.py">'  # by which an older report is known to be ours

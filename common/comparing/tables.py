@@ -10,8 +10,8 @@ from common.comparing.contrasts import network_verdict, verdict
 from common.comparing.finished_runs import PassedOver, number
 from common.comparing.groups import shown
 from common.comparing.overview import Overview
-from common.console import say
-from common.files import write_bytes, write_table
+from common.system.files import write_bytes, write_table
+from common.system.log import say
 
 LONGEST_CELL = 40  # characters in a table for people
 MOST_ROWS, MOST_OPTIONS, MOST_CONTRASTS, MOST_NOTES = 40, 6, 10, 10  # of the terminal; the files have all

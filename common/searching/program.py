@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from common.errors import BadInput
 from common.searching.spaces import Parameter
+from common.system.errors import BadInput
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 # What the search says itself, and what is no training.

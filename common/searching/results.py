@@ -6,11 +6,11 @@ import warnings
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from common.console import say
-from common.files import write_bytes
-from common.plots import plain
+from common.runs.plots import plain
 from common.searching.search import STATES, Search
 from common.searching.spaces import OneOf, Parameter, Value, Weighted
+from common.system.files import write_bytes
+from common.system.log import say
 
 SHOWN = 10  # trials in the table on the terminal
 

@@ -15,12 +15,12 @@ from pathlib import Path
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from common.console import complain, progress, say
-from common.errors import BadInput
-from common.files import write_table
 from common.searching.storage import Storage, try_again
 from common.searching.sweep_file import ALIASES, Sweep
 from common.searching.trials import Launcher, TrialProcess, run_in
+from common.system.errors import BadInput
+from common.system.files import write_table
+from common.system.log import complain, progress, say
 
 STATES = {
     TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed",

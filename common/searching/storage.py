@@ -17,11 +17,11 @@ from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from common.console import log_to, stop_log
-from common.errors import DISK_FULL, BadInput
-from common.files import check_writable
-from common.run_folder import lock
+from common.runs.folder import lock
 from common.searching.sweep_file import Sweep
+from common.system.errors import DISK_FULL, BadInput
+from common.system.files import check_writable
+from common.system.log import log_to, stop_log
 
 JOURNAL = "search.journal"
 CONNECTING_TRIES = 5  # several machines that begin at once can be in each other's way while they make the tables

@@ -8,10 +8,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.console import say
-from common.errors import BadInput
-from common.option_types import nearest
+from common.options.types import nearest
 from common.searching.spaces import Normal, OneOf, Parameter, Range, Weighted
+from common.system.errors import BadInput
+from common.system.log import say
 
 TOP_KEYS = (
     "method", "program", "parameters", "metric", "name", "description", "project", "entity", "command",

@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from common.errors import BadInput
-from common.run_folder import lock
+from common.runs.folder import lock
 from common.searching.sweep_file import ARGUMENTS, ENVIRONMENT, INTERPRETER, PROGRAM
+from common.system.errors import BadInput
 
 OUTPUT = "output.txt"  # what a trial's process says, in the folder of the trial
 PATIENCE = 60  # seconds that an ended trial has for saving its state

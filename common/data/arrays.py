@@ -1,0 +1,138 @@
+"""The kinds of data sets. Each hands out whole batches, because the batch is the unit of all work here.
+
+A data set is anything with
+    classes: list of names; labels: (N,) int64 tensor, -1 where unknown; ids: names of the N images; len();
+    batch(indices): (images (n, C, H, W) uint8, labels (n,)) for an int64 tensor of n indices.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.data.images import frame, read_image, square
+from common.system.errors import BadInput
+from common.transforms.random_streams import Draws
+
+HASH_BYTES = 16  # of a hash of pixels
+
+
+class ArrayDataset:
+    """Images held in memory.
+
+    Args:
+        pixels: (N, H, W, C) uint8; channels last, so that a batch has the layout which convolutions are fastest with.
+        labels: N class numbers.
+    """
+
+    def __init__(self, pixels: np.ndarray | torch.Tensor, labels, classes: list[str], ids: Sequence[str]):
+        self.pixels = torch.as_tensor(pixels)
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.classes, self.ids = list(classes), ids
+
+    @property
+    def size(self) -> int:
+        """Side in pixels of the stored squares."""
+        return self.pixels.shape[1]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.pixels[indices].permute(0, 3, 1, 2), self.labels[indices]
+
+    def to(self, device: torch.device) -> "ArrayDataset":
+        """Return the same data set with its tensors on `device`."""
+        return ArrayDataset(self.pixels.to(device), self.labels.to(device), self.classes, self.ids)
+
+
+class FolderDataset:
+    """Image files, decoded in threads whenever a batch is asked for (decoding releases the interpreter lock).
+
+    What has been decoded can be kept in `held`, by index; such images are not decoded again.
+
+    Args:
+        root, paths: the files, and the folder that their ids are relative to.
+        size: side in pixels of the square that every image becomes.
+        fit: one of FITS, how it does.
+    """
+
+    def __init__(self, root: Path, paths: list[Path], labels, classes: list[str], size: int, fit: str, workers: int):
+        self.paths, self.size, self.fit, self.classes = paths, size, fit, classes
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.ids = [path.relative_to(root).as_posix() for path in paths]
+        self.held: dict[int, np.ndarray] = {}
+        self._threads = ThreadPoolExecutor(workers)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(self, indices: torch.Tensor, draws: Draws | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the squares that lie in the middle of the images, or at random places along them if there are `draws`.
+
+        Raises:
+            BadInput: a file cannot be read any more.
+        """
+        numbers = indices.tolist()
+        places = draws.uniform().tolist() if draws else [None] * len(numbers)
+        squares = []
+        for decoded, place in zip(self.decode(numbers), places, strict=True):
+            if isinstance(decoded, BadInput):
+                raise decoded
+            squares.append(square(decoded[0], place))
+        return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2), self.labels[indices]
+
+    def decode(self, indices: Iterable[int]) -> Iterator[tuple[np.ndarray, list[str]] | BadInput]:
+        """Yield what follows for each index, or the error of a file that cannot be read.
+
+        Pixels as `frame` returns them, and what `read_image` tells of the picture.
+        """
+        return self._threads.map(self._decode_one, indices)
+
+    def _decode_one(self, index: int) -> tuple[np.ndarray, list[str]] | BadInput:
+        if index in self.held:
+            return self.held[index], []
+        try:
+            image, kinds = read_image(self.paths[index])
+            return frame(image, self.size, self.fit), kinds
+        except BadInput as error:
+            return error
+
+
+@dataclass
+class Part:
+    """The images of a data set that serve one purpose.
+
+    `samples` (N,) are their indices. `hashes` tell images apart, whatever the order of the files: where the images were
+    all read they are those of the pixels, so that copies have the same.
+    """
+
+    dataset: Any  # what the first lines of this file say
+    samples: torch.Tensor
+    hashes: Sequence[bytes] = field(repr=False, default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @property
+    def labels(self) -> list[int]:
+        return self.dataset.labels[self.samples].tolist()
+
+    def subset(self, places: list[int]) -> "Part":
+        """Return the part made of the images at `places` of this one."""
+        return Part(self.dataset, self.samples[torch.tensor(places)], [self.hashes[place] for place in places])
+
+
+def whole(dataset: ArrayDataset) -> Part:
+    """Return the part that is all of a data set in memory, with the hash of every image's pixels."""
+    return Part(dataset, torch.arange(len(dataset)), [pixel_hash(pixels) for pixels in dataset.pixels.numpy()])
+
+
+def pixel_hash(pixels: np.ndarray) -> bytes:
+    """Return a digest that two images share exactly if their pixels are the same."""
+    return hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=HASH_BYTES).digest()

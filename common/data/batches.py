@@ -1,0 +1,152 @@
+"""The way from a data set to the network: order, batches, transforms, device."""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from common.data.arrays import ArrayDataset, Part
+from common.data.load import Data
+from common.system.device import Machine
+from common.system.errors import BadInput
+from common.transforms.random_streams import Draws, shuffled
+
+GPU_MEMORY_SHARE = 0.4  # of the free memory of a GPU, for the images; the rest is the network's
+
+
+class Batches:
+    """All batches of one part of the data, epoch after epoch.
+
+    Training batches are shuffled anew in every epoch; others keep the order of the data set. Order and augmentation
+    depend on (seed, epoch, sample) alone.
+
+    Args:
+        transform: called as transform(images uint8 (N, C, H, W), draws), returns what the network takes.
+        training: shuffle, and drop a last batch of which some process would get less than two images: of a single one
+            batch norm cannot take statistics.
+        later_sizes: (epoch, batch size) pairs: from that epoch on batches have that size.
+
+    Raises:
+        BadInput: training batches have less than two images for each process.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        transform,
+        batch_size: int,
+        machine: Machine,
+        seed: int,
+        training: bool = False,
+        later_sizes: Sequence[tuple[int, int]] = (),
+    ):
+        self.part, self.transform = part, transform
+        self.dataset = _nearest(part.dataset, machine.device)
+        self.device, self.processes, self.seed, self.training = machine.device, machine.processes, seed, training
+        self.batch_size, self.later_sizes = batch_size, later_sizes
+        smallest, needed = min(batch_size, len(part), *(size for _, size in later_sizes)), 2 * machine.processes.count
+        if training and needed > 2 and smallest < needed:
+            raise BadInput(
+                f"a batch of {smallest} image(s) is too small for {machine.processes.count} processes: each needs two; "
+                "raise --batch_size (and --batch_schedule, --limit) or start fewer"
+            )
+
+    def size_in(self, epoch: int) -> int:
+        """Return the batch size of an epoch."""
+        return ([self.batch_size] + [size for start, size in self.later_sizes if start <= epoch])[-1]
+
+    def images_in(self, epoch: int) -> int:
+        """Return the number of images in an epoch."""
+        images, size = len(self.part), self.size_in(epoch)
+        rest = images % size
+        return images - rest if self.training and images > size > 1 and rest < 2 * self.processes.count else images
+
+    def batches_in(self, epoch: int) -> int:
+        """Return the number of batches in an epoch."""
+        return -(-self.images_in(epoch) // self.size_in(epoch))
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape (C, H, W) of what the network takes."""
+        images, _ = self.part.dataset.batch(self.part.samples[:1])
+        return tuple(self.transform(images, Draws(self.seed, 0, self.part.samples[:1])).shape[1:])
+
+    def first_images(self, count: int) -> torch.Tensor:
+        """Return the first images as the network takes them, (count, C, H, W); nothing may be random about them."""
+        images, _ = self.part.dataset.batch(self.part.samples[:count])
+        return self.transform(images.to(self.device))
+
+    def first_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the first batch of the first epoch, for a picture of what the network sees."""
+        return next(self.epoch(1))
+
+    def sizes(self, epoch: int) -> list[int]:
+        """Return the number of images in each batch of an epoch, those of all processes together."""
+        images, size = self.images_in(epoch), self.size_in(epoch)
+        return [size] * (images // size) + [images % size] * (images % size > 0)
+
+    def order(self, epoch: int) -> list[torch.Tensor]:
+        """Return the samples of each batch of an epoch, this process's share of them.
+
+        Training batches are divided one by one, so that all processes together make the steps of one; all others as a
+        whole, so that their results only have to be put one after the other.
+        """
+        if not self.training:
+            return list(self.processes.share(self.part.samples).split(self.batch_size))
+        order = shuffled(self.part.samples, self.seed, epoch)[: self.images_in(epoch)]
+        return [self.processes.share(batch) for batch in order.split(self.size_in(epoch))]
+
+    def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (inputs float32 (n, C, H, W), labels int64 (n,)), both on the device: this process's share."""
+        return self._inputs(self.order(epoch), epoch)
+
+    def in_order(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield every image as `epoch` does, augmented as in that epoch, but in the order of the data set."""
+        return self._inputs(self.part.samples.split(self.batch_size), epoch)
+
+    def _inputs(self, batches: Sequence[torch.Tensor], epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for samples, (images, labels) in self._read(batches, epoch):
+            draws = Draws(self.seed, epoch, samples.to(self.device, non_blocking=True))
+            images = images.to(self.device, non_blocking=True)
+            yield self.transform(images, draws), labels.to(self.device, non_blocking=True)
+
+    def _read(self, batches, epoch: int) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
+        if isinstance(self.dataset, ArrayDataset):
+            for samples in batches:
+                yield samples, self.dataset.batch(samples.to(self.dataset.labels.device, non_blocking=True))
+            return
+
+        def read(samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            windows = Draws(self.seed, epoch, samples, "windows") if self.training else None
+            return self.dataset.batch(samples, windows)
+
+        with ThreadPoolExecutor(1) as reader:  # reads one batch while the network works on the one before
+            coming = reader.submit(read, batches[0])
+            for samples, following in zip(batches, [*batches[1:], None], strict=True):
+                batch = coming.result()
+                if following is not None:
+                    coming = reader.submit(read, following)
+                yield samples, batch
+
+
+def make_batches(
+    data: Data,
+    train_transform,
+    eval_transform,
+    batch_size: int,
+    machine: Machine,
+    seed: int,
+    later_sizes: Sequence[tuple[int, int]] = (),
+) -> tuple[Batches, Batches, Batches]:
+    """Return the batches of the training, validation and test images; `later_sizes` are those of training."""
+    train = Batches(data.train, train_transform, batch_size, machine, seed, training=True, later_sizes=later_sizes)
+    val, test = (Batches(part, eval_transform, batch_size, machine, seed) for part in (data.val, data.test))
+    return train, val, test
+
+
+def _nearest(dataset, device: torch.device):
+    """Return `dataset` on the GPU if it is held in memory and fits, else as it is."""
+    if device.type != "cuda" or not isinstance(dataset, ArrayDataset):
+        return dataset
+    free, _ = torch.cuda.mem_get_info(device)
+    return dataset.to(device) if dataset.pixels.nbytes <= GPU_MEMORY_SHARE * free else dataset

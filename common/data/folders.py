@@ -1,0 +1,229 @@
+"""Class folders: `train/`, `val/` and `test/` with a folder of images for each class, or class folders alone."""
+
+import contextlib
+import math
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from common.data.arrays import ArrayDataset, FolderDataset, Part, pixel_hash
+from common.data.images import stored_shape
+from common.system.device import available_memory
+from common.system.errors import BadInput
+from common.system.log import complain, progress, say
+
+MEMORY_SHARE = 0.5  # of the memory that is free, for decoded images; a larger set is decoded anew in every epoch
+LISTED = 20  # unreadable files that are shown; all are counted
+CHUNK = 256  # images decoded between two movements of the bar
+LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # what operating systems leave in folders
+NAMES_OF_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # in any case
+
+
+@dataclass
+class Reading:
+    """What there is to tell of the files that were read.
+
+    `converted` counts pictures by what had to be done with them (see `images`); `sizes` counts them by their own
+    (width, height); `skipped` names unreadable files that were left out.
+    """
+
+    converted: Counter = field(default_factory=Counter)
+    sizes: Counter = field(default_factory=Counter)
+    skipped: list[str] = field(default_factory=list)
+
+
+def load_folder(
+    location: str | None, size: int, workers: int, fit: str = "crop", skip_unreadable: bool = False
+) -> tuple[dict[str, Part], Reading]:
+    """Return the parts "train" and, where the folder has them, "val" and "test", and what there is to tell.
+
+    With `train/` and one of `val/` and `test/`, that one is the test set. A `test/` that holds images but no class
+    folders has no labels. Every image is decoded once here, so that a damaged one is found before training starts.
+
+    Args:
+        location: the root.
+        size: images become squares of this side; see `_stored_size` for the exception.
+        workers: threads that decode.
+        fit: one of FITS, how a picture becomes a square.
+        skip_unreadable: leave out files that cannot be read, and list them, instead of refusing to start.
+
+    Raises:
+        BadInput: no such folder, no images, a class that training does not have, files that cannot be read.
+    """
+    if location is None:
+        raise BadInput("--dataset folder needs --data FOLDER, the folder with the class folders")
+    root = Path(location)
+    if not root.is_dir():
+        raise BadInput(f"--data {location}: there is no such folder")
+    folders = part_folders(root)
+    if "test" not in folders and "val" in folders:
+        folders["test"] = folders.pop("val")
+    classes = folder_names(folders["train"])
+    if len(classes) == 1 and folder_names(folders["train"] / classes[0]):
+        raise BadInput(f"{folders['train']} has one folder only{suggestion(root)}")
+    files = {part: labelled_files(folder, classes, part) for part, folder in folders.items()}
+
+    shapes = _shapes([path for part in files.values() for path, _ in part])
+    size = _stored_size(shapes, size)
+    if all(width == height for width, height in shapes):
+        fit = "crop"  # of squares, all fits are the same
+    stored_bytes = sum(3 * math.prod(stored_shape(*shape, size, fit)) for shape in shapes)
+    in_memory = stored_bytes <= MEMORY_SHARE * available_memory()
+    if not in_memory:
+        say(f"{len(shapes):,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
+    reading, parts = Reading(sizes=Counter(shapes)), {}
+    for part, listed in files.items():
+        dataset = FolderDataset(root, [path for path, _ in listed], [label for _, label in listed], classes, size, fit,
+                                workers)  # fmt: skip
+        parts[part] = _scan(dataset, in_memory, part, reading)
+    if reading.skipped:
+        _report_unreadable(reading.skipped, skip_unreadable, parts)
+    return parts, reading
+
+
+def part_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of the parts "train", "val" and "test" below `root`; "train" is `root` if it holds classes."""
+    names = folder_names(root)
+    folders = {NAMES_OF_PARTS[name.lower()]: root / name for name in names if name.lower() in NAMES_OF_PARTS}
+    if "train" not in folders or (len(names) > len(folders) and not folder_names(folders["train"])):
+        return {"train": root}  # where a folder named "train" may be one of the classes
+    others = [name for name in names if root / name not in folders.values()]
+    if others:
+        say(f"warning: {root} has other folders beside {', '.join(sorted(folders))}; not used: {', '.join(others)}")
+    return folders
+
+
+def folder_names(folder: Path) -> list[str]:
+    """Return the names of the folders in `folder`, sorted, without hidden ones and litter."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_litter(entry.name))
+
+
+def _is_litter(name: str) -> bool:
+    return name.startswith(".") or name.lower() in LITTER
+
+
+def suggestion(root: Path) -> str:
+    """Return a hint at a folder below `root` that looks more like what is wanted, or nothing."""
+    inner = [root / name for name in folder_names(root) if folder_names(root / name)]
+    return f"; did you mean {inner[0]}?" if inner else ""
+
+
+def labelled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Path, int]]:
+    """Return (path, label) of every image in `folder`, sorted; the label is -1 if there are no class folders."""
+    names = folder_names(folder)
+    if part != "test" and not names:
+        raise BadInput(f"{folder} has no class folders{suggestion(folder)}")
+    if not names:
+        files = [(path, -1) for path in image_files(folder)]
+        if not files:
+            raise BadInput(f"{folder} is empty: remove it, or put the test images there")
+        return files
+    unknown = sorted(set(names) - set(classes))
+    if unknown:
+        raise BadInput(
+            f"{folder} has the class folder {unknown[0]!r}, which the training images do not have "
+            f"(they have {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}): rename or remove it"
+        )
+    if len(names) < len(classes):
+        say(f"warning: {folder} lacks {len(classes) - len(names)} of {len(classes)} classes")
+    loose = [entry.name for entry in folder.iterdir() if entry.is_file() and not _is_litter(entry.name)]
+    if loose:
+        say(f"warning: {len(loose)} file(s) in {folder} are in no class folder, and not used (such as {loose[0]})")
+    files = []
+    for name in names:
+        of_class = [(path, classes.index(name)) for path in image_files(folder / name)]
+        if not of_class:
+            raise BadInput(f"the class folder {folder / name} is empty: add images or remove it{suggestion(folder)}")
+        files += of_class
+    return files
+
+
+def image_files(folder: Path) -> Iterator[Path]:
+    """Yield all files below `folder` in sorted order, without hidden ones and litter."""
+    for parent, subfolders, names in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if not _is_litter(name))
+        for name in sorted(names):
+            if not _is_litter(name):
+                yield Path(parent, name)
+
+
+def _shapes(paths: list[Path]) -> list[tuple[int, int]]:
+    """Return (width, height) of all images that can be opened, from their headers; `_scan` will name the others."""
+    shapes = []
+    for path in paths:
+        with contextlib.suppress(Exception), Image.open(path) as image:  # Pillow raises nearly anything
+            shapes.append(image.size)
+    return shapes
+
+
+def _stored_size(shapes: list[tuple[int, int]], size: int) -> int:
+    """Return the side of the stored squares: `size`, or the images' own if all are squares of half that or less.
+
+    Enlarging those in every epoch costs less than four times the memory.
+    """
+    if len(set(shapes)) != 1:
+        return size
+    width, height = shapes[0]
+    return width if width == height and 2 * width <= size else size
+
+
+def _scan(dataset: FolderDataset, in_memory: bool, part: str, reading: Reading) -> Part:
+    """Decode every image once: keep the pixels if they fit, their hashes in any case, and add to `reading`.
+
+    Files that cannot be read are in `reading.skipped`, and not in the part that is returned.
+    """
+    are_squares = dataset.fit != "slide"
+    pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8) if in_memory and are_squares else None
+    readable, hashes = [], []
+    with progress(len(dataset), f"reading {part} images") as bar:
+        for start in range(0, len(dataset), CHUNK):
+            chunk = dataset.decode(range(start, min(start + CHUNK, len(dataset))))
+            for index, decoded in enumerate(chunk, start):
+                if isinstance(decoded, BadInput):
+                    reading.skipped.append(str(decoded))
+                    continue
+                image, kinds = decoded
+                reading.converted.update(kinds)
+                readable.append(index)
+                hashes.append(pixel_hash(image))
+                if pixels is not None:
+                    pixels[index] = image
+                elif in_memory:
+                    dataset.held[index] = image
+            bar.update(min(CHUNK, len(dataset) - start))
+    held = dataset if pixels is None else ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids)
+    return Part(held, torch.tensor(readable, dtype=torch.int64), hashes)
+
+
+def list_unreadable(failures: list[str], skip: bool, at_most: int = LISTED) -> str:
+    """List files that cannot be read, and return a remark if those are not all.
+
+    Raises:
+        BadInput: unless they may be skipped.
+    """
+    if len(failures) == 1 and not skip:
+        raise BadInput(f"{failures[0]}; repair or remove it, or add --skip_unreadable")
+    for failure in failures[:at_most]:
+        complain(failure)
+    more = f" (the first {at_most} are listed above)" if len(failures) > at_most else ""
+    if not skip:
+        raise BadInput(f"{len(failures)} files cannot be read{more}: repair or remove them, or add --skip_unreadable")
+    return more
+
+
+def _report_unreadable(failures: list[str], skip: bool, parts: dict[str, Part]) -> None:
+    """List the files that cannot be read; raise unless they may be skipped and each part keeps some of each class."""
+    more = list_unreadable(failures, skip)
+    say(f"warning: {len(failures)} file(s) that cannot be read are skipped{more}; config.json names all")
+    for name, part in parts.items():
+        empty = set(part.dataset.labels.tolist()) - set(part.labels)
+        if empty:
+            which = f" of class {part.dataset.classes[min(empty)]!r}" if min(empty) >= 0 else ""
+            raise BadInput(f"none of the {name} images{which} can be read")

@@ -1,0 +1,144 @@
+"""From a data set's name to its training, validation and test images."""
+
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from common.data.arrays import ArrayDataset, Part, whole
+from common.data.cifar import CIFAR, load_cifar
+from common.data.folders import Reading, load_folder
+from common.data.splits import balanced_subset, split_digest, stratified_split
+from common.system.distributed import first_on_each_machine
+from common.system.errors import BadInput
+from common.system.log import say
+
+DATASETS = ("digits", *CIFAR, "folder", "hdf5")
+# Of a set that comes without a test part, one image in five is it: always the same ones, whatever the run's seed.
+TEST_FRACTION, TEST_SEED = 0.2, 0
+
+
+@dataclass
+class Data:
+    """Training, validation and test images of one experiment, and what config.json says of them."""
+
+    name: str
+    classes: list[str]
+    train: Part
+    val: Part
+    test: Part
+    reading: Reading = field(default_factory=Reading)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of which image is in which part: equal for two runs exactly if they saw the same data."""
+        parts = {"train": self.train, "val": self.val, "test": self.test}
+        return split_digest(**{name: (part.labels, part.hashes) for name, part in parts.items()})
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which data sets an experiment runs on: the shared data options by name; `--help` says what each does."""
+
+    dataset: list[str]
+    data: str | None
+    limit: int | None
+    seed: int
+    workers: int
+    skip_unreadable: bool
+
+    @classmethod
+    def of(cls, options: dict) -> "Source":
+        """Return the source in `options`, which may hold others too."""
+        return cls(**{field.name: options[field.name] for field in fields(cls)})
+
+    def load(self, image_size: int, val_fraction: float, fit: str = "crop") -> list[Data]:
+        """Load all sets before the first is trained on, so that what is wrong with the last shows at once.
+
+        The arguments are those of `load_data`, as are the errors.
+        """
+        return [
+            load_data(
+                name, self.data, image_size, val_fraction, self.seed, self.limit, self.workers, fit,
+                self.skip_unreadable,
+            )
+            for name in self.dataset
+        ]  # fmt: skip
+
+
+def load_data(
+    name: str,
+    location: str | None,
+    image_size: int,
+    val_fraction: float,
+    seed: int,
+    limit: int | None = None,
+    workers: int = 2,
+    fit: str = "crop",
+    skip_unreadable: bool = False,
+) -> Data:
+    """Load the data set `name` and divide it.
+
+    Args:
+        name: one of DATASETS.
+        location: see `--data`; `folder` and `hdf5` need it, `digits` ignores it.
+        image_size: side in pixels of the squares that photographs become; much smaller square images of one size
+            keep their own.
+        val_fraction: share of the training images set aside for validation, unless the set has its own.
+        seed: of that division.
+        limit: train on at most so many images, the same number of each class.
+        workers, fit, skip_unreadable: of image files, see `load_folder`.
+
+    Raises:
+        BadInput: something is missing, damaged or contradictory; the text names it.
+    """
+    reading = Reading()
+    if name == "digits":
+        parts = _digits()
+    elif name in CIFAR:
+        with first_on_each_machine():  # so that one downloads and the others find it
+            parts = _cifar(name, location)
+    elif name == "hdf5":
+        from common.data.hdf5 import load_hdf5  # imports h5py, which other data does not need
+
+        parts = load_hdf5(location)
+    else:
+        parts, reading = load_folder(location, image_size, workers, fit, skip_unreadable)
+
+    train, classes = parts["train"], parts["train"].dataset.classes
+    if len(classes) < 2:
+        raise BadInput(f"{location or name} has one class only, {classes[0]!r}: there is nothing to tell apart")
+    if "test" not in parts:
+        rest, aside = stratified_split(train.labels, train.hashes, classes, TEST_FRACTION, TEST_SEED)
+        parts["test"], train = train.subset(aside), train.subset(rest)
+    if "val" not in parts:
+        rest, aside = stratified_split(train.labels, train.hashes, classes, val_fraction, seed)
+        parts["val"], train = train.subset(aside), train.subset(rest)
+    _warn_of_shared_images(train, parts["val"], parts["test"])
+    if limit is not None and limit < len(train):
+        train = train.subset(balanced_subset(train.labels, train.hashes, classes, limit))
+    return Data(name, classes, train, parts["val"], parts["test"], reading)
+
+
+def _warn_of_shared_images(train: Part, val: Part, test: Part) -> None:
+    for name, part in (("validation", val), ("test", test)):
+        shared = len(set(train.hashes) & set(part.hashes))
+        if shared:
+            say(f"warning: {shared} {name} image(s) are in the training images too, so its accuracy is too good")
+
+
+def _digits() -> dict[str, Part]:
+    from sklearn.datasets import load_digits  # imports half of SciPy
+
+    digits = load_digits()
+    grey = (digits.images * 255 / 16).round().astype(np.uint8)  # (1797, 8, 8), 17 levels of grey
+    names = [str(name) for name in digits.target_names]
+    ids = [f"digits/{index}" for index in range(len(grey))]
+    return {"train": whole(ArrayDataset(np.repeat(grey[..., None], 3, axis=-1), digits.target, names, ids))}
+
+
+def _cifar(name: str, location: str | None) -> dict[str, Part]:
+    parts = {}
+    for part, source in zip(("train", "test"), load_cifar(name, location), strict=True):
+        ids = [f"{part}/{index}" for index in range(len(source.data))]
+        parts[part] = whole(ArrayDataset(source.data, source.targets, source.classes, ids))
+    return parts

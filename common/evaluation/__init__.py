@@ -1,0 +1,1 @@
+"""Scores on the test images, and everything that is written down of them."""

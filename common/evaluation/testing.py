@@ -1,0 +1,121 @@
+"""The end of a run: the best weights meet the test images, once, and everything that is known of it is written down."""
+
+import io
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch.nn.functional as F
+from torch import nn
+
+from common.data.batches import Batches
+from common.evaluation.metrics import score
+from common.inside.maps import Watch
+from common.runs.run import Run
+from common.system.device import Machine
+from common.system.files import write_bytes, write_table
+from common.system.log import say
+from common.training.loop import evaluate
+from common.transforms.tta import views
+
+
+def test_best(
+    run: Run,
+    model: nn.Module,
+    test: Batches,
+    machine: Machine,
+    submission_labels: str = "names",
+    tta: int = 1,
+    shown_classes: int = 0,
+    watch: Watch | None = None,
+) -> None:
+    """Evaluate the best weights of `run` on the test images and write scores, predictions and pictures.
+
+    Where the test images have no labels, the predictions go to `submission.csv` and there is no score. With the option
+    `test` switched off nothing of this happens: a run that may not be the chosen one must not see them.
+
+    Args:
+        submission_labels: what `submission.csv` gives of a class: "names" or "indices", its number from 0 on.
+        tta: with more than one view of each image, the scores of their mean are told beside the plain ones.
+        shown_classes: so many classes are shown in `class_predictions.png`, ten images of each.
+        watch: what was seen of the network while it was trained; with it, its inside is drawn.
+    """
+    from common.runs import plots  # imports matplotlib, which no run needs before its first epoch
+
+    if not run.config["options"]["test"]:
+        say(f"the test images are left alone; to test: {run.resume_command()} --test True")
+        run.finish()
+        return
+    model.load_state_dict(run.best_weights())
+    started = time.perf_counter()
+    logits, labels = evaluate(model, test, machine, "testing")
+    testing_time = time.perf_counter() - started
+    has_labels = bool((labels >= 0).all())
+    of_views = _score_views(model, test, machine, tta) if tta > 1 and has_labels else {}
+    if not machine.processes.is_first:
+        return
+    probabilities = logits.softmax(1).numpy()
+    ids = [test.dataset.ids[sample] for sample in test.part.samples]
+    classes = run.config["classes"]
+
+    _write_npz(run, labels.numpy(), probabilities, ids)
+    _write_csv(run, labels.tolist(), probabilities, ids, classes)
+    plots.draw_predictions(run.folder / "predictions.png", test, probabilities, classes)
+    if not has_labels:
+        labels_of_classes = classes if submission_labels == "names" else range(len(classes))
+        _write_submission(run, probabilities, ids, labels_of_classes)
+        say(f"the test images have no labels: {len(ids)} predictions are in submission.csv")
+    else:
+        result = score(probabilities, labels.numpy(), classes)
+        result |= {
+            "loss": F.cross_entropy(logits, labels).item(),
+            "testing_time": testing_time,
+            "selected_on": "validation",
+            "test_evaluations": run.config["earlier_test_evaluations"] + 1,
+            **of_views,
+        }
+        run.write_json("test.json", result)
+        plots.draw_confusion_matrix(run.folder / "confusion_matrix.png", labels.numpy(), probabilities, classes)
+        if shown_classes:
+            path = run.folder / "class_predictions.png"
+            plots.draw_class_predictions(path, test, probabilities, classes, shown_classes)
+        low, high = result["accuracy_interval_95"]
+        say(f"test accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(ids)} images)")
+        chance = np.bincount(labels.numpy()).max() / len(ids)  # always to say the same
+        if low <= chance < 1:
+            say(f"this cannot be told from always answering the most frequent class, which is right in {chance:.4f}")
+    if watch is not None:
+        from common.inside.plots import look_inside
+
+        look_inside(run.folder, model, watch, test, probabilities, classes)
+    run.finish()
+
+
+def _score_views(model: nn.Module, test: Batches, machine: Machine, count: int) -> dict:
+    """Return the entry "tta" of test.json: what the mean over `count` views of each image would score."""
+    logits, labels = evaluate(model, test, machine, f"testing {count} views", views(count))
+    accuracy = (logits.argmax(1) == labels).double().mean().item()
+    say(f"test accuracy of {count} views together: {accuracy:.4f}")
+    return {"tta": {"views": count, "accuracy": accuracy, "loss": F.nll_loss(logits, labels).item()}}
+
+
+test_best.__test__ = False  # its name is no invitation to pytest
+
+
+def _write_npz(run: Run, labels: np.ndarray, probabilities: np.ndarray, ids: list[str]) -> None:
+    buffer = io.BytesIO()
+    np.savez(buffer, labels=labels, probabilities=probabilities, ids=np.array(ids))
+    write_bytes(run.folder / "predictions.npz", buffer.getbuffer())
+
+
+def _write_csv(run: Run, labels: list[int], probabilities: np.ndarray, ids: list[str], classes: list[str]) -> None:
+    rows = [
+        (identifier, classes[label] if label >= 0 else "", classes[row.argmax()], round(float(row.max()), 6))
+        for identifier, label, row in zip(ids, labels, probabilities, strict=True)
+    ]
+    write_table(run.folder / "predictions.csv", [("id", "true", "predicted", "confidence"), *rows])
+
+
+def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str], labels: Sequence) -> None:
+    rows = [(identifier, labels[label]) for identifier, label in zip(ids, probabilities.argmax(1), strict=True)]
+    write_table(run.folder / "submission.csv", [("id", "label"), *rows])

@@ -1,0 +1,1 @@
+"""Looking at the data before a network does: counts, sizes, pixels, copies."""

@@ -1,0 +1,1 @@
+"""What there is to know and to do about a network, whichever it is."""

@@ -1,0 +1,118 @@
+"""What a network costs, and `summary.txt`: torchsummary's table of its layers, the operations of each, the totals."""
+
+import contextlib
+import copy
+import io
+
+import torch
+from torch import nn
+
+from common.inside.maps import evaluating
+
+
+def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
+    """Return the text of `summary.txt` for images of `input_shape` (C, H, W), without touching the model.
+
+    torchsummary prints instead of returning, runs the model in whatever mode it is in (which moves batch norm's
+    statistics), draws random numbers, and counts a shared layer at each use: hence the copy, the mode, the fork of the
+    random state, and the totals from the parameters themselves.
+    """
+    from torchsummary import summary
+
+    replica = copy.deepcopy(model).cpu().eval()
+    table = io.StringIO()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(table):
+            summary(replica, tuple(input_shape), device="cpu")
+    except Exception as error:  # a network that torchsummary cannot follow must not stop an experiment
+        table.write(f"torchsummary cannot show this network: {error}\n")
+    table.write(f"\n{_operations_table(replica, input_shape)}\n")
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    buffers = sum(buffer.numel() for buffer in model.buffers())
+    costs = cost(model, input_shape)
+    return (
+        f"{table.getvalue()}\n"
+        f"Parameters of the model: {parameters:,} ({trainable:,} trainable), and {buffers:,} values of running "
+        f"statistics.\n"
+        f"One image: {costs['flops']:,} operations forward; {costs['activation_mb']:,} MB kept for the backward pass.\n"
+        f"Parameters take {costs['parameter_mb']:,} MB, their gradients as much again, and Adam's averages twice.\n"
+    )
+
+
+def cost(model: nn.Module, input_shape: tuple[int, ...], images: int = 2) -> dict:
+    """Return what one image of `input_shape` (C, H, W) costs; the model is afterwards as it was.
+
+    `flops` are the multiplications and additions of a forward pass, as `torch.utils.flop_counter` counts them;
+    `activation_mb` what a training step keeps of it for the backward pass, `parameter_mb` the size of all parameters
+    (gradients take as much again, and Adam's averages twice as much), both in 10^6 bytes.
+
+    Args:
+        images: in the batch that is tried; of a single one batch norm may not be able to take statistics.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    parameters = list(model.parameters())
+    known = {_address(tensor) for tensor in (*parameters, *model.buffers())}
+    kept: dict[int, int] = {}  # the memory blocks that the backward pass needs: address -> bytes
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if _address(tensor) not in known:
+            kept[_address(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    inputs = torch.zeros(images, *input_shape, device=parameters[0].device)
+    counter = FlopCounterMode(display=False)
+    with _restored(model):
+        model.train()
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model(inputs)
+        model.eval()
+        with torch.no_grad(), counter:
+            model(inputs[:1])
+    return {
+        "flops": counter.get_total_flops(),
+        "activation_mb": round(sum(kept.values()) / images / 1e6, 3),
+        "parameter_mb": round(sum(parameter.nbytes for parameter in parameters) / 1e6, 3),
+    }
+
+
+def _address(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+@contextlib.contextmanager
+def _restored(model: nn.Module):
+    """Put running statistics, modes and random numbers back to what they were. A copy would double the memory."""
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    with evaluating(model):
+        try:
+            yield
+        finally:
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def _operations_table(model: nn.Module, input_shape: tuple[int, ...]) -> str:
+    """Return a table of the layers with their parameters and the operations that one image of `input_shape` costs.
+
+    Counted are multiplications and additions of convolutions and matrix products, where nearly all of the work is.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), counter:
+        model(torch.zeros(1, *input_shape))
+    counts = counter.get_flop_counts()
+    rows = [("layer", "kind", "parameters", "operations")]
+    for name, layer in model.named_modules():
+        own = sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+        operations = sum(counts.get(f"{type(model).__name__}.{name}", {}).values())
+        is_leaf = next(layer.children(), None) is None
+        if own or (is_leaf and operations):
+            rows.append((name, type(layer).__name__, f"{own:,}", f"{operations:,}"))
+    total = sum(counts["Global"].values())
+    rows.append(("all", "", f"{sum(parameter.numel() for parameter in model.parameters()):,}", f"{total:,}"))
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -1,0 +1,1 @@
+"""What changes the weights: optimizers, schedules, the recipe of all training options, averaging."""

@@ -1,0 +1,111 @@
+"""Optimizers and learning rate schedules by name."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch.optim import lr_scheduler
+
+from common.system.errors import BadInput
+
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
+SCHEDULES = ("none", "step", "multistep", "cosine", "plateau", "onecycle")
+# Their meaning does not depend on how many epochs there are, so that a finished run can be continued with more.
+OPEN_ENDED = ("none", "step", "multistep", "plateau")
+
+
+def build_optimizer(
+    parameters: Iterable, name: str, lr: float, weight_decay: float = 0.0, momentum: float = 0.9
+) -> torch.optim.Optimizer:
+    """Return one of OPTIMIZERS.
+
+    Args:
+        parameters: of the model, or parameter groups.
+        momentum: of sgd, where it is Nesterov's (0 is plain descent), and of rmsprop.
+    """
+    parameters = [
+        group | {"params": list(group["params"])} if isinstance(group, dict) else group for group in parameters
+    ]
+    common = {"lr": lr, "weight_decay": weight_decay}
+    if name == "rmsprop":
+        return torch.optim.RMSprop(parameters, momentum=momentum, **common)
+    # Fused kernels pass over the weights once, and on CUDA work with a loss scaler without waiting for the device.
+    common["fused"] = _device(parameters) in ("cpu", "cuda") or None
+    if name == "sgd":
+        return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](parameters, **common)
+
+
+def _device(parameters: list) -> str:
+    first = parameters[0]
+    return (first["params"][0] if isinstance(first, dict) else first).device.type
+
+
+class Schedule:
+    """Changes the learning rate of an optimizer: call `after_step` and `after_epoch` at those moments.
+
+    Args:
+        name: one of SCHEDULES.
+            none: constant. step: times `gamma` every `step_size` epochs. multistep: times `gamma` at each of
+            `milestones` (epochs). cosine: from `warmup_epochs` of linear rise down to 0 along a half cosine, by step
+            (Loshchilov and Hutter, "SGDR", 2017). plateau: times `gamma` when the validation loss has not improved for
+            `plateau_patience` epochs. onecycle: up to the rate and down again, by step (Smith and Topin, 2018).
+        steps: optimizer steps of each epoch.
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        name: str,
+        steps: Sequence[int],
+        warmup_epochs: float = 0,
+        step_size: int = 30,
+        milestones: Sequence[int] = (),
+        gamma: float = 0.1,
+        plateau_patience: int = 10,
+    ):
+        if name == "cosine" and warmup_epochs >= max(len(steps), 1):
+            raise BadInput(f"--warmup_epochs {warmup_epochs:g} must be less than --epochs {len(steps)}")
+        if name == "multistep" and not milestones:
+            raise BadInput("--schedule multistep needs --milestones, for instance --milestones 30,40")
+        total = max(1, sum(steps))
+        self.by_step, self.by_loss = name in ("cosine", "onecycle"), name == "plateau"
+        if name == "none":
+            self.scheduler = lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
+        elif name == "step":
+            self.scheduler = lr_scheduler.StepLR(optimizer, step_size, gamma)
+        elif name == "multistep":
+            self.scheduler = lr_scheduler.MultiStepLR(optimizer, milestones, gamma)
+        elif name == "cosine":
+            whole = int(warmup_epochs)
+            warmup_steps = sum(steps[:whole]) + round((warmup_epochs - whole) * sum(steps[whole : whole + 1]))
+            factor = _cosine(total, warmup_steps)
+            self.scheduler = lr_scheduler.LambdaLR(optimizer, factor)
+        elif name == "plateau":
+            self.scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=gamma, patience=plateau_patience)
+        else:
+            rates = [group["lr"] for group in optimizer.param_groups]
+            self.scheduler = lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total + 1, cycle_momentum=False)
+        self.state_dict, self.load_state_dict = self.scheduler.state_dict, self.scheduler.load_state_dict
+
+    def after_step(self) -> None:
+        if self.by_step:
+            self.scheduler.step()
+
+    def after_epoch(self, val_loss: float) -> None:
+        if self.by_loss:
+            self.scheduler.step(val_loss)
+        elif not self.by_step:
+            self.scheduler.step()
+
+
+def _cosine(steps: int, warmup_steps: int):
+    """Return the factor by which the rate is multiplied after `step` steps; the first step of a warm-up is not zero."""
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / (warmup_steps + 1)
+        done = (step - warmup_steps) / max(1, steps - warmup_steps)
+        return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+    return factor

@@ -1,0 +1,56 @@
+"""How a network is trained: the values of the shared training options, which travel together."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+import torch
+
+from common.data.batches import Batches
+from common.optim.optimizers import Schedule, build_optimizer
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The training options by name; `--help` says what each does."""
+
+    epochs: int
+    optimizer: str
+    lr: float
+    weight_decay: float
+    momentum: float
+    schedule: str
+    warmup_epochs: float
+    step_size: int
+    milestones: list[int]
+    gamma: float
+    plateau_patience: int
+    label_smoothing: float
+    mixup: float
+    cutmix: float
+    ema: float | None
+    clip_grad: float | None
+    accumulate: int
+    patience: int | None
+    save_every: int | None
+    print_every: int | None
+    watch: int | None
+    compile: bool
+
+    @classmethod
+    def of(cls, options: dict) -> "Recipe":
+        """Return the recipe in `options`, which may hold others too."""
+        return cls(**{field.name: options[field.name] for field in fields(cls)})
+
+    def build(self, parameters: Iterable, train: Batches) -> tuple[torch.optim.Optimizer, Schedule]:
+        """Return the optimizer of `parameters` (or of groups of them) and its schedule over the batches `train`.
+
+        Raises:
+            BadInput: the schedule contradicts the number of epochs, or lacks a value.
+        """
+        optimizer = build_optimizer(parameters, self.optimizer, self.lr, self.weight_decay, self.momentum)
+        steps = [-(-train.batches_in(epoch) // self.accumulate) for epoch in range(1, self.epochs + 1)]
+        schedule = Schedule(
+            optimizer, self.schedule, steps, self.warmup_epochs,
+            self.step_size, self.milestones, self.gamma, self.plateau_patience,
+        )  # fmt: skip
+        return optimizer, schedule

@@ -1,0 +1,118 @@
+"""A trained network ready for use: found, checked and rebuilt from a checkpoint by the script that made it."""
+
+import argparse
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.data.images import frame, read_image, square
+from common.system.checkpoints import Damaged, load_checkpoint
+from common.system.device import Machine
+from common.system.errors import BadInput
+from common.system.log import say
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A network in evaluation mode and everything between an image file and its probabilities.
+
+    `stored_size` and `fit` say which square of an image the run took (see `frame`), `transform` what
+    evaluation did to that: exactly so are images treated here, because a network knows no others.
+    """
+
+    model: nn.Module
+    transform: Callable
+    classes: list[str]
+    stored_size: int
+    fit: str
+    machine: Machine
+
+    def read(self, path: Path) -> np.ndarray:
+        """Return (stored_size, stored_size, 3) uint8.
+
+        Raises:
+            BadInput: the file cannot be read.
+        """
+        image, _ = read_image(path)
+        return square(frame(image, self.stored_size, self.fit))
+
+    def inputs(self, squares: list[np.ndarray]) -> torch.Tensor:
+        """Return what the network takes, (N, C, H, W) float32 on the device, for N results of `read`."""
+        images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+        return self.transform(images.to(self.machine.device))
+
+    @torch.inference_mode()
+    def probabilities(self, squares: list[np.ndarray]) -> np.ndarray:
+        """Return (N, classes) float32 for N results of `read`."""
+        with self.machine.autocast():
+            logits = self.model(self.inputs(squares))
+        return logits.float().softmax(1).cpu().numpy()
+
+
+def find_checkpoint(run: str) -> Path:
+    """Return the path of the best weights of a run, given its folder or that path.
+
+    Raises:
+        BadInput: there is nothing, or nothing yet.
+    """
+    path = Path(run)
+    if path.is_file() or (path / "best.pth").is_file():
+        return path if path.is_file() else path / "best.pth"
+    if not path.is_dir():
+        raise BadInput(f"{run}: there is no such run folder or checkpoint")
+    if (path / "config.json").is_file():
+        raise BadInput(f"{run} has no best.pth: that run has not finished an epoch; resume it")
+    inner = sorted(path.glob("*/best.pth"))
+    hint = f"; did you mean {inner[-1].parent}?" if inner else ""
+    raise BadInput(f"{run} is no run folder: it has no best.pth{hint}")
+
+
+def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classifier:
+    """Return the network whose best weights are in the file `checkpoint`, and say which it is.
+
+    Args:
+        scripts: the folder of the experiments, from which the one named in the checkpoint is imported.
+
+    Raises:
+        BadInput: the file is missing or damaged, or its script is missing or builds another network now.
+    """
+    content = load_checkpoint(checkpoint, {"model", "config", "epoch", "val_accuracy"})
+    config = content["config"]
+    missing = {"script", "classes", "options", "stored_size"} - config.keys()
+    if missing:
+        raise BadInput(f"{checkpoint} is of an earlier version: it does not tell {', '.join(sorted(missing))}")
+    script = _import_experiment(config["script"], scripts, checkpoint)
+    # Options that the script has got since the run was made have their defaults.
+    options = argparse.Namespace(**vars(script.parse_options([])) | config["options"])
+    classes = config["classes"]
+    model = script.build_model(options, len(classes))
+    try:
+        model.load_state_dict(content["model"])
+    except RuntimeError as error:
+        raise BadInput(
+            f"{checkpoint} does not fit the network that {config['script']}.py builds now; "
+            f"the run was made with commit {config.get('git_commit') or 'unknown'}"
+        ) from error
+    _, transform = script.build_transforms(options)
+    machine.place(model).eval()
+    say(
+        f"{config.get('name', config['script'])}, {len(classes)} classes; weights of epoch {content['epoch']}, "
+        f"validation accuracy {content['val_accuracy']:.4f}"
+    )
+    fit = config["options"].get("fit", "crop")
+    return Classifier(model, transform, classes, config["stored_size"], fit, machine)
+
+
+def _import_experiment(name: str, scripts: Path, checkpoint: Path):
+    """Return the module `name` if it is a file in the folder `scripts`: a checkpoint must import nothing else."""
+    if not name.isidentifier() or not (scripts / f"{name}.py").is_file():
+        raise BadInput(f"{checkpoint} is of the experiment {name!r}, and there is no such script in {scripts}")
+    module = importlib.import_module(name)
+    if not hasattr(module, "build_model"):
+        raise Damaged(f"{checkpoint} is of {name}.py, which is no experiment")
+    return module

@@ -1,0 +1,228 @@
+"""From image files to predictions, and what is told of them: lines, a table, a picture."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+
+from common.data.folders import folder_names, image_files
+from common.evaluation.metrics import wilson_interval
+from common.predicting.classifier import Classifier
+from common.system.errors import BadInput
+from common.system.files import check_writable, write_table
+from common.system.log import complain, progress, say
+
+THREADS = 8  # that decode files; decoding releases the interpreter lock, and slow disks need more than there are cores
+MONTAGE_IMAGES = 64
+LONGEST_PATH, LONGEST_NAME = 60, 24  # characters that columns of the terminal are aligned to
+
+
+@dataclass(frozen=True)
+class FoundImage:
+    """An image file; `true` is the name of its class where its folder tells that.
+
+    `is_stray` marks an image beside such folders: it lies in none that is named like a class.
+    """
+
+    path: Path
+    true: str | None = None
+    is_stray: bool = False
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network says of one image: `probabilities` is (classes,) float32."""
+
+    image: FoundImage
+    probabilities: np.ndarray
+
+    def top(self, k: int, classes: list[str]) -> list[tuple[str, float]]:
+        """Return the `k` most probable names, each with its probability."""
+        order = np.argsort(-self.probabilities, kind="stable")[:k]
+        return [(classes[label], float(self.probabilities[label])) for label in order]
+
+    def predicted(self, classes: list[str]) -> str:
+        """Return the most probable name."""
+        return classes[self.probabilities.argmax()]
+
+
+def find_images(locations: list[str], classes: list[str]) -> list[FoundImage]:
+    """Return the image files among and below `locations`: those in the order given, folders sorted.
+
+    Raises:
+        BadInput: one is missing, or is a folder without files.
+    """
+    images = []
+    for location in locations:
+        path = Path(location)
+        if not path.exists():
+            raise BadInput(f"{location}: there is no such image or folder")
+        try:
+            found = list(_images_below(path, classes)) if path.is_dir() else [FoundImage(path)]
+        except OSError as error:
+            raise BadInput(f"{error.filename} cannot be read ({error.strerror})") from error
+        if not found:
+            raise BadInput(f"{location} is empty: there is no image in it")
+        images += found
+    return images
+
+
+def _images_below(folder: Path, classes: list[str]) -> Iterator[FoundImage]:
+    names = folder_names(folder)
+    has_class_folders = not set(names).isdisjoint(classes)
+    loose = takewhile(lambda path: path.parent == folder, image_files(folder))  # files of the folder itself come first
+    for path in loose:
+        yield FoundImage(path, is_stray=has_class_folders)
+    for name in names:  # each on its own, as in training, so that a link to a class folder is followed
+        is_class = name in classes
+        for path in image_files(folder / name):
+            yield FoundImage(path, name if is_class else None, is_stray=has_class_folders and not is_class)
+
+
+def check_outputs(outputs: dict[str, str | None], checkpoint: Path, images: list[FoundImage]) -> None:
+    """Make sure that every file can be written, before the work and without changing anything.
+
+    Args:
+        outputs: option -> file, None where there is to be none.
+
+    Raises:
+        BadInput: a file cannot be written, or would take the place of something that is needed.
+    """
+    run_folder = checkpoint.resolve().parent
+    if not (run_folder / "config.json").exists():  # a best.pth that was copied elsewhere
+        run_folder = None
+    taken = set()
+    for option, name in outputs.items():
+        if name is None:
+            continue
+        what, path = f"{option} {name}", Path(name).resolve()
+        if option == "--montage" and path.suffix.lower() != ".png":
+            raise BadInput(f"{what} will be a PNG picture: choose a name that ends in .png")
+        if run_folder in path.parents:
+            raise BadInput(f"{what} lies in the folder of the run, in which nothing is changed; write it elsewhere")
+        if path.exists():
+            taken |= {checkpoint.resolve(), *(image.path.resolve() for image in images)}
+        if path in taken:
+            raise BadInput(f"{what} would take the place of a file that is read or written; choose another name")
+        taken.add(path)
+        check_writable(path, what)
+
+
+def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -> Iterator[Prediction | BadInput]:
+    """Yield the prediction of each image in turn, or the error of one that cannot be read."""
+    with progress(len(images), "predicting") as bar:
+        for batch in _decoded_batches(classifier, images, batch_size):
+            squares = [square for _, square in batch if not isinstance(square, BadInput)]
+            rows = iter(classifier.probabilities(squares) if squares else ())
+            for image, square in batch:
+                yield square if isinstance(square, BadInput) else Prediction(image, next(rows))
+            bar.update(len(batch))
+
+
+def _decoded_batches(
+    classifier: Classifier, images: list[FoundImage], batch_size: int
+) -> Iterator[list[tuple[FoundImage, np.ndarray | BadInput]]]:
+    """Yield images with their squares; threads decode one batch while the network works on the one before."""
+
+    def read(image: FoundImage) -> tuple[FoundImage, np.ndarray | BadInput]:
+        try:
+            return image, classifier.read(image.path)
+        except BadInput as error:
+            return image, error
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        coming = iter(())
+        for start in range(0, len(images), batch_size):
+            # `map` submits all of its work at once, and waits for it only where its results are taken.
+            ready, coming = coming, threads.map(read, images[start : start + batch_size])
+            if batch := list(ready):
+                yield batch
+        yield list(coming)
+
+
+def report(
+    results: Iterator[Prediction | BadInput], images: list[FoundImage], classes: list[str], topk: int
+) -> list[Prediction]:
+    """Print a line for each result as it comes, then the accuracy where it is known, and return the predictions.
+
+    Args:
+        images: all images that there will be results of, for the width of the columns.
+    """
+    path_width = min(LONGEST_PATH, max(len(_line(str(image.path))) for image in images))
+    name_width = min(LONGEST_NAME, max(len(_line(name)) for name in classes))
+    predictions = []
+    for result in results:
+        if isinstance(result, BadInput):
+            complain(_line(str(result)))
+            continue
+        predictions.append(result)
+        cells = [f"{_short(name):<{name_width}} {share:6.1%}" for name, share in result.top(topk, classes)]
+        say("  ".join([f"{_line(str(result.image.path)):<{path_width}}", *cells, *_verdict(result, classes)]))
+    _report_accuracy(predictions, classes)
+    return predictions
+
+
+def _verdict(prediction: Prediction, classes: list[str]) -> list[str]:
+    true = prediction.image.true
+    if true is None:
+        return []
+    return ["right" if prediction.predicted(classes) == true else f"wrong, it is {_short(true)}"]
+
+
+def _report_accuracy(predictions: list[Prediction], classes: list[str]) -> None:
+    hits = [one.predicted(classes) == one.image.true for one in predictions if one.image.true is not None]
+    if hits:
+        low, high = wilson_interval(sum(hits), len(hits))
+        say(
+            f"accuracy {sum(hits) / len(hits):.4f} ({sum(hits):,} of {len(hits):,} images are right; "
+            f"95 % interval {low:.4f} to {high:.4f})"
+        )
+    strays = [one.image.path for one in predictions if one.image.is_stray]
+    if strays:
+        say(
+            f"not counted: {len(strays):,} image(s) in no folder that is named like a class of the run "
+            f"(such as {_line(str(strays[0]))})"
+        )
+
+
+def write_csv(name: str, predictions: list[Prediction], classes: list[str], topk: int) -> None:
+    """Write a row for each prediction: path, predicted, confidence, the `topk` names with confidences, true."""
+    pairs = [f"{column}{place}" for place in range(1, topk + 1) for column in ("top", "confidence")]
+    rows = [("path", "predicted", "confidence", *pairs, "true")]
+    for one in predictions:
+        top = [value for name, share in one.top(topk, classes) for value in (name, round(share, 6))]
+        rows.append((str(one.image.path), *top[:2], *top, one.image.true or ""))
+    write_table(Path(name).resolve(), rows)
+    say(f"{_line(name)}: {len(predictions):,} rows")
+
+
+def write_montage(name: str, predictions: list[Prediction], classifier: Classifier) -> None:
+    """Draw the images of some predictions, evenly spread over all of them, as the network sees them."""
+    from common.runs import plots  # imports matplotlib, which nothing else here needs
+
+    if not predictions:
+        say(f"{_line(name)} is not written: there is nothing to show")
+        return
+    count = min(len(predictions), MONTAGE_IMAGES)
+    shown = [predictions[place] for place in np.linspace(0, len(predictions) - 1, count).astype(int)]
+    inputs = classifier.inputs([classifier.read(one.image.path) for one in shown])
+    images = classifier.transform.normalize.invert(inputs).permute(0, 2, 3, 1).cpu().numpy()
+    labels = [-1 if one.image.true is None else classifier.classes.index(one.image.true) for one in shown]
+    shares = [one.probabilities for one in shown]
+    files = [one.image.path.name for one in shown]
+    heading = f"{count} of {len(predictions):,} images{', evenly spread' if count < len(predictions) else ''}"
+    plots.draw_montage(Path(name).resolve(), heading, images, labels, shares, classifier.classes, files)
+    say(f"{_line(name)}: {heading}")
+
+
+def _line(text: str) -> str:
+    """Return `text` with escapes for what would break a line, steer a terminal, or is no character at all."""
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
+
+
+def _short(name: str) -> str:
+    line = _line(name)
+    return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"

@@ -1,0 +1,74 @@
+"""What config.json says of a run: everything that a person needs to understand it or to do it again."""
+
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.data.batches import Batches
+from common.data.load import Data
+from common.models.cost import cost
+from common.system.device import Machine
+
+PACKAGES = ("torchvision", "numpy", "scikit-learn", "matplotlib", "pillow")
+
+
+def describe(script: str, options: dict, data: Data, model: nn.Module, train: Batches, machine: Machine) -> dict:
+    """Return the content of config.json; `script` is the experiment's name, `options` has every option by name."""
+    normalize = train.transform.normalize
+    return {
+        "script": script,
+        "dataset": data.name,
+        "classes": data.classes,
+        "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
+        "split_sha256": data.digest,
+        "converted": dict(data.reading.converted),
+        "skipped": data.reading.skipped,
+        "stored_size": data.train.dataset.size,
+        **describe_network(model, train.input_shape, min(2, train.batch_size)),
+        "normalization": {"mean": list(normalize.mean), "std": list(normalize.std)},
+        "options": {name: value for name, value in options.items() if name != "resume"} | {"dataset": [data.name]},
+        "seed": options["seed"],
+        "earlier_test_evaluations": 0,
+        **describe_origin(machine),
+    }
+
+
+def describe_network(model: nn.Module, input_shape: tuple[int, ...], images: int = 2) -> dict:
+    """Return what there is to say of a network that takes images of `input_shape` (C, H, W); see `cost`.
+
+    Raises:
+        ValueError: it cannot be trained on batches of so many `images`.
+    """
+    return {
+        "model": type(model).__name__,
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **cost(model, input_shape, images),
+        "input_shape": list(input_shape),
+    }
+
+
+def describe_origin(machine: Machine) -> dict:
+    """Return where results come from: the command, the code, the versions, the machine."""
+    return {
+        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "git_commit": _git_commit(),
+        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)}
+        | {name: version(name) for name in PACKAGES},
+        "machine": machine.describe() | {"system": platform.platform()},
+    }
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the experiments, with "+changes" if files differ from it, or None outside a checkout."""
+    describe = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
+    try:
+        git = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return git.stdout.strip() or None

@@ -1,0 +1,107 @@
+"""Making a run folder that is nobody else's, locking it, and reading what is in it."""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from pathlib import Path
+
+from common.system.errors import DISK_FULL, BadInput
+from common.system.files import write_json
+
+NO_RUNS = ("throughput.json", "explore.json")  # what a script leaves that did something else than train
+
+
+def make_folder(parent: Path, config: dict) -> Path:
+    """Make a folder of its own for this second, which appears at once with config.json in it."""
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    making = parent / f".{stamp}.{os.getpid()}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        making.mkdir()
+        write_json(making / "config.json", config)
+        for count in range(1, 10_000):
+            folder = parent / (stamp if count == 1 else f"{stamp}-{count}")
+            with contextlib.suppress(FileExistsError):  # another run of this second has it
+                _rename_folder(making, folder)
+                return folder
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise BadInput(f"--output_dir: nothing can be written to {parent} ({error.strerror})") from error
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
+    raise BadInput(f"{parent} has thousands of runs of this second")
+
+
+def _rename_folder(source: Path, target: Path) -> None:
+    """Rename a folder; unlike `os.rename` say "file exists" in one way on all systems."""
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if target.exists():
+            raise FileExistsError(error.errno, error.strerror, str(target)) from error
+        raise
+
+
+def lock(folder: Path):
+    """Return an open file whose lock the system gives up when the process ends, however it ends.
+
+    Raises:
+        BadInput: another process has it.
+    """
+    try:
+        file = open(folder / "log.txt", "ab")
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be written to ({error.strerror})") from error
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(2**30)  # a lock there hinders nobody from reading what the log says
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.close()
+        raise BadInput(f"{folder} is in use by another process; wait for it to end") from error
+    return file
+
+
+def read_config(folder: Path) -> dict:
+    """Return the config.json of a run.
+
+    Raises:
+        BadInput: it is missing or damaged.
+    """
+    config = _read_json(folder / "config.json")
+    if any((folder / name).exists() for name in NO_RUNS) and not (folder / "train.json").exists():
+        raise BadInput(f"{folder} is no training: there is nothing to resume; start it anew")
+    if not {"script", "dataset", "classes", "options", "split_sha256", "earlier_test_evaluations"} <= config.keys():
+        raise BadInput(f"{folder} is no run that can be used: its config.json is missing or damaged")
+    return config
+
+
+def read_train_json(folder: Path) -> dict:
+    """Return the train.json of a run, or an empty one if it is missing or damaged: `last.pth` knows all of it too."""
+    empty = {"status": "running", "epochs": []}
+    train_json = _read_json(folder / "train.json")
+    return train_json if empty.keys() <= train_json.keys() else empty
+
+
+def read_test_json(folder: Path) -> dict:
+    """Return the test.json of a run, or an empty one if there is none."""
+    return _read_json(folder / "test.json")
+
+
+def _read_json(path: Path) -> dict:
+    """Return the object in a JSON file, an empty one if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

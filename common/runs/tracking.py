@@ -1,0 +1,293 @@
+"""Live trackers: TensorBoard and Weights & Biases show a run while it goes on. The truth is what is in its folder.
+
+A tracker works in a thread of its own, so that no epoch waits for it. If it fails, it says so once and is left out.
+"""
+
+import contextlib
+import importlib.util
+import math
+import queue
+import secrets
+import shlex
+import shutil
+import sys
+import threading
+from pathlib import Path
+
+from common.system.errors import BadInput
+from common.system.files import write_bytes
+from common.system.log import complain, say
+
+PROJECT = "image-classification"  # of W&B, unless an option or WANDB_PROJECT names another
+INIT_SECONDS = 30  # to reach W&B's server
+FINISH_SECONDS = 60  # to upload what is left
+CLOSE_SECONDS = 75  # for a tracker to end after a finished run, before it is left behind
+HASTY_SECONDS = 10  # the same after one that was interrupted or diverged: somebody waits, perhaps to kill it
+WITHOUT_SERVER = ("offline", "dryrun", "disabled")  # modes of W&B that need no key
+
+
+def check_installed(options: dict) -> None:
+    """Make sure that the packages of the trackers that `options` ask for are there, without importing them.
+
+    Raises:
+        BadInput: one is not.
+    """
+    for name in ("tensorboard", "wandb"):
+        # A mere folder of that name, such as W&B likes to leave beside scripts, has a spec too, but no origin.
+        if options.get(name) and not getattr(importlib.util.find_spec(name), "origin", None):
+            raise BadInput(f"--{name}: the package {name} is not installed; pip install -r requirements-extras.txt")
+
+
+class TensorBoard:
+    """Writes an event file to the folder `tensorboard/` of the run; the step is the epoch."""
+
+    name = "tensorboard"
+
+    def start(self, folder: Path, config: dict) -> None:
+        """Begin the record of the run in `folder`, anew if there is one."""
+        from torch.utils.tensorboard import SummaryWriter
+        from torch.utils.tensorboard.summary import hparams
+
+        logs, self._epoch = folder / "tensorboard", 0
+        for old in logs.glob("events.out.tfevents.*"):
+            with contextlib.suppress(OSError):  # Windows, and somebody is looking: what is purged is not shown either
+                old.unlink()
+        self._writer = SummaryWriter(str(logs), purge_step=0)
+        *begin, self._end = hparams(_facts(config), {"best_val_accuracy": None})
+        for summary in begin:  # `add_hparams` would make a folder for what belongs to this run
+            self._writer.file_writer.add_summary(summary)
+
+    def epoch(self, record: dict, best: dict) -> None:
+        """Take in the record of an epoch, and what is known of the best so far."""
+        self._epoch = record["epoch"]
+        self._add(record | best)
+        self._writer.flush()
+
+    def finish(self, scores: dict, pictures: list[Path]) -> None:
+        """Take in the scores on the test images and the pictures in the files `pictures`."""
+        import numpy as np
+        from PIL import Image
+
+        self._add(scores)
+        for path in pictures:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            self._writer.add_image(path.stem, pixels, self._epoch, dataformats="HWC")
+        self._writer.file_writer.add_summary(self._end)
+
+    def close(self, status: str) -> None:
+        """End the record; `status` is that of train.json."""
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Nothing waits for the threads of TensorBoard."""
+
+    def _add(self, numbers: dict) -> None:
+        for name, value in _scalars(numbers).items():
+            if name != "epoch":  # which is the axis
+                self._writer.add_scalar(name, value, self._epoch)
+
+
+class WeightsAndBiases:
+    """Sends the run to W&B, or records it in the folder `wandb/` of the run, from where `wandb sync` sends it later.
+
+    Without a key, and where the server cannot be reached, it goes on offline: it never asks.
+
+    Args:
+        project, entity: of W&B; None means what the environment says.
+    """
+
+    name = "wandb"
+
+    def __init__(self, project: str | None, entity: str | None):
+        self._project, self._entity = project, entity
+        self._run = None
+
+    def start(self, folder: Path, config: dict) -> None:
+        """Begin the run of W&B that belongs to `folder`, or go on with it."""
+        hooks = sys.exit, sys.excepthook
+        try:
+            self._run = self._open(folder, config)
+        finally:
+            sys.exit, sys.excepthook = hooks  # W&B has put its own there, to guess how the script ends: `close` tells
+        self._run.define_metric("epoch")
+        self._run.define_metric("*", step_metric="epoch")
+        self._known = self._run.summary.get("epoch") or 0  # what the server has of a run that is resumed
+
+    def epoch(self, record: dict, best: dict) -> None:
+        """Take in the record of an epoch, and what is known of the best so far."""
+        self._epoch = record["epoch"]
+        if self._epoch > self._known:
+            self._run.log(_scalars(record))
+        self._run.summary.update(best)
+
+    def finish(self, scores: dict, pictures: list[Path]) -> None:
+        """Take in the scores on the test images and the pictures in the files `pictures`."""
+        import wandb
+
+        self._run.log({"epoch": self._epoch} | {path.stem: wandb.Image(str(path)) for path in pictures})
+        self._run.summary.update(_scalars(scores))
+
+    def close(self, status: str) -> None:
+        """End the run of W&B, and its process; `status` is that of train.json."""
+        import wandb
+
+        try:
+            if self._run is not None:
+                self._run.summary["status"] = status
+                self._run.finish(exit_code=0 if status == "finished" else 1)
+        finally:
+            wandb.teardown()
+
+    def abandon(self) -> None:
+        """End W&B's process, which does not answer: Python would wait for it before it leaves."""
+        import wandb
+
+        service = wandb.setup().assert_service()  # for all that follows there is no public way
+        service._cleanup()
+        service._proc._process.kill()
+
+    def _open(self, folder: Path, config: dict):
+        """Return a run of W&B in the mode that the person has chosen, or offline if that cannot be."""
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True, console="off", symlink=False, disable_git=True, allow_val_change=True,
+            init_timeout=INIT_SECONDS, finish_timeout=FINISH_SECONDS, finish_timeout_raises=True,
+        )  # fmt: skip
+        chosen = wandb.setup(settings).settings
+        arguments = {
+            "project": self._project or chosen.project or PROJECT,
+            "entity": self._entity,
+            "name": f"{config['script']}/{folder.parent.name} {folder.name}",
+            "group": config["script"],
+            "config": _facts(config),
+            "settings": settings,
+        }
+        if chosen.mode == "disabled":
+            return wandb.init(mode="disabled", **arguments)
+        arguments |= {"dir": str(folder), "id": _stored_id(folder / "wandb" / "id.txt"), "resume": "allow"}
+        try:
+            if chosen.mode not in WITHOUT_SERVER:
+                return _begin_online(arguments)
+            reason = f"its mode is {chosen.mode}"
+        except Exception as error:
+            reason = _line(error)
+            wandb.teardown()
+        run = _begin_offline(arguments)
+        upload = shlex.join(["wandb", "sync", run.settings.sync_dir])
+        say(f"note: --wandb records offline ({reason}); to upload that: {upload}")
+        return run
+
+
+def _begin_online(arguments: dict):
+    import wandb
+
+    if not wandb.login(prompt=False, verify=False):
+        raise PermissionError("there is no API key")
+    return wandb.init(**arguments)
+
+
+def _begin_offline(arguments: dict):
+    import wandb
+
+    for old in Path(arguments["dir"], "wandb").glob("offline-run-*"):
+        shutil.rmtree(old, ignore_errors=True)  # a resumed run is recorded again from its first epoch on
+    return wandb.init(mode="offline", **arguments)
+
+
+class Trackers:
+    """All trackers of a run; the methods are theirs."""
+
+    def __init__(self, trackers: list):
+        self._workers = [_Worker(tracker) for tracker in trackers]
+
+    @classmethod
+    def of(cls, options: dict) -> "Trackers":
+        """Return those that `options`, which may be empty, ask for."""
+        trackers = [TensorBoard()] if options.get("tensorboard") else []
+        if options.get("wandb"):
+            trackers.append(WeightsAndBiases(options["wandb_project"], options["wandb_entity"]))
+        return cls(trackers)
+
+    def start(self, folder: Path, config: dict) -> None:
+        """Begin; `config` is the content of config.json."""
+        for worker in self._workers:
+            worker.start()
+        self._call("start", folder, config)
+
+    def epoch(self, record: dict, best: dict) -> None:
+        """Hand on the record of an epoch, and best_val_accuracy and best_epoch so far."""
+        self._call("epoch", record, best)
+
+    def finish(self, scores: dict, pictures: list[Path]) -> None:
+        """Hand on the content of test.json and the paths of all pictures."""
+        self._call("finish", {f"test/{name}": value for name, value in scores.items()}, pictures)
+
+    def close(self, status: str) -> None:
+        """Wait until all is recorded, but not for ever; `status` is that of train.json."""
+        self._call("close", status)
+        for worker in self._workers:
+            worker.wait(CLOSE_SECONDS if status == "finished" else HASTY_SECONDS)
+
+    def _call(self, method: str, *arguments) -> None:
+        for worker in self._workers:
+            worker.calls.put((method, arguments))
+
+
+class _Worker(threading.Thread):
+    """Makes the calls of one tracker in their order; no Ctrl-C and no SIGTERM ever hits the tracker's own code."""
+
+    def __init__(self, tracker):
+        super().__init__(name=tracker.name, daemon=True)
+        self.calls = queue.SimpleQueue()
+        self._tracker, self._has_failed = tracker, False
+
+    def run(self) -> None:
+        method = ""
+        try:
+            while method != "close":
+                method, arguments = self.calls.get()
+                getattr(self._tracker, method)(*arguments)
+        except Exception as error:
+            self._give_up(f"{type(error).__name__}: {_line(error)}")
+            with contextlib.suppress(Exception):
+                self._tracker.close("failed")
+
+    def wait(self, seconds: float) -> None:
+        """Wait until the tracker is closed or has failed, but no longer; one that never started is closed."""
+        if not self.is_alive():
+            return
+        self.join(seconds)
+        if self.is_alive():
+            self._give_up(f"it did not end within {seconds:g} seconds")
+            with contextlib.suppress(Exception):
+                self._tracker.abandon()
+
+    def _give_up(self, reason: str) -> None:
+        if not self._has_failed:
+            self._has_failed = True
+            complain(f"warning: --{self.name} has failed and is left out: {reason}")
+
+
+def _scalars(record: dict) -> dict:
+    """Return the entries of a record that are finite numbers."""
+    return {name: n for name, n in record.items() if isinstance(n, (int, float)) and math.isfinite(n)}
+
+
+def _facts(config: dict) -> dict:
+    """Return what is known of a run from its beginning, by name: every option, and what they do not tell."""
+    facts = {name: config[name] for name in ("script", "parameters", "git_commit")} | config["options"]
+    return {name: ", ".join(map(str, value)) if isinstance(value, list) else value for name, value in facts.items()}
+
+
+def _stored_id(path: Path) -> str:
+    """Return the name by which W&B knows a run, which a resumed one finds again in its folder."""
+    if not path.exists():
+        path.parent.mkdir(exist_ok=True)
+        write_bytes(path, secrets.token_hex(8).encode())
+    return path.read_text()
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,164 @@
+"""The machine a run computes on: device, number format, memory layout, and the settings that make it fast."""
+
+import ctypes
+import os
+import platform
+import sys
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from common.models.batch_norm import fill_registers, synchronise
+from common.system.distributed import Processes, join
+from common.system.errors import BadInput
+from common.system.log import say
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+HALF_TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where and in which number format a run computes.
+
+    `half_type` is the type that autocast computes in, None for plain float32. `processes` are those that share the
+    training; with `sync_batch_norm` their batch norms work on the whole batch, otherwise each on its share.
+    """
+
+    device: torch.device
+    half_type: torch.dtype | None
+    processes: Processes = Processes()
+    sync_batch_norm: bool = False
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Channels last is faster on the CPU and for half precision, and slower for fp32 on CUDA."""
+        fast = self.device.type == "cpu" or self.half_type is not None
+        return torch.channels_last if fast else torch.contiguous_format
+
+    def place(self, model: nn.Module) -> nn.Module:
+        """Return `model` on the device, in the layout and with the kernels that are fastest there."""
+        model = model.to(self.device, memory_format=self.memory_format)
+        if self.processes.count > 1 and self.sync_batch_norm:
+            model = synchronise(model)
+        if self.device.type == "cpu":
+            fill_registers(model)
+        return model
+
+    def autocast(self):
+        """Return the context for forward passes; it does nothing in float32, so that there is one path for all."""
+        return torch.autocast(self.device.type, self.half_type, enabled=self.half_type is not None)
+
+    def scaler(self) -> torch.amp.GradScaler:
+        """Return the loss scaler that float16 needs; in other formats it does nothing."""
+        return torch.amp.GradScaler(self.device.type, enabled=self.half_type is torch.float16)
+
+    def describe(self) -> dict:
+        """Return what config.json says of the machine."""
+        cuda = self.device.type == "cuda"
+        return {
+            "device": self.device.type,
+            "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+            "precision": next(name for name, half_type in HALF_TYPES.items() if half_type is self.half_type),
+            "threads": torch.get_num_threads(),
+            "processes": self.processes.count,
+            "sync_batch_norm": self.sync_batch_norm,
+        }
+
+    def peak_memory_mb(self) -> float | None:
+        """Return the most memory used so far: of the GPU if there is one, else of the process; None if unknown."""
+        if self.device.type == "cuda":
+            return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+        return self.process_memory_mb()
+
+    def process_memory_mb(self) -> float | None:
+        """Return the most main memory that the process has used so far; None if unknown."""
+        if sys.platform == "win32":
+            return None
+        import resource  # does not exist on Windows
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return round(peak / (1e6 if sys.platform == "darwin" else 1e3), 1)
+
+    def free_memory(self) -> float:
+        """Return the bytes that are free: of the GPU if there is one, else of the system."""
+        return torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else available_memory()
+
+    def reset_peak_memory(self) -> None:
+        """Forget the peak so far where that is possible; a process keeps its own."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that it was given."""
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).synchronize()
+
+
+def available_memory() -> int:
+    """Return the bytes of main memory that are free, or a cautious guess where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return 4 * 2**30
+
+
+def prepare_machine(device: str, precision: str, deterministic: bool, sync_batch_norm: bool = False) -> Machine:
+    """Choose the device and the number format, and set what makes them fast or, if asked, repeatable.
+
+    Args:
+        device: one of DEVICES; "auto" takes CUDA, then MPS, then the CPU.
+        precision: one of PRECISIONS; "auto" is bf16 on CUDA, fp16 where the GPU has no bf16, and fp32 elsewhere.
+        deterministic: use only algorithms that give the same bits every time; some are slower.
+        sync_batch_norm: let the batch norms of several processes work on the whole batch.
+
+    Raises:
+        BadInput: the device is not there.
+    """
+    chosen = torch.device(_available(device))
+    if precision == "auto":
+        precision = "fp32"
+        if chosen.type == "cuda":
+            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if chosen.type == "cpu":
+        _keep_freed_memory()
+        torch.set_flush_denormal(True)  # arithmetic on vanishing numbers is many times slower
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # the call itself imports a compiler: 1 s
+        torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.benchmark = not deterministic
+    processes = join(chosen.type)
+    if sync_batch_norm and processes.count == 1:
+        say("note: --sync_bn does nothing in a single process; torchrun starts several")
+    if chosen.type == "cuda" and processes.count > 1:  # a GPU for each process
+        chosen = torch.device("cuda", processes.local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(chosen)
+    return Machine(chosen, HALF_TYPES[precision], processes, sync_batch_norm)
+
+
+def _available(device: str) -> str:
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, is_there in present.items() if is_there)
+    if not present[device]:
+        there = ", ".join(name for name, is_there in present.items() if is_there)
+        raise BadInput(f"--device {device}: PyTorch finds no such device here; there is {there} (or leave it out)")
+    return device
+
+
+def _keep_freed_memory() -> None:
+    """Make the C library keep large freed blocks instead of handing them back to the system.
+
+    A training step frees and allocates the same large blocks again and again; given back, each of their pages has to
+    be mapped and zeroed anew, which takes longer than the arithmetic. glibc on Linux only: others do not do this.
+    """
+    if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, mmap_max = -1, -4  # names of the parameters, from malloc.h
+    libc = ctypes.CDLL("libc.so.6")
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, -1)  # never

@@ -1,0 +1,111 @@
+"""What can go wrong, and how each of it ends the process: one line for the person, one exit code for the shell.
+
+0 done, 1 a fault of ours (traceback), 2 bad input, 3 diverged, 4 disk or memory exhausted,
+130 Ctrl-C, 143 terminated.
+"""
+
+import errno
+import os
+import signal
+import sys
+
+from common.system.distributed import is_loss_of_another_process, leave
+from common.system.log import complain, mute
+
+
+class BadInput(Exception):
+    """The person gave something that cannot work; the text, one line, names the culprit and the way out."""
+
+    def __init__(self, text: str):
+        super().__init__(" ".join(text.splitlines()))  # names of files and errors of others can have several lines
+
+
+class Diverged(Exception):
+    """Training cannot go on: the loss is no longer finite, or half precision overflows at every step."""
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived. Like KeyboardInterrupt it is no `Exception`, so that nothing swallows it."""
+
+
+# A quota and a limit on the size of one file look to the person like a full disk.
+DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+DISK_HELP = "the disk is full; free some space, or write elsewhere"
+MEMORY_HELP = "out of memory; lower --batch_size (and raise --accumulate to keep the same step), or the image size"
+
+
+SINGLE_VALUE_HELP = "batch norm cannot take statistics of one value; raise --batch_size to 2 or more, or the image size"
+
+
+def is_single_value(error: BaseException) -> bool:
+    """Tell whether `error` is how batch norm refuses a batch that has one value in a channel."""
+    return isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error)
+
+
+def explain(error: BaseException) -> tuple[int, str] | None:
+    """Return (exit code, one line) of an error that a person can do something about, None for a fault of ours."""
+    if isinstance(error, BadInput):
+        return 2, str(error)
+    if isinstance(error, Diverged):
+        return 3, str(error)
+    if is_single_value(error):
+        return 2, SINGLE_VALUE_HELP
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return 4, f"{error.filename or 'a file'} could not be written: {DISK_HELP}"
+    if is_out_of_memory(error):
+        return 4, MEMORY_HELP
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted"
+    if isinstance(error, Terminated):
+        return 143, "terminated"
+    if is_loss_of_another_process(error):
+        return 143, "another process of this run has ended, so this one ends too; see what it said, and resume"
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether `error` is Python's, CUDA's or PyTorch's CPU allocator's way to say that memory ran out."""
+    # PyTorch's CPU allocator raises a plain RuntimeError: only its text tells.
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    )
+
+
+def run_script(main) -> None:
+    """Run `main()` as a process of its own: SIGTERM is caught, errors become one line on stderr and an exit code."""
+    signal.signal(signal.SIGTERM, _raise_terminated)
+    rank = int(os.environ.get("RANK", "0"))
+    if rank > 0:
+        mute()
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
+    try:
+        try:
+            main()
+        finally:
+            _end_at_a_signal()
+    except BaseException as error:
+        explained = explain(error)
+        if explained is None:
+            raise  # SystemExit keeps its code; anything else is a fault of ours and shows its traceback
+        code, line = explained
+        line = f"error: {line}" if code < 100 else line
+        if rank == 0:
+            complain(line)
+        elif not isinstance(error, BadInput | Diverged):  # which the first process meets and tells too
+            complain(f"process {rank}: {line}")
+        sys.exit(code)
+    finally:
+        leave()
+
+
+def _raise_terminated(signal_number, frame):
+    raise Terminated
+
+
+def _end_at_a_signal() -> None:
+    """From now on let signals end the process, as there is nothing to save: exceptions would hit the interpreter."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)

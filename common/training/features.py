@@ -1,0 +1,71 @@
+"""A frozen network is run once: its features are kept, and what follows it trains on them."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from common.data.batches import GPU_MEMORY_SHARE, Batches
+from common.models.finetuning import is_frozen
+from common.system.device import Machine
+from common.system.log import progress, say
+
+
+class FeatureBatches:
+    """Batches of features (n, F) instead of images, as long as the network that extracts them is frozen.
+
+    The features of all images are computed when the first batch is asked for, in a number of views: view v is the
+    augmentation of epoch v, and epoch e has view 1 + (e - 1) mod views. Order and labels are those of the images. When
+    the network is no longer frozen the batches are those of the images. All else, such as the size of an input, is
+    that of the images too.
+
+    Args:
+        images: the batches of images.
+        extractor: images -> features; without randomness in evaluation mode.
+        views: 1 is exact where nothing is random about the images.
+    """
+
+    def __init__(self, images: Batches, extractor: nn.Module, machine: Machine, views: int = 1):
+        self._source, self._extractor, self._machine, self._views = images, extractor, machine, views
+        self._kept: list[torch.Tensor] = []  # (N, F) float32 for each view
+        self._labels = torch.tensor(images.part.labels)
+        self._places = torch.zeros(len(images.part.dataset), dtype=torch.int64)  # of each sample in `_kept`
+        self._places[images.part.samples] = torch.arange(len(images.part))
+
+    def __getattr__(self, name: str):
+        return getattr(self._source, name)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (features float32 (n, F) or images (n, C, H, W), labels int64 (n,)), both on the device."""
+        if not is_frozen(self._extractor):
+            self._kept.clear()
+            yield from self._source.epoch(epoch)
+            return
+        if not self._kept:
+            self._extract()
+        features = self._kept[(epoch - 1) % self._views]
+        for samples in self._source.order(epoch):
+            places = self._places[samples]
+            inputs = features[places.to(features.device, non_blocking=True)]
+            labels = self._labels[places]
+            yield inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    @torch.no_grad()
+    def _extract(self) -> None:
+        self._extractor.eval()
+        for view in range(1, self._views + 1):
+            features = []
+            with progress(len(self.part), f"features, view {view}/{self._views}") as bar:
+                for images, _ in self._source.in_order(view):
+                    with self._machine.autocast():
+                        features.append(self._extractor(images).float())
+                    bar.update(len(images))
+            features = torch.cat(features)
+            self._kept.append(features if self._fits(self._views * features.nbytes) else features.cpu())
+        if self.training:
+            size = sum(features.nbytes for features in self._kept) / 1e6
+            say(f"the features of {len(self.part):,} training images are kept in {self._views} view(s): {size:.1f} MB")
+
+    def _fits(self, size: int) -> bool:
+        """Tell whether `size` bytes may stay on the device."""
+        return self.device.type != "cuda" or size <= GPU_MEMORY_SHARE * torch.cuda.mem_get_info(self.device)[0]

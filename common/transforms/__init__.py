@@ -1,0 +1,1 @@
+"""What is done to whole batches of images, and the random numbers behind it."""
