@@ -1,7 +1,5 @@
 """Making a run folder that is nobody else's, locking it, and reading what is in it."""
 
-import contextlib
-import json
 import os
 import shutil
 import sys
@@ -9,7 +7,7 @@ import time
 from pathlib import Path
 
 from common.system.errors import DISK_FULL, BadInput
-from common.system.files import write_json
+from common.system.files import Unreadable, first_free, read_json, write_json
 
 NO_RUNS = ("throughput.json", "explore.json")  # what a script leaves that did something else than train
 
@@ -22,18 +20,13 @@ def make_folder(parent: Path, config: dict) -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         making.mkdir()
         write_json(making / "config.json", config)
-        for count in range(1, 10_000):
-            folder = parent / (stamp if count == 1 else f"{stamp}-{count}")
-            with contextlib.suppress(FileExistsError):  # another run of this second has it
-                _rename_folder(making, folder)
-                return folder
+        return first_free(parent, stamp, lambda folder: _rename_folder(making, folder))
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
         raise BadInput(f"--output_dir: nothing can be written to {parent} ({error.strerror})") from error
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    raise BadInput(f"{parent} has thousands of runs of this second")
 
 
 def _rename_folder(source: Path, target: Path) -> None:
@@ -101,7 +94,6 @@ def read_test_json(folder: Path) -> dict:
 def _read_json(path: Path) -> dict:
     """Return the object in a JSON file, an empty one if there is none."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path)
+    except Unreadable:
         return {}
-    return content if isinstance(content, dict) else {}

@@ -1,18 +1,24 @@
 """Writing a file so that it is either whole or not there, whatever happens in between."""
 
+import contextlib
 import csv
+import errno
 import io
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.system.errors import BadInput
 
 PARTIAL = ".partial"
+LARGEST_JSON = 50 * 2**20  # bytes; 10,000 epochs are 5 MB
+
+
+class Unreadable(Exception):
+    """A file does not hold what it should; the text, a few words after its name, says why."""
 
 
 def write_bytes(path: Path, content: bytes | memoryview, keep_old_as: Path | None = None) -> None:
@@ -29,7 +35,7 @@ def write_bytes(path: Path, content: bytes | memoryview, keep_old_as: Path | Non
             os.replace(path, keep_old_as)
 
 
-@contextmanager
+@contextlib.contextmanager
 def partial_file(path: Path) -> Iterator[Path]:
     """Give the name to write to; it becomes `path` when the block ends well, and is removed when it does not."""
     partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
@@ -79,6 +85,44 @@ def _finite(value):
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
+
+
+def read_json(path: Path) -> dict:
+    """Return the object in a JSON file.
+
+    Raises:
+        Unreadable: it is missing, damaged, too large, nested too deeply to be written again, or no object.
+    """
+    try:
+        if not path.is_file():
+            raise Unreadable(f"there is no {path.name}")
+        if path.stat().st_size > LARGEST_JSON:
+            raise Unreadable(f"{path.name} is too large")
+        content = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(content)
+    except OSError as error:
+        raise Unreadable(f"{path.name} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise Unreadable(f"{path.name} is damaged: it is not JSON") from error
+    if not isinstance(content, dict):
+        raise Unreadable(f"{path.name} is damaged: it holds no object")
+    return content
+
+
+def first_free(parent: Path, name: str, claim: Callable[[Path], None]) -> Path:
+    """Return the first of `name`, `name-2`, `name-3` … in `parent` that `claim(path)` could take for itself.
+
+    `claim`, such as `Path.mkdir`, must raise FileExistsError where somebody else was faster.
+
+    Raises:
+        FileExistsError: there are thousands.
+    """
+    for count in range(1, 10_000):
+        path = parent / (name if count == 1 else f"{name}-{count}")
+        with contextlib.suppress(FileExistsError):
+            claim(path)
+            return path
+    raise FileExistsError(errno.EEXIST, "there are thousands of this name", str(parent / name))
 
 
 def write_table(path: Path, rows: Iterable[Sequence]) -> None:
