@@ -10,24 +10,15 @@ what was asked for. Reference, best validation accuracy on CIFAR-10: LeNet 38.6 
 Where a set's test images have no labels, `submission.csv` holds the predictions.
 """
 
-import torch
 from torch import nn
 from torchvision.models import resnet
 
-from common.data.batches import make_batches
-from common.data.load import Source
-from common.evaluation.testing import test_best
-from common.exploring.explore import explore_only
-from common.models.cost import summarize
-from common.optim.recipe import Recipe
+from common.evaluation.testing import evaluate_best
+from common.experiment import measure_speed, run_experiment
 from common.options.shared import experiment_parser
 from common.options.types import SWITCH, activation, integer, one_of, real
-from common.runs.run import is_finished, open_run
-from common.system.checkpoints import load_weights
-from common.system.device import prepare_machine
 from common.system.errors import BadInput, run_script
-from common.throughput import measure_throughput
-from common.training.loop import fit
+from common.training.fit import fit
 from common.transforms.basic import Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
 from common.transforms.color import ColorJitter, GaussianBlur
 
@@ -147,43 +138,22 @@ def build_model(options, num_classes):
     return {"lenet": lenet, "alexnet": alexnet, "resnet18": resnet18}[options.model](options, num_classes)
 
 
-def run_on(data, machine, options):
-    """Train and test on one data set and return the run folder."""
-    train, val, test = make_batches(
-        data, *build_transforms(options), options.batch_size, machine, options.seed, options.batch_schedule
-    )
-
-    torch.manual_seed(options.seed)
-    model = build_model(options, len(data.classes))
-    if options.weights:
-        load_weights(model, options.weights, data.classes)
-    machine.place(model)
-    recipe = Recipe.of(vars(options))
-    optimizer, schedule = recipe.build(model.parameters(), train)
-
-    with open_run(__file__, vars(options), data, model, train, machine) as run:
-        run.write_text("summary.txt", summarize(model, train.input_shape))
-        watch = fit(run, model, train, val, optimizer, schedule, machine, recipe)
-        test_best(run, model, test, machine, options.submission_labels, options.tta, watch=watch)
-    return run.folder
+def train_and_test(run, options):
+    """Train on one data set, and test the best epoch."""
+    train, val, test = run.batches(*build_transforms(options))
+    model = run.prepare(build_model(options, run.num_classes))
+    optimizer, schedule = run.optimizer(model.parameters(), train)
+    with run.open(model, train):
+        fit(run, model, train, val, optimizer, schedule)
+        evaluate_best(run, model, test)
 
 
 def main(argv=None):
-    """Run the experiment on each chosen data set, or measure, and return the last run folder."""
+    """Run the experiment on each data set, and return the last run folder."""
     options = parse_options(argv)
-    if is_finished(options.resume, options.epochs, options.test):
-        return options.resume
-    machine = prepare_machine(options.device, options.precision, options.deterministic, options.sync_bn)
     if options.throughput:
-        torch.manual_seed(options.seed)
-        model = machine.place(build_model(options, THROUGHPUT_CLASSES))
-        shape = (3, options.image_size, options.image_size)
-        return measure_throughput(__file__, vars(options), model, shape, THROUGHPUT_CLASSES, machine,
-                                  options.max_batch, options.memory_budget)  # fmt: skip
-    loaded = Source.of(vars(options)).load(options.image_size, VAL_FRACTION)
-    if options.explore:
-        return explore_only(__file__, vars(options), loaded, machine)
-    return [run_on(data, machine, options) for data in loaded][-1]
+        return measure_speed(__file__, options, build_model, THROUGHPUT_CLASSES)
+    return run_experiment(__file__, options, train_and_test, options.image_size, VAL_FRACTION)
 
 
 if __name__ == "__main__":

@@ -10,22 +10,14 @@ A ResNet-18 or ResNet-50. From scratch it begins with a 3x3 convolution and no p
 --pretrained it is ImageNet's network on enlarged images, trained at three rates: the deeper, the lower.
 """
 
-import torch
 from torch import nn
 
-from common.data.batches import make_batches
-from common.data.load import Source
-from common.evaluation.testing import test_best
-from common.exploring.explore import explore_only
-from common.models.cost import summarize
-from common.models.pretrained import find_weights, load_fitting
-from common.optim.recipe import Recipe
+from common.evaluation.testing import evaluate_best
+from common.experiment import run_experiment
 from common.options.shared import experiment_parser
 from common.options.types import SWITCH, one_of, one_of_or_location, real
-from common.runs.run import is_finished, is_under_way, open_run
-from common.system.device import prepare_machine
 from common.system.errors import run_script
-from common.training.loop import fit
+from common.training.fit import fit
 from common.transforms.basic import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
 from common.transforms.color import ColorJitter
 from common.transforms.erasing import RandomErasing
@@ -101,38 +93,20 @@ def parameter_groups(model, options):
     return [{"params": nn.ModuleList(part).parameters(), "lr": share * options.lr} for share, part in parts.items()]
 
 
-def run_on(data, weights, machine, options):
-    """Train and test on one data set, from the weights in a file or random ones, and return the run folder."""
-    train, val, test = make_batches(
-        data, *build_transforms(options), options.batch_size, machine, options.seed, options.batch_schedule
-    )
-
-    torch.manual_seed(options.seed)
-    model = build_model(options, len(data.classes))
-    if weights:
-        load_fitting(model, weights, data.classes, head="fc")
-    machine.place(model)
-    recipe = Recipe.of(vars(options))
-    optimizer, schedule = recipe.build(parameter_groups(model, options), train)
-
-    with open_run(__file__, vars(options), data, model, train, machine) as run:
-        run.write_text("summary.txt", summarize(model, train.input_shape))
-        watch = fit(run, model, train, val, optimizer, schedule, machine, recipe)
-        test_best(run, model, test, machine, options.submission_labels, options.tta, watch=watch)
-    return run.folder
+def train_and_test(run, options):
+    """Train on one data set, and test the best epoch."""
+    train, val, test = run.batches(*build_transforms(options))
+    model = run.prepare(build_model(options, run.num_classes), head="fc")
+    optimizer, schedule = run.optimizer(parameter_groups(model, options), train)
+    with run.open(model, train):
+        fit(run, model, train, val, optimizer, schedule)
+        evaluate_best(run, model, test)
 
 
 def main(argv=None):
-    """Run the experiment on each chosen data set and return the last run folder."""
+    """Run the experiment on each data set, and return the last run folder."""
     options = parse_options(argv)
-    if is_finished(options.resume, options.epochs, options.test):
-        return options.resume
-    machine = prepare_machine(options.device, options.precision, options.deterministic, options.sync_bn)
-    weights = None if is_under_way(options.resume) else find_weights(options.weights, options.model)
-    loaded = Source.of(vars(options)).load(LARGE if options.pretrained else SMALL, VAL_FRACTION)
-    if options.explore:
-        return explore_only(__file__, vars(options), loaded, machine)
-    return [run_on(data, weights, machine, options) for data in loaded][-1]
+    return run_experiment(__file__, options, train_and_test, LARGE if options.pretrained else SMALL, VAL_FRACTION)
 
 
 if __name__ == "__main__":

@@ -10,22 +10,14 @@ report's search made is an option. The shorter side of a photograph becomes 256 
 choose the best epoch. trainB.py fine-tunes a network that has seen millions of photographs before, on the same data.
 """
 
-import torch
 from torch import nn
 
-from common.data.batches import make_batches
-from common.data.load import Source
-from common.evaluation.testing import test_best
-from common.exploring.explore import explore_only
-from common.models.cost import summarize
-from common.optim.recipe import Recipe
+from common.evaluation.testing import evaluate_best
+from common.experiment import run_experiment
 from common.options.shared import add_photograph_options, experiment_parser
 from common.options.types import SWITCH, activation, integer, one_of, one_or_several, real
-from common.runs.run import is_finished, open_run
-from common.system.checkpoints import load_weights
-from common.system.device import prepare_machine
 from common.system.errors import BadInput, run_script
-from common.training.loop import fit
+from common.training.fit import fit
 from common.transforms import basic as T
 from common.transforms.color import ColorJitter
 from common.transforms.erasing import RandomErasing
@@ -117,37 +109,21 @@ def build_model(options, num_classes):
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels * side * side, num_classes))
 
 
-def run_on(data, machine, options):
-    """Train and test on one data set and return the run folder."""
-    train, val, test = make_batches(
-        data, *build_transforms(options), options.batch_size, machine, options.seed, options.batch_schedule
-    )
-
-    torch.manual_seed(options.seed)
-    model = build_model(options, len(data.classes))
-    if options.weights:
-        load_weights(model, options.weights, data.classes)
-    machine.place(model)
-    recipe = Recipe.of(vars(options))
-    optimizer, schedule = recipe.build(model.parameters(), train)
-
-    with open_run(__file__, vars(options), data, model, train, machine) as run:
-        run.write_text("summary.txt", summarize(model, train.input_shape))
-        watch = fit(run, model, train, val, optimizer, schedule, machine, recipe)
-        test_best(run, model, test, machine, options.submission_labels, options.tta, options.shown_classes, watch)
-    return run.folder
+def train_and_test(run, options):
+    """Train on one data set, and test the best epoch."""
+    train, val, test = run.batches(*build_transforms(options))
+    model = run.prepare(build_model(options, run.num_classes))
+    optimizer, schedule = run.optimizer(model.parameters(), train)
+    with run.open(model, train):
+        fit(run, model, train, val, optimizer, schedule)
+        evaluate_best(run, model, test, options.shown_classes)
 
 
 def main(argv=None):
-    """Run the experiment on each chosen data set and return the last run folder."""
+    """Run the experiment on each data set, and return the last run folder."""
     options = parse_options(argv)
-    if is_finished(options.resume, options.epochs, options.test):
-        return options.resume
-    machine = prepare_machine(options.device, options.precision, options.deterministic, options.sync_bn)
-    loaded = Source.of(vars(options)).load(stored_size(options), VAL_FRACTION, "slide" if options.augment else "crop")
-    if options.explore:
-        return explore_only(__file__, vars(options), loaded, machine)
-    return [run_on(data, machine, options) for data in loaded][-1]
+    photograph_fit = "slide" if options.augment else "crop"  # random squares along a photograph, or its middle
+    return run_experiment(__file__, options, train_and_test, stored_size(options), VAL_FRACTION, photograph_fit)
 
 
 if __name__ == "__main__":

@@ -13,24 +13,17 @@ takes seconds. ImageNet weights are downloaded (100 MB).
 
 import math
 
-import torch
 from torch import nn
 
-from common.data.batches import make_batches
-from common.data.load import Source
-from common.evaluation.testing import test_best
-from common.exploring.explore import explore_only
-from common.models.cost import summarize
+from common.evaluation.testing import evaluate_best
+from common.experiment import run_experiment
 from common.models.finetuning import FineTuned, Rescaler, falling_rates, train_only
-from common.models.pretrained import RESNETS, find_weights, load_fitting, resnet_backbone
-from common.optim.recipe import Recipe
+from common.models.pretrained import RESNETS, resnet_backbone
 from common.options.shared import add_photograph_options, experiment_parser
 from common.options.types import SWITCH, integer, one_of, one_of_or_location, real
-from common.runs.run import is_finished, is_under_way, open_run
-from common.system.device import prepare_machine
 from common.system.errors import run_script
 from common.training.features import FeatureBatches
-from common.training.loop import fit
+from common.training.fit import fit
 from common.transforms.basic import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
 
 DATA = "./nature_12K"  # train/ and val/ with a folder of images for each class
@@ -82,9 +75,7 @@ def parse_options(argv=None):
         help="resize: the whole photograph, squashed; crop: random squares of it, or its middle")  # fmt: skip
     add("--augment", **SWITCH, default=True, help="random flips and crops of training images")
     parser.works_only_with |= WORKS_ONLY_WITH
-    options = parser.parse(argv)
-    options.fit = "squash" if options.input == "resize" else "slide" if options.augment else "crop"
-    return options
+    return parser.parse(argv)
 
 
 def input_size(options):
@@ -95,6 +86,11 @@ def input_size(options):
 def stored_size(options):
     """Return the side in pixels of the squares that are kept in memory."""
     return round(input_size(options) * (CROPPED_FROM if options.input == "crop" else 1))
+
+
+def photograph_fit(options):
+    """Return how a photograph becomes a square."""
+    return "squash" if options.input == "resize" else "slide" if options.augment else "crop"
 
 
 def build_transforms(options):
@@ -127,47 +123,30 @@ def trained_parts(model, options, epoch):
     }[options.strategy]
 
 
-def run_on(data, weights, machine, options):
-    """Train and test on one data set, from the weights in a file or random ones, and return the run folder."""
-    train, val, test = make_batches(
-        data, *build_transforms(options), options.batch_size, machine, options.seed, options.batch_schedule
-    )
-
-    torch.manual_seed(options.seed)
-    model = build_model(options, len(data.classes))
-    if weights:
-        load_fitting(model, weights, data.classes)
-    machine.place(model)
+def train_and_test(run, options):
+    """Train on one data set, and test the best epoch."""
+    train, val, test = run.batches(*build_transforms(options))
+    model = run.prepare(build_model(options, run.num_classes), head="head")
 
     def before_epoch(epoch):
         train_only(model, trained_parts(model, options, epoch))
 
     before_epoch(1)
-    train = FeatureBatches(train, model.extractor, machine, views=options.views if options.augment else 1)
-    val = FeatureBatches(val, model.extractor, machine)
+    train = FeatureBatches(train, model.extractor, run.machine, views=options.views if options.augment else 1)
+    val = FeatureBatches(val, model.extractor, run.machine)
     ever_trained = trained_parts(model, options, epoch=math.inf)
-    groups = falling_rates(ever_trained, options.lr, options.stage_lr_factor)
-    recipe = Recipe.of(vars(options))
-    optimizer, schedule = recipe.build(groups, train)
-
-    with open_run(__file__, vars(options), data, model, train, machine) as run:
-        run.write_text("summary.txt", summarize(model, train.input_shape))
-        watch = fit(run, model, train, val, optimizer, schedule, machine, recipe, before_epoch)
-        test_best(run, model, test, machine, options.submission_labels, options.tta, watch=watch)
-    return run.folder
+    rates = falling_rates(ever_trained, options.lr, options.stage_lr_factor)
+    optimizer, schedule = run.optimizer(rates, train)
+    with run.open(model, train):
+        fit(run, model, train, val, optimizer, schedule, before_epoch)
+        evaluate_best(run, model, test)
 
 
 def main(argv=None):
-    """Run the experiment on each chosen data set and return the last run folder."""
+    """Run the experiment on each data set, and return the last run folder."""
     options = parse_options(argv)
-    if is_finished(options.resume, options.epochs, options.test):
-        return options.resume
-    machine = prepare_machine(options.device, options.precision, options.deterministic, options.sync_bn)
-    weights = None if is_under_way(options.resume) else find_weights(options.weights, options.model)
-    loaded = Source.of(vars(options)).load(stored_size(options), VAL_FRACTION, options.fit)
-    if options.explore:
-        return explore_only(__file__, vars(options), loaded, machine)
-    return [run_on(data, weights, machine, options) for data in loaded][-1]
+    sizes = stored_size(options), VAL_FRACTION, photograph_fit(options)
+    return run_experiment(__file__, options, train_and_test, *sizes)
 
 
 if __name__ == "__main__":

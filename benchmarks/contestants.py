@@ -23,11 +23,15 @@ def floor(experiment: str, steps: int, photographs: Path) -> dict:
 def ours(experiment: str, steps: int, photographs: Path) -> dict:
     """Time whole calls of `train_one_epoch`, in turn with as many bare steps, after the images have been read."""
     from common.optim.optimizers import Schedule
+    from common.optim.recipe import Recipe
+    from common.runs.state import TrainState
     from common.training.loop import train_one_epoch
 
     model, optimizer, batches, machine, reading_seconds = prepare(experiment, steps // TURNS, photographs)
     step = bare_step(model, optimizer, *(tensor.clone() for tensor in next(batches.epoch(1))))
     schedule = Schedule(optimizer, "none", [batches.batches_in(1)])
+    recipe = Recipe.of(vars(experiment_and_options(experiment)[1]))
+    state = TrainState.of(model, optimizer, schedule, recipe, machine)
     model.train()
     for _ in range(WARM_UP_STEPS):
         step()
@@ -38,7 +42,7 @@ def ours(experiment: str, steps: int, photographs: Path) -> dict:
             step()
         floors.append(time.perf_counter() - started)
         started = time.perf_counter()
-        train_one_epoch(model, batches, 1, optimizer, schedule, machine.scaler(), machine)
+        train_one_epoch(state, batches, 1, machine, recipe)
         epochs.append(time.perf_counter() - started)
     ratios = [epoch / floor for epoch, floor in zip(epochs, floors, strict=True)]
     return {
@@ -126,12 +130,13 @@ def speed(ends: list[float], batch_size: int) -> dict:
 def prepare(experiment: str, steps: int, photographs: Path):
     """Return (model, optimizer, batches of so many steps, machine, seconds of reading) as the experiment makes them."""
     from common.data.batches import Batches
+    from common.models.placement import place
     from common.optim.optimizers import build_optimizer
     from common.system.device import prepare_machine
 
     script, options = experiment_and_options(experiment)
     machine = prepare_machine("cpu", "fp32", deterministic=False)
-    model = machine.place(script.build_model(options, 10))
+    model = place(script.build_model(options, 10), machine)
     optimizer = build_optimizer(model.parameters(), "adam", options.lr)
     transform, _ = script.build_transforms(options)
     started = time.perf_counter()

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.system.checkpoints import Damaged, load_checkpoint, load_weights, save_checkpoint
+from common.models.weights import load_weights
+from common.system.checkpoints import Damaged, load_checkpoint, save_checkpoint
 from common.system.errors import BadInput, explain
 
 CLASSES = ["a", "b"]

@@ -12,7 +12,8 @@ from torchvision import models
 
 import trainB
 from common.models.finetuning import FineTuned
-from common.models.pretrained import RESNETS, find_weights, imagenet_weights, load_fitting
+from common.models.pretrained import RESNETS, find_weights, imagenet_weights
+from common.models.weights import load_matching
 from common.system.checkpoints import save_checkpoint
 from common.system.errors import BadInput
 
@@ -80,7 +81,7 @@ def test_a_backbone_is_loaded_from_every_kind_of_checkpoint(tmp_path, capsys, co
     torch.save(content, tmp_path / "a.pth")
     model = small_model()
     head = model.head[0].weight.clone()
-    load_fitting(model, str(tmp_path / "a.pth"), CLASSES)
+    load_matching(model, str(tmp_path / "a.pth"), CLASSES)
     for name, tensor in model.backbone.state_dict().items():
         assert torch.allclose(tensor.float(), PUBLISHED[name].float(), rtol=1e-3, atol=1e-3), name
     assert torch.equal(model.head[0].weight, head)
@@ -95,13 +96,13 @@ def test_our_own_checkpoint_is_loaded_whole_and_its_seal_checked(tmp_path, capsy
     trained.backbone.conv1.weight.data.zero_()
     path = tmp_path / "best.pth"
     save_checkpoint(path, {"model": trained.state_dict(), "config": {"classes": CLASSES}})
-    load_fitting(model, str(path), CLASSES)
+    load_matching(model, str(path), CLASSES)
     assert all(torch.equal(tensor, trained.state_dict()[name]) for name, tensor in model.state_dict().items())
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{IN_BACKBONE + 4} of {IN_BACKBONE + 4} tensors") and line.count("none") == 2
     other = small_model()
     head = [tensor.clone() for tensor in other.head.state_dict().values()]
-    load_fitting(other, str(path), ["ant", "bee", "fly"])
+    load_matching(other, str(path), ["ant", "bee", "fly"])
     assert all(torch.equal(*pair) for pair in zip(head, other.head.state_dict().values(), strict=True))
     assert torch.equal(other.backbone.conv1.weight, trained.backbone.conv1.weight)
     [line] = capsys.readouterr().out.splitlines()
@@ -110,7 +111,7 @@ def test_our_own_checkpoint_is_loaded_whole_and_its_seal_checked(tmp_path, capsy
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(BadInput, match="checksum"):
-        load_fitting(model, str(path), CLASSES)
+        load_matching(model, str(path), CLASSES)
 
 
 def test_a_head_for_another_number_of_classes_is_left_out_whole(tmp_path, capsys):
@@ -118,7 +119,7 @@ def test_a_head_for_another_number_of_classes_is_left_out_whole(tmp_path, capsys
     trained.backbone.conv1.weight.data.zero_()
     head = [tensor.clone() for tensor in model.head.state_dict().values()]
     save_checkpoint(tmp_path / "best.pth", {"model": trained.state_dict(), "config": {"classes": list("abcde")}})
-    load_fitting(model, str(tmp_path / "best.pth"), CLASSES)
+    load_matching(model, str(tmp_path / "best.pth"), CLASSES)
     assert all(torch.equal(*pair) for pair in zip(head, model.head.state_dict().values(), strict=True))
     assert torch.equal(model.backbone.conv1.weight, trained.backbone.conv1.weight)
     [line] = capsys.readouterr().out.splitlines()
@@ -128,7 +129,7 @@ def test_a_head_for_another_number_of_classes_is_left_out_whole(tmp_path, capsys
 def test_a_backbone_that_is_incomplete_is_a_warning(tmp_path, capsys):
     part = {name: tensor for name, tensor in PUBLISHED.items() if not name.startswith("layer4.")}
     torch.save(part | {"conv1.weight": torch.zeros(16, 1, 7, 7)}, tmp_path / "a.pth")
-    load_fitting(small_model(), str(tmp_path / "a.pth"), CLASSES)
+    load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES)
     [line] = capsys.readouterr().out.splitlines()
     assert (
         line.startswith(f"warning: {IN_BACKBONE - 12 - 1} of {IN_BACKBONE + 4} tensors")
@@ -139,7 +140,7 @@ def test_a_backbone_that_is_incomplete_is_a_warning(tmp_path, capsys):
 def test_a_file_without_counters_of_batches_is_complete(tmp_path, capsys):
     old = {name: tensor for name, tensor in PUBLISHED.items() if not name.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "a.pth")
-    load_fitting(small_model(), str(tmp_path / "a.pth"), CLASSES)
+    load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES)
     assert capsys.readouterr().out.startswith(f"{len(old) - 2} of {IN_BACKBONE + 4} tensors are from")
 
 
@@ -154,7 +155,7 @@ def test_a_file_without_counters_of_batches_is_complete(tmp_path, capsys):
 def test_a_file_in_which_nothing_fits_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(BadInput, match="fit this network") as refused:
-        load_fitting(small_model(), str(tmp_path / "a.pth"), CLASSES)
+        load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES)
     assert str(tmp_path / "a.pth") in str(refused.value)
 
 
@@ -165,7 +166,7 @@ def test_code_in_a_file_is_not_run(tmp_path):
 
     torch.save({"model": Trap()}, tmp_path / "a.pth")
     with pytest.raises(BadInput, match="safely"):
-        load_fitting(small_model(), str(tmp_path / "a.pth"), CLASSES)
+        load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES)
     assert not (tmp_path / "sprung").exists()
 
 

@@ -10,11 +10,11 @@ from torch import nn
 
 import ex_1
 from common.data.batches import Batches
-from common.optim.ema import Average
+from common.optim.ema import EMA
 from common.options.types import batch_schedule
+from common.runs.state import compiled
 from common.system.device import Machine
 from common.system.errors import BadInput
-from common.training.compiling import compiled
 from common.transforms.mixup import Mix
 from common.transforms.tta import MOST_VIEWS, views
 
@@ -64,15 +64,15 @@ def test_both_kinds_of_mixing_take_turns():
 
 def test_the_average_follows_the_weights_by_the_formula():
     model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    average = Average(model, 0.9)
-    average.after_step()
+    average = EMA(model, 0.9)
+    average.update_parameters(model)
     expected = {name: value.clone() for name, value in model.state_dict().items()}
     for step in range(3):
         with torch.no_grad():
             for value in model.state_dict().values():
                 if value.is_floating_point():
                     value.add_(step + 1.0)
-        average.after_step()
+        average.update_parameters(model)
         for name, value in model.state_dict().items():
             if value.is_floating_point():
                 expected[name] = 0.9 * expected[name] + 0.1 * value

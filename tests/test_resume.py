@@ -15,7 +15,7 @@ from conftest import ROOT, command, environment, read, same_result, small_run, w
 import ex_1
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.errors import BadInput, Diverged
-from common.training import loop as training
+from common.training import fit as training
 
 # With these every part of the saved state matters: dropout draws random numbers, Adam and the cosine have memories.
 OPTIONS = ["-e", "4", "-d", "0.3", "--schedule", "cosine"]

@@ -20,7 +20,7 @@ from common.runs import plots
 from common.runs.folder import make_folder
 from common.system.checkpoints import load_checkpoint
 from common.system.errors import BadInput, Diverged, explain
-from common.training import loop as training
+from common.training import fit as training
 
 
 def class_folder(folder, images=6, colour=0):

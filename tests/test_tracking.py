@@ -24,7 +24,7 @@ import trainA
 from common.runs import tracking
 from common.runs.tracking import Trackers, check_installed
 from common.system.errors import BadInput, Diverged
-from common.training import loop as training
+from common.training import fit as training
 
 pytest.importorskip("tensorboard")
 pytest.importorskip("wandb")

@@ -14,7 +14,7 @@ import trainB
 from common.models.finetuning import Rescaler, train_only
 from common.models.pretrained import resnet_backbone
 from common.system.errors import BadInput
-from common.training import loop as training
+from common.training import fit as training
 from common.transforms.basic import Compose, Resize
 
 CLASSES = ["bird", "cat", "dog"]
@@ -185,7 +185,7 @@ def test_a_frozen_backbone_is_run_once(train, monkeypatch):
         return backbone, features
 
     monkeypatch.setattr(trainB, "resnet_backbone", counted)
-    monkeypatch.setattr(trainB, "summarize", lambda *_: "")
+    monkeypatch.setattr("common.runs.run.summarize", lambda *_: "")
     monkeypatch.setattr("common.runs.config.cost", lambda *_: {})
     train("-e", "5", "--views", "2")
     assert sum(seen) == 2 * 24 + 6 + 12  # two views of the training images, validation images once, test images once

@@ -1,21 +1,27 @@
 """The loop against plain loops written out by hand, and how it stops a run that is dead."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import ex_1
 from common.data.arrays import ArrayDataset, Part
 from common.data.batches import Batches
 from common.optim.optimizers import Schedule, build_optimizer
+from common.optim.recipe import Recipe
+from common.runs.history import best_record
+from common.runs.state import TrainState
 from common.system.device import Machine, prepare_machine
 from common.system.errors import Diverged
-from common.training.loop import Meter, best_record, evaluate, train_one_epoch
+from common.training.loop import Meter, evaluate, train_one_epoch
 from common.transforms.basic import Compose, Normalize, RandomHorizontalFlip
 
 CPU = Machine(torch.device("cpu"), None)
+RECIPE = Recipe.of(vars(ex_1.parse_options([])))
 
 
 def part(images=50, size=8):
@@ -40,7 +46,9 @@ def network(batch_norm=True):
 def epoch_of_ours(model, source, machine=CPU, lr=0.1, optimizer="sgd", **settings):
     optimizer = build_optimizer(model.parameters(), optimizer, lr, momentum=0.9)
     schedule = Schedule(optimizer, "none", [source.batches_in(1)])
-    return train_one_epoch(model, source, 1, optimizer, schedule, machine.scaler(), machine, **settings)
+    recipe = replace(RECIPE, **settings)
+    state = TrainState.of(model, optimizer, schedule, recipe, machine)
+    return train_one_epoch(state, source, 1, machine, recipe)
 
 
 def difference(model, other):

@@ -2,7 +2,6 @@
 
 import io
 import time
-from collections.abc import Sequence
 
 import numpy as np
 import torch.nn.functional as F
@@ -10,7 +9,6 @@ from torch import nn
 
 from common.data.batches import Batches
 from common.evaluation.metrics import score
-from common.inside.maps import Watch
 from common.runs.run import Run
 from common.system.device import Machine
 from common.system.files import write_bytes, write_table
@@ -19,26 +17,14 @@ from common.training.loop import evaluate
 from common.transforms.tta import views
 
 
-def test_best(
-    run: Run,
-    model: nn.Module,
-    test: Batches,
-    machine: Machine,
-    submission_labels: str = "names",
-    tta: int = 1,
-    shown_classes: int = 0,
-    watch: Watch | None = None,
-) -> None:
+def evaluate_best(run: Run, model: nn.Module, test: Batches, shown_classes: int = 0) -> None:
     """Evaluate the best weights of `run` on the test images and write scores, predictions and pictures.
 
     Where the test images have no labels, the predictions go to `submission.csv` and there is no score. With the option
     `test` switched off nothing of this happens: a run that may not be the chosen one must not see them.
 
     Args:
-        submission_labels: what `submission.csv` gives of a class: "names" or "indices", its number from 0 on.
-        tta: with more than one view of each image, the scores of their mean are told beside the plain ones.
         shown_classes: so many classes are shown in `class_predictions.png`, ten images of each.
-        watch: what was seen of the network while it was trained; with it, its inside is drawn.
     """
     from common.runs import plots  # imports matplotlib, which no run needs before its first epoch
 
@@ -48,11 +34,11 @@ def test_best(
         return
     model.load_state_dict(run.best_weights())
     started = time.perf_counter()
-    logits, labels = evaluate(model, test, machine, "testing")
+    logits, labels = evaluate(model, test, run.machine, "testing")
     testing_time = time.perf_counter() - started
-    has_labels = bool((labels >= 0).all())
-    of_views = _score_views(model, test, machine, tta) if tta > 1 and has_labels else {}
-    if not machine.processes.is_first:
+    has_labels, views_count = bool((labels >= 0).all()), run.options["tta"]
+    of_views = _score_views(model, test, run.machine, views_count) if views_count > 1 and has_labels else {}
+    if not run.processes.is_first:
         return
     probabilities = logits.softmax(1).numpy()
     ids = [test.dataset.ids[sample] for sample in test.part.samples]
@@ -61,11 +47,7 @@ def test_best(
     _write_npz(run, labels.numpy(), probabilities, ids)
     _write_csv(run, labels.tolist(), probabilities, ids, classes)
     plots.draw_predictions(run.folder / "predictions.png", test, probabilities, classes)
-    if not has_labels:
-        labels_of_classes = classes if submission_labels == "names" else range(len(classes))
-        _write_submission(run, probabilities, ids, labels_of_classes)
-        say(f"the test images have no labels: {len(ids)} predictions are in submission.csv")
-    else:
+    if has_labels:
         result = score(probabilities, labels.numpy(), classes)
         result |= {
             "loss": F.cross_entropy(logits, labels).item(),
@@ -79,16 +61,22 @@ def test_best(
         if shown_classes:
             path = run.folder / "class_predictions.png"
             plots.draw_class_predictions(path, test, probabilities, classes, shown_classes)
-        low, high = result["accuracy_interval_95"]
-        say(f"test accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(ids)} images)")
-        chance = np.bincount(labels.numpy()).max() / len(ids)  # always to say the same
-        if low <= chance < 1:
-            say(f"this cannot be told from always answering the most frequent class, which is right in {chance:.4f}")
-    if watch is not None:
+        _say_result(result, labels.numpy())
+    else:
+        _write_submission(run, probabilities, ids, classes)
+    if run.state.watch is not None:
         from common.inside.plots import look_inside
 
-        look_inside(run.folder, model, watch, test, probabilities, classes)
+        look_inside(run.folder, model, run.state.watch, test, probabilities, classes)
     run.finish()
+
+
+def _say_result(result: dict, labels: np.ndarray) -> None:
+    low, high = result["accuracy_interval_95"]
+    say(f"test accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(labels)} images)")
+    chance = np.bincount(labels).max() / len(labels)  # always to say the same
+    if low <= chance < 1:
+        say(f"this cannot be told from always answering the most frequent class, which is right in {chance:.4f}")
 
 
 def _score_views(model: nn.Module, test: Batches, machine: Machine, count: int) -> dict:
@@ -97,9 +85,6 @@ def _score_views(model: nn.Module, test: Batches, machine: Machine, count: int) 
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     say(f"test accuracy of {count} views together: {accuracy:.4f}")
     return {"tta": {"views": count, "accuracy": accuracy, "loss": F.nll_loss(logits, labels).item()}}
-
-
-test_best.__test__ = False  # its name is no invitation to pytest
 
 
 def _write_npz(run: Run, labels: np.ndarray, probabilities: np.ndarray, ids: list[str]) -> None:
@@ -116,6 +101,8 @@ def _write_csv(run: Run, labels: list[int], probabilities: np.ndarray, ids: list
     write_table(run.folder / "predictions.csv", [("id", "true", "predicted", "confidence"), *rows])
 
 
-def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str], labels: Sequence) -> None:
+def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str], classes: list[str]) -> None:
+    labels = classes if run.options["submission_labels"] == "names" else range(len(classes))
     rows = [(identifier, labels[label]) for identifier, label in zip(ids, probabilities.argmax(1), strict=True)]
     write_table(run.folder / "submission.csv", [("id", "label"), *rows])
+    say(f"the test images have no labels: {len(ids)} predictions are in submission.csv")

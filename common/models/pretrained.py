@@ -1,4 +1,4 @@
-"""Pretrained ResNets: the networks by name, their ImageNet weights, and loading what fits from any checkpoint."""
+"""Pretrained ResNets: the networks by name, and their ImageNet weights."""
 
 import hashlib
 import re
@@ -7,18 +7,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.system.checkpoints import read_weights
 from common.system.distributed import first_on_each_machine
 from common.system.download import DownloadFailed, download
 from common.system.errors import BadInput
-from common.system.log import say
 
 # All of torchvision's, which takes a second to be imported and asked.
 RESNETS = (
     "resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnext50_32x4d", "resnext101_32x8d",
     "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2",
 )  # fmt: skip
-LISTED = 4  # names of tensors in a message; all are counted
 
 
 def resnet_backbone(name: str) -> tuple[nn.Module, int]:
@@ -34,8 +31,12 @@ def resnet_backbone(name: str) -> tuple[nn.Module, int]:
     return backbone, features
 
 
-def find_weights(which: str, name: str) -> str | None:
-    """Return the file with the weights to begin with: `which` names it, or is "imagenet", or "none": then None."""
+def find_weights(which: str | None, name: str | None) -> str | None:
+    """Return the file with the weights to begin with: `which`, or the ImageNet weights of the network `name`, or None.
+
+    Args:
+        which: a file, "imagenet", or "none".
+    """
     if which == "imagenet":
         with first_on_each_machine():  # so that one downloads and the others find them
             return imagenet_weights(name)
@@ -72,49 +73,3 @@ def imagenet_weights(name: str) -> str:
             f"or fetch {url}"
         )
     return str(path)
-
-
-def load_fitting(model: nn.Module, file: str, classes: list[str], head: str = "head") -> None:
-    """Load the weights in `file` that fit into `model`, and say in one line which do not.
-
-    The tensors of `model.backbone`, if it has one, are loaded one by one, under their names with or without
-    `backbone.` before them. Its other parts are loaded whole or not at all: half a head is of no use. Nor is a head
-    that is known to tell other classes apart.
-
-    Args:
-        classes: those that `model` tells apart.
-        head: name of the part that does.
-
-    Raises:
-        BadInput: the file cannot be read, or nothing in it fits.
-    """
-    tensors, trained_for = read_weights(file)
-    wanted = model.state_dict()
-    found = {name if name in wanted else f"backbone.{name}": tensor for name, tensor in tensors.items()}
-    fitting = {name for name in wanted if getattr(found.get(name), "shape", None) == wanted[name].shape}
-    for part in {name.partition(".")[0] for name in wanted} - {"backbone"}:
-        of_part = {name for name in wanted if name.startswith(f"{part}.")}
-        is_of_others = part == head and trained_for not in (None, classes)
-        if is_of_others or not of_part <= fitting:
-            fitting -= of_part
-    if not any(wanted[name].dim() for name in fitting):  # counters of batches fit everywhere
-        raise BadInput(
-            f"--weights {file} does not fit this network: none of its tensors does (is it of another --model?)"
-        )
-    model.load_state_dict({name: found[name] for name in fitting}, strict=False)
-
-    # Old files have no counters of batches, which nothing needs.
-    new = [name for name in wanted if name not in fitting and not name.endswith("num_batches_tracked")]
-    unused = [name for name in tensors if not fitting & {name, f"backbone.{name}"}]
-    warning = "" if all(name.startswith((f"{head}.", "rescaler.")) for name in new) else "warning: "
-    others = f" (trained for other classes: {_listed(trained_for)})" if trained_for not in (None, classes) else ""
-    say(
-        f"{warning}{len(fitting)} of {len(wanted)} tensors are from {file}{others}; "
-        f"not in it, or of another shape: {_listed(new)}; not used of it: {_listed(unused)}"
-    )
-
-
-def _listed(names: list[str]) -> str:
-    if not names:
-        return "none"
-    return f"{len(names)} ({', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''})"

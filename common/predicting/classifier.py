@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from common.data.images import frame, read_image, square
+from common.models.placement import place
 from common.system.checkpoints import Damaged, load_checkpoint
 from common.system.device import Machine
 from common.system.errors import BadInput
@@ -99,12 +100,12 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
             f"the run was made with commit {config.get('git_commit') or 'unknown'}"
         ) from error
     _, transform = script.build_transforms(options)
-    machine.place(model).eval()
+    place(model, machine).eval()
     say(
         f"{config.get('name', config['script'])}, {len(classes)} classes; weights of epoch {content['epoch']}, "
         f"validation accuracy {content['val_accuracy']:.4f}"
     )
-    fit = config["options"].get("fit", "crop")
+    fit = config.get("fit", config["options"].get("fit", "crop"))  # older runs have it elsewhere, or not at all
     return Classifier(model, transform, classes, config["stored_size"], fit, machine)
 
 

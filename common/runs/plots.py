@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from common.data.batches import Batches
+from common.runs.history import best_record
 from common.system.files import write_bytes
-from common.training.loop import best_record
 from common.transforms.random_streams import shuffled
 
 TRAIN_COLOUR, VAL_COLOUR = "#1f77b4", "#d95f02"

@@ -7,9 +7,7 @@ import sys
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
-from common.models.batch_norm import fill_registers, synchronise
 from common.system.distributed import Processes, join
 from common.system.errors import BadInput
 from common.system.log import say
@@ -37,15 +35,6 @@ class Machine:
         """Channels last is faster on the CPU and for half precision, and slower for fp32 on CUDA."""
         fast = self.device.type == "cpu" or self.half_type is not None
         return torch.channels_last if fast else torch.contiguous_format
-
-    def place(self, model: nn.Module) -> nn.Module:
-        """Return `model` on the device, in the layout and with the kernels that are fastest there."""
-        model = model.to(self.device, memory_format=self.memory_format)
-        if self.processes.count > 1 and self.sync_batch_norm:
-            model = synchronise(model)
-        if self.device.type == "cpu":
-            fill_registers(model)
-        return model
 
     def autocast(self):
         """Return the context for forward passes; it does nothing in float32, so that there is one path for all."""

@@ -1,8 +1,25 @@
-"""The training loop: one `train_one_epoch`, one `evaluate`, one `fit`."""
+"""The training loop: one `train_one_epoch`, one `evaluate`.
+
+Without resuming, several processes, number formats and what else options ask for, the two would read
+
+    model.train()
+    for inputs, labels in train.epoch(epoch):
+        logits = model(inputs)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss_sum += loss.item() * len(labels)
+        correct += (logits.argmax(1) == labels).sum().item()
+    model.eval()
+    with torch.no_grad():
+        logits = torch.cat([model(inputs) for inputs, _ in val.epoch(0)])
+
+and `test_an_epoch_is_the_textbook_loop` in tests/test_training.py proves that they do the same.
+"""
 
 import math
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import torch
@@ -10,207 +27,91 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.data.batches import Batches
-from common.inside.maps import Watch
-from common.optim.ema import Average
-from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
+from common.runs.state import TrainState
 from common.system.device import Machine
 from common.system.errors import Diverged
 from common.system.log import progress, say
-from common.system.resources import ResourceMonitor
-from common.training.compiling import compiled
 from common.transforms.mixup import Mix
-from common.transforms.random_streams import epoch_seed
 
 # A loss scale starts at 2^16 and halves at each overflow. Below this, thirty steps in a row (on balance) have changed
 # nothing; on the way to 0 it would end as NaN in every weight.
 DEAD_LOSS_SCALE = 2.0**-14
-PROBED = 64  # validation images that a watch shows to the network after each epoch
-
-
-def fit(
-    run,
-    model: nn.Module,
-    train: Batches,
-    val: Batches,
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    machine: Machine,
-    recipe: Recipe,
-    before_epoch: Callable[[int], None] | None = None,
-) -> Watch | None:
-    """Train, and after every epoch save what a resume needs, the best weights, `train.json` and the curves.
-
-    A run that is resumed goes on from its last saved epoch, bit for bit.
-
-    Args:
-        run: the `Run` to write to.
-        optimizer, schedule: as `recipe` builds them.
-        recipe: how long, when to stop, what to keep. No epochs means that the weights are only validated.
-        before_epoch: called with the number of each epoch before it, to freeze and unfreeze parts of the model. It
-            must depend on that number alone, so that a resumed run does the same.
-
-    Returns:
-        What was seen inside the network, if the recipe asks for that.
-
-    Raises:
-        Diverged: the loss is no longer finite.
-    """
-    scaler = machine.scaler()
-    average = Average(model, recipe.ema) if recipe.ema else None
-    judged = average.model if average else model  # what is validated, and kept if it is the best
-    mix = Mix(recipe.mixup, recipe.cutmix, len(run.config["classes"]), train.seed)
-    if mix and recipe.epochs:
-        say("note: training accuracies are of mixed images: how often the larger share is recognised")
-    forward = compiled(model) if recipe.compile else model
-    saved = {"model": model, "optimizer": optimizer, "schedule": schedule, "scaler": scaler}
-    saved |= {"average": average} if average else {}
-    watch = Watch(model, recipe.watch) if recipe.watch else None
-    saved |= {"watch": watch} if watch else {}
-    history = run.restore(saved)
-    epochs = recipe.epochs
-    if epochs == 0:
-        run.save_untrained(model, accuracy=_validate(model, val, machine, epoch=0, lr=0.0)[1])
-    while len(history) < epochs and not _out_of_patience(history, recipe.patience):
-        epoch = len(history) + 1
-        if before_epoch is not None:
-            before_epoch(epoch)
-        torch.manual_seed(epoch_seed(train.seed, epoch) + machine.processes.rank)
-        lr = max(group["lr"] for group in optimizer.param_groups)
-        started = time.perf_counter()
-        with ResourceMonitor(machine) as resources:
-            train_loss, train_accuracy = train_one_epoch(
-                model, train, epoch, optimizer, schedule, scaler, machine,
-                title=f"epoch {epoch}/{epochs}", label_smoothing=recipe.label_smoothing, clip_grad=recipe.clip_grad,
-                accumulate=recipe.accumulate, print_every=recipe.print_every, forward=forward, mix=mix, average=average,
-                watch=watch,
-            )  # fmt: skip
-        training_seconds = time.perf_counter() - started
-        val_loss, val_accuracy = _validate(judged, val, machine, epoch, lr)
-        schedule.after_epoch(val_loss)
-        record = {
-            "epoch": epoch,
-            "lr": lr,
-            "batch_size": train.size_in(epoch),
-            "train_loss": train_loss,
-            "train_accuracy": train_accuracy,
-            "val_loss": val_loss,
-            "val_accuracy": val_accuracy,
-            "seconds": time.perf_counter() - started,
-            "images_per_second": train.images_in(epoch) / training_seconds,
-            "peak_memory_mb": machine.peak_memory_mb(),
-            **resources.record(),
-        }
-        history = [*history, record]
-        if watch:
-            watch.end_epoch(epoch, val.first_images(PROBED))
-        run.save_epoch(history, saved, judged, keep=bool(recipe.save_every) and epoch % recipe.save_every == 0)
-        say(_epoch_line(record, epochs, is_best=best_record(history) is record))
-        run.draw_epoch(history, train)
-    return watch
 
 
 def train_one_epoch(
-    model: nn.Module,
-    batches: Batches,
-    epoch: int,
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    scaler: torch.amp.GradScaler,
-    machine: Machine,
-    *,
-    title: str = "training",
-    label_smoothing: float = 0.0,
-    clip_grad: float | None = None,
-    accumulate: int = 1,
-    print_every: int | None = None,
-    forward: Callable[[torch.Tensor], torch.Tensor] | None = None,
-    mix: Mix | None = None,
-    average: Average | None = None,
-    watch: Watch | None = None,
+    state: TrainState, batches: Batches, epoch: int, machine: Machine, recipe: Recipe, mix: Mix | None = None
 ) -> tuple[float, float]:
     """Train on every batch once and return (mean loss, accuracy) over the images, as they were met.
 
     There is one path for all devices, number formats and numbers of processes, and nothing in it waits for the device.
 
     Args:
-        label_smoothing: share of the target that is spread over all classes (Szegedy et al., 2016).
-        clip_grad: largest L2 norm of all gradients together.
-        accumulate: batches whose gradients are averaged, image by image, into one optimizer step.
-        print_every: say the loss every so many steps, which has to wait for the device.
-        forward: runs the model; by default the model itself.
+        recipe: what of it concerns an epoch: label_smoothing (Szegedy et al., 2016), clip_grad, the largest L2 norm of
+            all gradients together, accumulate, the batches whose gradients are averaged, image by image, into one
+            step, and print_every, which has to wait for the device.
         mix: mixes the images and labels of each batch; the accuracy is then that of the larger share.
-        average: takes in the weights after each step.
-        watch: sees gradients and weights before and after some steps.
 
     Raises:
         Diverged: a loss is not finite, the network is not, or float16 overflows at every step.
     """
-    _set_training_mode(model)
-    forward = forward or model
+    _set_training_mode(state.model)
     meter = Meter(machine)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     one = torch.ones((), device=machine.device)
-    sizes = batches.sizes(epoch)
-    steps = -(-len(sizes) // accumulate)
-    with progress(sum(sizes), title) as bar:
-        for step, group in enumerate(_grouped(zip(batches.epoch(epoch), sizes, strict=True), accumulate), 1):
-            step_images = sum(size for _, size in group)  # of all processes
-            for place, ((inputs, labels), _) in enumerate(group):
+    steps = -(-batches.batches_in(epoch) // recipe.accumulate)
+    with progress(batches.images_in(epoch), f"epoch {epoch}/{recipe.epochs}") as bar:
+        for step, (micro_batches, images) in enumerate(_steps(batches, epoch, recipe.accumulate), 1):
+            for number, (inputs, labels) in enumerate(micro_batches, (step - 1) * recipe.accumulate):
                 targets = labels
                 if mix:
-                    inputs, targets = mix(inputs, labels, epoch, (step - 1) * accumulate + place)
+                    inputs, targets = mix(inputs, labels, epoch, number)
                 with machine.autocast():
-                    logits = forward(inputs)
-                    loss = F.cross_entropy(logits, targets, label_smoothing=label_smoothing)
-                scaler.scale(loss * (len(labels) / step_images)).backward()
+                    logits = state.forward(inputs)
+                    loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+                state.scaler.scale(loss * (len(labels) / images)).backward()
                 meter.add(loss.detach(), logits.detach(), targets)
-            _sum_over_processes(trained, meter, machine)
-            lr = optimizer.param_groups[0]["lr"]
-            _take_step(model, optimizer, scaler, clip_grad, watch, step)
-            optimizer.zero_grad()
-            schedule.after_step()
-            if average is not None:
-                average.after_step()
-            _check(*meter.end_step(step_images, scaler.scale(one)), epoch, lr)
-            if print_every and (step % print_every == 0 or step == steps):
-                say(f"Epoch [{title.split()[-1]}], Step [{step}/{steps}], Loss: {meter.last_loss():.4f}")
+            if machine.processes.count > 1:  # every process gets the gradients, loss and hits of the whole batch
+                gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
+                machine.processes.sum_([*gradients, meter.of_step])
+            lr = state.optimizer.param_groups[0]["lr"]
+            _take_step(state, recipe.clip_grad, step)
+            _check(*meter.end_step(images, state.scaler.scale(one)), epoch, lr)
+            if recipe.print_every and (step % recipe.print_every == 0 or step == steps):
+                say(f"Epoch [{epoch}/{recipe.epochs}], Step [{step}/{steps}], Loss: {meter.last_loss():.4f}")
             bar.set_postfix(meter.postfix(), refresh=False)
-            bar.update(step_images)
+            bar.update(images)
     _check(*meter.read(), epoch, lr)
-    _check_network(model, epoch, lr)
-    for network in (model, average.model) if average else (model,):
+    _check_network(state.model, epoch, lr)
+    for network in dict.fromkeys((state.model, state.eval_model)):
         machine.processes.average_statistics(network)
     return meter.loss, meter.accuracy
 
 
-def _take_step(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler,
-    clip_grad: float | None,
-    watch: Watch | None,
-    step: int,
-) -> None:
+def _steps(batches: Batches, epoch: int, accumulate: int) -> Iterator[tuple[list, int]]:
+    """Yield the batches of each optimizer step, this process's share, and the number of images of all processes."""
+    coming = zip(batches.epoch(epoch), batches.sizes(epoch), strict=True)
+    while group := list(islice(coming, accumulate)):
+        yield [batch for batch, _ in group], sum(size for _, size in group)
+
+
+def _take_step(state: TrainState, clip_grad: float | None, step: int) -> None:
     """Change the weights; of a step that is watched, the gradients are those before they are clipped."""
-    is_watched = watch is not None and watch.is_watched(step - 1)  # the first step of an epoch always is
+    is_watched = state.watch is not None and state.watch.is_watched(step - 1)  # the first step of an epoch always is
     if clip_grad is not None or is_watched:
-        scaler.unscale_(optimizer)
+        state.scaler.unscale_(state.optimizer)
     if is_watched:
-        watch.before_step(step - 1)
+        state.watch.before_step(step - 1)
     if clip_grad is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip_grad)
-    scaler.step(optimizer)
+        nn.utils.clip_grad_norm_(state.model.parameters(), clip_grad)
+    state.scaler.step(state.optimizer)
     if is_watched:
-        watch.after_step(step - 1)
-    scaler.update()
-
-
-def _sum_over_processes(trained: list[nn.Parameter], meter: "Meter", machine: Machine) -> None:
-    """Give every process the gradients, the loss and the hits of the whole batch."""
-    if machine.processes.count > 1:
-        gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-        machine.processes.sum_([*gradients, meter.of_step])
+        state.watch.after_step(step - 1)
+    state.scaler.update()
+    state.optimizer.zero_grad()
+    state.schedule.after_step()
+    if state.ema is not None:
+        state.ema.update_parameters(state.model)
 
 
 @torch.no_grad()
@@ -242,11 +143,6 @@ def evaluate(
 
 def _mean_over_views(model: nn.Module, inputs: torch.Tensor, views: Sequence[Callable]) -> torch.Tensor:
     return torch.stack([model(view(inputs)).float().softmax(1) for view in views]).mean(0).log()
-
-
-def best_record(history: list[dict]) -> dict | None:
-    """Return the record of the epoch with the best validation accuracy, the earliest of equals; None without epochs."""
-    return max(history, key=lambda record: record["val_accuracy"], default=None)
 
 
 def _set_training_mode(model: nn.Module) -> None:
@@ -330,38 +226,3 @@ def _check_network(model: nn.Module, epoch: int, lr: float) -> None:
                 f"{name} of the network is not finite any more after the last step of epoch {epoch}, at learning rate "
                 f"{lr:g}; try a lower --lr, or --clip_grad 1"
             )
-
-
-def _grouped(batches: Iterable, size: int) -> Iterator[list]:
-    iterator = iter(batches)
-    while group := list(islice(iterator, size)):
-        yield group
-
-
-def _validate(model: nn.Module, val: Batches, machine: Machine, epoch: int, lr: float) -> tuple[float, float]:
-    """Return loss and accuracy on the validation images; weights that have no finite loss are never the best."""
-    logits, labels = evaluate(model, val, machine, "validation")
-    loss = F.cross_entropy(logits, labels).item()
-    if not math.isfinite(loss):
-        raise Diverged(
-            f"the validation loss is not finite after the last step of epoch {epoch}, at learning rate {lr:g}; "
-            "try a lower --lr, or --clip_grad 1"
-        )
-    return loss, (logits.argmax(1) == labels).double().mean().item()
-
-
-def _out_of_patience(history: list[dict], patience: int | None) -> bool:
-    if patience is None or not history or len(history) - best_record(history)["epoch"] < patience:
-        return False
-    say(f"stopping: no better validation accuracy for {patience} epochs")
-    return True
-
-
-def _epoch_line(record: dict, epochs: int, is_best: bool) -> str:
-    return (
-        f"epoch {record['epoch']:>{len(str(epochs))}}/{epochs}"
-        f"  train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.4f}"
-        f"  val loss {record['val_loss']:.4f} accuracy {record['val_accuracy']:.4f}"
-        f"  lr {record['lr']:.2g}  {record['images_per_second']:,.0f} images/s  {record['seconds']:.1f} s"
-        f"{'  best' if is_best else ''}"
-    )

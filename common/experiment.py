@@ -1,0 +1,73 @@
+"""What every experiment does: check, load, then train and test on each data set."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.data.load import Source
+from common.models.placement import place
+from common.models.pretrained import find_weights
+from common.runs.run import Run, is_finished
+from common.runs.saving import has_checkpoint
+from common.system.device import Machine, prepare_machine
+
+
+def run_experiment(
+    script: str,
+    options: Namespace,
+    train_and_test: Callable[[Run, Namespace], None],
+    image_size: int,
+    val_fraction: float,
+    fit: str = "crop",
+) -> Path:
+    """Run an experiment on each of its data sets, and return the last run folder.
+
+    A run that is finished is left as it is. With `--explore` the data is looked at, and nothing is trained.
+
+    Args:
+        script: `__file__` of the experiment.
+        train_and_test: what it does with one data set.
+        image_size, val_fraction, fit: see `load_data`.
+
+    Raises:
+        BadInput: options, data or device cannot be used; nothing has been written then.
+    """
+    if is_finished(options.resume, options.epochs, options.test):
+        return options.resume
+    machine = _machine(options)
+    needs_weights = not (options.explore or has_checkpoint(options.resume))
+    weights = find_weights(options.weights, vars(options).get("model")) if needs_weights else None
+    loaded = Source.of(vars(options)).load(image_size, val_fraction, fit)
+    if options.explore:
+        from common.exploring.explore import explore_only
+
+        return explore_only(script, vars(options), loaded, machine)
+    for data in loaded:
+        run = Run(script, vars(options), data, machine, weights, fit)
+        torch.manual_seed(options.seed)  # so that the first weights depend on the seed alone
+        train_and_test(run, options)
+    return run.folder
+
+
+def measure_speed(
+    script: str, options: Namespace, build_model: Callable[[Namespace, int], nn.Module], num_classes: int
+) -> Path:
+    """Measure how many images a second training gets through instead of training, and return the folder.
+
+    Args:
+        script: `__file__` of the experiment.
+    """
+    from common.throughput import measure_throughput
+
+    machine = _machine(options)
+    torch.manual_seed(options.seed)
+    model = place(build_model(options, num_classes), machine)
+    shape, limits = (3, options.image_size, options.image_size), (options.max_batch, options.memory_budget)
+    return measure_throughput(script, vars(options), model, shape, num_classes, machine, *limits)
+
+
+def _machine(options: Namespace) -> Machine:
+    return prepare_machine(options.device, options.precision, options.deterministic, options.sync_bn)

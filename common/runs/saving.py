@@ -1,0 +1,211 @@
+"""What a run writes into its folder, and what an exact resume reads from it.
+
+`last.pth` holds all that a resume needs, `previous.pth` the epoch before in case that is damaged, `epoch-<n>.pth` older
+ones if they were asked for. `best.pth` holds the weights of the best epoch so far, and no training state.
+"""
+
+import contextlib
+import functools
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from common.data.batches import Batches
+from common.optim.recipe import Recipe
+from common.runs.folder import read_test_json
+from common.runs.history import best_record
+from common.runs.state import TrainState
+from common.runs.tracking import Trackers
+from common.system.checkpoints import Damaged, load_checkpoint, save_checkpoint
+from common.system.distributed import Processes
+from common.system.errors import Diverged
+from common.system.files import write_bytes, write_json
+from common.system.log import complain, say
+
+STATE_KEYS = {"model", "optimizer", "schedule", "scaler", "history"}
+
+
+def _main_only(method: Callable) -> Callable:
+    """Let a method do nothing in all processes of a run but the first, which alone writes and prints."""
+
+    @functools.wraps(method)
+    def wrapper(self: "RunFolder", *arguments, **settings):
+        if self.processes.is_first:
+            return method(self, *arguments, **settings)
+
+    return wrapper
+
+
+class RunFolder:
+    """The open folder of a run.
+
+    Attributes:
+        script: path of the experiment. folder: of the run. config: the content of its config.json.
+        recipe: the training options. processes: of which the first alone writes.
+        is_resumed: whether the run began earlier.
+        state: the network in training, once `fit` has begun.
+    """
+
+    script: Path
+    folder: Path
+    config: dict
+    recipe: Recipe
+    processes: Processes
+    is_resumed: bool
+    state: TrainState | None = None
+    _train_json: dict
+    _trackers: Trackers
+
+    @_main_only
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file of the run folder."""
+        write_bytes(self.folder / name, text.encode("utf-8", errors="backslashreplace"))
+
+    @_main_only
+    def write_json(self, name: str, content: dict) -> None:
+        """Write a JSON file of the run folder."""
+        write_json(self.folder / name, content)
+
+    @_main_only
+    def once(self, name: str, write: Callable[[], None]) -> None:
+        """Call `write()`, which writes the file `name` at last, unless it is there: a resumed run has it already."""
+        if not (self.folder / name).exists():
+            write()
+
+    @_main_only
+    def save_epoch(self, history: list[dict]) -> None:
+        """Save the end of an epoch. Killed between any two of these writes, a resume repeats the epoch and ends alike.
+
+        Args:
+            history: the records of all epochs so far.
+        """
+        epoch, every = history[-1]["epoch"], self.recipe.save_every
+        if best_record(history) is history[-1]:
+            self._save_best(self.state.eval_model, epoch, history[-1]["val_accuracy"])
+        state = self.state.state_dict() | {"history": history}
+        save_state(self.folder, state, epoch, keep=bool(every) and epoch % every == 0)
+        self._write_train_json(history)
+        self._track_epoch(history)
+
+    @_main_only
+    def save_untrained(self, model: nn.Module, accuracy: float) -> None:
+        """Save the weights of a run of no epochs, which are its best."""
+        self._save_best(model, 0, accuracy)
+        self._train_json |= {"best_epoch": 0, "best_val_accuracy": accuracy}
+        self.write_json("train.json", self._train_json)
+        self._trackers.epoch({"epoch": 0}, {"best_val_accuracy": accuracy, "best_epoch": 0})
+
+    def restore(self) -> list[dict]:
+        """Put the state of a resumed run back to the newest intact one; return the records of the epochs so far."""
+        saved = self.processes.from_first(lambda: newest_state(self.folder)) if self.is_resumed else None
+        history = saved["history"] if saved else []
+        if self.is_resumed and not saved:
+            say("no saved epoch can be used: starting from the first, which ends with the same weights")
+        if saved:
+            self.state.load_state_dict(saved)
+            say(f"going on after epoch {len(history)}")
+        if self.processes.is_first:
+            self._write_train_json(history)
+            self._trackers.start(self.folder, self.config)
+            for epochs in range(1, len(history) + 1):  # a tracker may have missed some, or be new to this run
+                self._track_epoch(history[:epochs])
+        return history
+
+    def best_weights(self) -> dict:
+        """Return the state dict of the best epoch."""
+        return self.processes.from_first(lambda: load_checkpoint(self.folder / "best.pth", {"model"})["model"])
+
+    @_main_only
+    def draw_epoch(self, history: list[dict], train: Batches) -> None:
+        """Draw the curves, and once the training images as the network sees them."""
+        from common.runs import plots  # imports matplotlib, which the first epoch need not wait for
+
+        plots.draw_history(self.folder, history)
+        plots.draw_resources(self.folder / "resources.png", history)
+        if not (self.folder / "samples.png").exists():
+            plots.draw_samples(self.folder / "samples.png", train, self.config["classes"])
+
+    @_main_only
+    def finish(self) -> None:
+        """Record that everything is done."""
+        self._set_status("finished")
+        self._trackers.finish(read_test_json(self.folder), sorted(self.folder.glob("*.png")))
+        say(f"finished: {self.folder}")
+
+    def resume_command(self) -> str:
+        """Return the shell command that continues this run."""
+        count = self.processes.count
+        start = ["torchrun", f"--nproc_per_node={count}"] if count > 1 else [Path(sys.executable).name]
+        script = self.script
+        with contextlib.suppress(ValueError):  # below the current folder, the command is as it was typed
+            script = script.relative_to(Path.cwd())
+        return shlex.join([*start, str(script), "--resume", str(self.folder)])
+
+    def _set_status(self, status: str) -> None:
+        self._train_json["status"] = status
+        self.write_json("train.json", self._train_json)
+
+    def _save_best(self, model: nn.Module, epoch: int, accuracy: float) -> None:
+        content = {"model": model.state_dict(), "epoch": epoch, "val_accuracy": accuracy, "config": self.config}
+        save_checkpoint(self.folder / "best.pth", content)
+
+    def _write_train_json(self, history: list[dict]) -> None:
+        best = best_record(history) or {"val_accuracy": None, "epoch": None}
+        self._train_json = {
+            "status": "running",
+            "best_val_accuracy": best["val_accuracy"],
+            "best_epoch": best["epoch"],
+            "train_time": sum(record["seconds"] for record in history),
+            "epochs": history,
+        }
+        self.write_json("train.json", self._train_json)
+
+    def _track_epoch(self, history: list[dict]) -> None:
+        best = best_record(history)
+        self._trackers.epoch(history[-1], {"best_val_accuracy": best["val_accuracy"], "best_epoch": best["epoch"]})
+
+    def _end_badly(self, error: BaseException) -> None:
+        with contextlib.suppress(OSError):  # a full disk: what was written before is whole, and stays
+            self._set_status("diverged" if isinstance(error, Diverged) else "interrupted")
+        if isinstance(error, Diverged):
+            has_weights = (self.folder / "best.pth").exists()
+            say(f"{'the best' if has_weights else 'no'} weights so far are kept in {self.folder}")
+        else:
+            done = len(self._train_json["epochs"])
+            say(f"{done} epoch(s) are saved; to go on: {self.resume_command()}")
+
+
+def save_state(folder: Path, state: dict, epoch: int, keep: bool) -> None:
+    """Save the training state after an epoch as `last.pth`, and with `keep` as `epoch-<n>.pth` too."""
+    if keep:
+        save_checkpoint(folder / f"epoch-{epoch}.pth", state)
+    save_checkpoint(folder / "last.pth", state, keep_old_as=folder / "previous.pth")
+
+
+def newest_state(folder: Path) -> dict | None:
+    """Return what the newest intact epoch of a run has saved; None if there is none.
+
+    Without the weights of the best epoch so far no later state is of use: they are in no other file.
+    """
+    kept = sorted(folder.glob("epoch-[0-9]*.pth"), key=lambda path: -int(path.stem.removeprefix("epoch-")))
+    states = [path for path in (folder / "last.pth", folder / "previous.pth", *kept) if path.exists()]
+    try:
+        if states:
+            load_checkpoint(folder / "best.pth", {"model"})
+    except Damaged as error:
+        complain(f"warning: {error}")
+        return None
+    for path in states:
+        try:
+            return load_checkpoint(path, STATE_KEYS)
+        except Damaged as error:
+            complain(f"warning: {error}; using the one before it")
+    return None
+
+
+def has_checkpoint(folder: Path | None) -> bool:
+    """Tell whether the run to be resumed has a saved epoch to go on from, so that it needs no first weights."""
+    return folder is not None and newest_state(folder) is not None

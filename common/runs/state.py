@@ -1,0 +1,93 @@
+"""Everything that training changes, and so everything that a checkpoint holds."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from common.inside.maps import Watch
+from common.optim.ema import EMA
+from common.optim.optimizers import Schedule
+from common.optim.recipe import Recipe
+from common.system.device import Machine
+from common.system.errors import is_out_of_memory
+from common.system.log import say
+
+
+@dataclass
+class TrainState:
+    """A network in training, with all that changes along with it.
+
+    `forward` runs the network: it is the network itself, or a compiled form of it. `ema` and `watch` are None unless
+    the recipe asks for them.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    scaler: torch.amp.GradScaler
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    ema: EMA | None = None
+    watch: Watch | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        recipe: Recipe,
+        machine: Machine,
+    ) -> "TrainState":
+        """Return the state before the first step."""
+        return cls(
+            model, optimizer, schedule, machine.scaler(),
+            forward=compiled(model) if recipe.compile else model,
+            ema=EMA(model, recipe.ema) if recipe.ema else None,
+            watch=Watch(model, recipe.watch) if recipe.watch else None,
+        )  # fmt: skip
+
+    @property
+    def eval_model(self) -> nn.Module:
+        """The network that is validated, and kept if it is the best."""
+        return self.ema.model if self.ema else self.model
+
+    def state_dict(self) -> dict:
+        """Return the states of all parts, by the names that checkpoints have for them."""
+        return {name: part.state_dict() for name, part in self._parts().items()}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` returned."""
+        for name, part in self._parts().items():
+            part.load_state_dict(state[name])
+
+    def _parts(self) -> dict:
+        parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
+        parts |= {"average": self.ema, "watch": self.watch}
+        return {name: part for name, part in parts.items() if part is not None}
+
+
+def compiled(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function that runs `model`, compiled at its first call; if that fails, it says so and runs it plain.
+
+    The weights stay those of `model`, and so do the names in its checkpoints.
+    """
+    fast, works = torch.compile(model), None
+
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        nonlocal works
+        if works is False:
+            return model(inputs)
+        try:
+            result, works = fast(inputs), True
+            return result
+        except Exception as error:
+            if works or is_out_of_memory(error):
+                raise
+            works = False
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            say(f"warning: --compile does not work here, going on without it ({reason[:200]})")
+            return model(inputs)
+
+    return forward
