@@ -15,7 +15,7 @@ from common.comparing.folder import check_folder, write_comparison
 from common.comparing.mistakes import read_all_mistakes
 from common.comparing.overview import check_metric, compare, option_to_draw
 from common.comparing.tables import print_overview
-from common.options.shared import Parser
+from common.options.parser import Parser
 from common.options.types import folder
 from common.system.errors import run_script
 from common.system.log import say

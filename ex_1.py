@@ -30,9 +30,9 @@ LR = 1e-3  # Adam's own default
 def parse_options(argv=None):
     """Return the options of this experiment."""
     parser = experiment_parser(__file__, __doc__, dataset=DATASETS, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LR)
-    own = parser.add_argument_group("this experiment")
-    own.add_argument("-d", "--dropout", type=real(0, below=1), default=0.0, metavar="X", help="before the linear layer")
-    own.add_argument("-bn", "--batch_norm", **SWITCH, default=True, help="normalise after each convolution")
+    add = parser.own.add_argument
+    add("-d", "--dropout", type=real(0, below=1), default=0.0, metavar="X", help="before the linear layer")
+    add("-bn", "--batch_norm", **SWITCH, default=True, help="normalise after each convolution")
     return parser.parse(argv)
 
 

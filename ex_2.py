@@ -35,20 +35,18 @@ LR = 1e-3  # Adam's own default
 def parse_options(argv=None):
     """Return the options of this experiment."""
     parser = experiment_parser(__file__, __doc__, dataset=DATASETS, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LR)
-    own = parser.add_argument_group("this experiment")
-    own.add_argument("--image_size", type=integer(8, 4096), default=IMAGE_SIZE, metavar="N", help="side in pixels")
-    own.add_argument(
+    add = parser.own.add_argument
+    add("--image_size", type=integer(8, 4096), default=IMAGE_SIZE, metavar="N", help="side in pixels")
+    add(
         "--width",
         type=integer(1),
         default=WIDTH,
         metavar="N",
         help="filters of the first block; the others have two and four times as many",
     )
-    own.add_argument("--augment", **SWITCH, default=True, help="random crops and flips of the training images")
-    own.add_argument(
-        "-d", "--dropout", type=real(0, below=1), default=0.0, metavar="X", help="before each linear layer"
-    )
-    own.add_argument("-bn", "--batch_norm", **SWITCH, default=True, help="normalise after each convolution")
+    add("--augment", **SWITCH, default=True, help="random crops and flips of the training images")
+    add("-d", "--dropout", type=real(0, below=1), default=0.0, metavar="X", help="before each linear layer")
+    add("-bn", "--batch_norm", **SWITCH, default=True, help="normalise after each convolution")
     return parser.parse(argv)
 
 

@@ -40,7 +40,7 @@ THROUGHPUT_CLASSES = 10
 def parse_options(argv=None):
     """Return the options of this experiment."""
     parser = experiment_parser(__file__, __doc__, **SHARED)
-    add = parser.add_argument_group("this experiment").add_argument
+    add = parser.own.add_argument
     add("--model", type=one_of(tuple(OF_MODEL)), default="lenet", metavar="NAME", help=", ".join(OF_MODEL))
     add(
         "--image_size", type=integer(8, 4096), metavar="N", help=f"side in pixels (default: {_of_models('image_size')})"

@@ -42,7 +42,7 @@ def parse_options(argv=None):
     parser.change("--weights", type=one_of_or_location(["imagenet", "none"]), metavar="WHICH",
                   help="imagenet, none, or a file; what does not fit is named; with -e 0 only evaluate "
                        "(default: imagenet with --pretrained, else none)")  # fmt: skip
-    add = parser.add_argument_group("this experiment").add_argument
+    add = parser.own.add_argument
     add("--model", type=one_of(MODELS), default="resnet18", metavar="NAME", help=", ".join(MODELS))
     add("--pretrained", **SWITCH, default=False, help="ImageNet's network at 224x224 pixels, trained at three rates")
     add("--heavy_augment", **SWITCH, default=False, help=f"erase rectangles, with probability {HEAVY_ERASING}")

@@ -31,8 +31,8 @@ SHARED = {"dataset": ["cifar10"], "epochs": 20, "batch_size": 25, "lr": 1e-3,  #
 def parse_options(argv=None):
     """Return the options of this experiment."""
     parser = experiment_parser(__file__, __doc__, **SHARED)
-    own = parser.add_argument_group("this experiment")
-    own.add_argument("-d", "--dropout", type=real(0, below=1), default=0.2, metavar="X", help="between linear layers")
+    add = parser.own.add_argument
+    add("-d", "--dropout", type=real(0, below=1), default=0.2, metavar="X", help="between linear layers")
     return parser.parse(argv)
 
 

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from common.data.packing import Decoding, check_target, find_sources, pack, report
-from common.options.shared import Parser
+from common.options.parser import Parser
 from common.options.types import folder, integer, one_of
 from common.system.errors import run_script
 

@@ -9,7 +9,7 @@ them. If a folder holds folders with the names of classes, the accuracy is told 
 
 from pathlib import Path
 
-from common.options.shared import Parser
+from common.options.parser import Parser
 from common.options.types import folder, integer, one_of
 from common.predicting.classifier import find_checkpoint, load_classifier
 from common.predicting.prediction import check_outputs, find_images, predict, report, write_csv, write_montage

@@ -12,7 +12,7 @@ import os
 import shlex
 import sys
 
-from common.options.shared import Parser
+from common.options.parser import Parser
 from common.options.types import folder, integer, one_of
 from common.searching.program import Experiment
 from common.searching.results import draw_search, say_best, write_best

@@ -10,6 +10,7 @@ report's search made is an option. The shorter side of a photograph becomes 256 
 choose the best epoch. trainB.py fine-tunes a network that has seen millions of photographs before, on the same data.
 """
 
+import torch
 from torch import nn
 
 from common.evaluation.testing import evaluate_best
@@ -45,8 +46,7 @@ def parse_options(argv=None):
     defaults = {"dataset": ["folder"], "data": DATA, "epochs": EPOCHS, "batch_size": BATCH_SIZE, "lr": LR}
     parser = experiment_parser(__file__, __doc__, **defaults)
     add_photograph_options(parser)
-    own = parser.add_argument_group("this experiment")
-    add = own.add_argument
+    add = parser.own.add_argument
     add("-nf", "--num_filters", type=integer(1), default=FILTERS, metavar="N", help="filters of the first block")
     add("-fo", "--filter_org", type=one_of(tuple(FILTER_PLANS)), default="const", metavar="PLAN",
         help="filters of the later blocks: const, half (of the block before, at least 1) or double")  # fmt: skip
@@ -59,7 +59,10 @@ def parse_options(argv=None):
     add("--augment", **SWITCH, default=True, help="flips, rotation, colours, crops and erasing of training images")
     add("--shown_classes", type=integer(0), default=3, metavar="N",
         help="classes of which class_predictions.png shows 10 test images")  # fmt: skip
-    return parser.parse(argv)
+    options = parser.parse(argv)
+    with torch.device("meta"):  # which makes shapes only
+        build_model(options, num_classes=2)  # refuses filters that do not fit before any image is read
+    return options
 
 
 def build_transforms(options):

@@ -56,8 +56,7 @@ def parse_options(argv=None):
     parser.change("--weights", type=one_of_or_location(["imagenet", "none"]), default="imagenet", metavar="WHICH",
                   help="imagenet, none, or a file; what does not fit is named; with -e 0 only evaluate")  # fmt: skip
     add_photograph_options(parser)
-    own = parser.add_argument_group("this experiment")
-    add = own.add_argument
+    add = parser.own.add_argument
     add("--model", type=one_of(RESNETS), default="resnet50", metavar="NAME", help=", ".join(RESNETS))
     add("--strategy", type=one_of(STRATEGIES), default="head", metavar="NAME",
         help="what is trained: head; last: the last stages too; staged: head, then everything; all: everything; "

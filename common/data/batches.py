@@ -1,7 +1,6 @@
 """The way from a data set to the network: order, batches, transforms, device."""
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -9,6 +8,7 @@ from common.data.arrays import ArrayDataset, Part
 from common.data.load import Data
 from common.system.device import Machine
 from common.system.errors import BadInput
+from common.system.threads import read_ahead
 from common.transforms.random_streams import Draws, shuffled
 
 GPU_MEMORY_SHARE = 0.4  # of the free memory of a GPU, for the images; the rest is the network's
@@ -22,8 +22,8 @@ class Batches:
 
     Args:
         transform: called as transform(images uint8 (N, C, H, W), draws), returns what the network takes.
-        training: shuffle, and drop a last batch of which some process would get less than two images: of a single one
-            batch norm cannot take statistics.
+        training: shuffle, and drop a last batch of which some process would get less than two images: batch norm needs
+            two values in each channel.
         later_sizes: (epoch, batch size) pairs: from that epoch on batches have that size.
 
     Raises:
@@ -58,8 +58,9 @@ class Batches:
     def images_in(self, epoch: int) -> int:
         """Return the number of images in an epoch."""
         images, size = len(self.part), self.size_in(epoch)
-        rest = images % size
-        return images - rest if self.training and images > size > 1 and rest < 2 * self.processes.count else images
+        leftover = images % size
+        drop = self.training and images > size > 1 and leftover < 2 * self.processes.count
+        return images - leftover if drop else images
 
     def batches_in(self, epoch: int) -> int:
         """Return the number of batches in an epoch."""
@@ -120,13 +121,8 @@ class Batches:
             windows = Draws(self.seed, epoch, samples, "windows") if self.training else None
             return self.dataset.batch(samples, windows)
 
-        with ThreadPoolExecutor(1) as reader:  # reads one batch while the network works on the one before
-            coming = reader.submit(read, batches[0])
-            for samples, following in zip(batches, [*batches[1:], None], strict=True):
-                batch = coming.result()
-                if following is not None:
-                    coming = reader.submit(read, following)
-                yield samples, batch
+        # Reads one batch while the network works on the one before.
+        yield from zip(batches, read_ahead(read, batches), strict=True)
 
 
 def make_batches(

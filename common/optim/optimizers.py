@@ -64,10 +64,7 @@ class Schedule:
         gamma: float = 0.1,
         plateau_patience: int = 10,
     ):
-        if name == "cosine" and warmup_epochs >= max(len(steps), 1):
-            raise BadInput(f"--warmup_epochs {warmup_epochs:g} must be less than --epochs {len(steps)}")
-        if name == "multistep" and not milestones:
-            raise BadInput("--schedule multistep needs --milestones, for instance --milestones 30,40")
+        check_schedule(name, len(steps), warmup_epochs, milestones)
         total = max(1, sum(steps))
         self.by_step, self.by_loss = name in ("cosine", "onecycle"), name == "plateau"
         if name == "none":
@@ -97,6 +94,18 @@ class Schedule:
             self.scheduler.step(val_loss)
         elif not self.by_step:
             self.scheduler.step()
+
+
+def check_schedule(name: str, epochs: int, warmup_epochs: float, milestones: Sequence[int]) -> None:
+    """Make sure that a schedule has what it needs.
+
+    Raises:
+        BadInput: its options contradict each other.
+    """
+    if name == "cosine" and warmup_epochs >= max(epochs, 1):
+        raise BadInput(f"--warmup_epochs {warmup_epochs:g} must be less than --epochs {epochs}")
+    if name == "multistep" and not milestones:
+        raise BadInput("--schedule multistep needs --milestones, for instance --milestones 30,40")
 
 
 def _cosine(steps: int, warmup_steps: int):

@@ -1,0 +1,205 @@
+"""A command line: options typed, from configuration files, and stored in a run that is resumed.
+
+Later ones win: the experiment's defaults, `--config FILE`, `--override key=value …`, what is typed.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.optim.optimizers import OPEN_ENDED, check_schedule
+from common.options.types import (
+    location,
+    nearest,
+)  # fmt: skip
+from common.runs.folder import read_config
+from common.runs.tracking import check_installed
+from common.system.errors import BadInput
+from common.system.log import say
+
+TRACKERS = ("tensorboard", "wandb", "wandb_project", "wandb_entity")
+# Options that change where a run happens but not what comes out of it.
+MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "print_every", "compile", "test", *TRACKERS)
+# Options that do nothing unless another one has one of these values.
+WORKS_ONLY_WITH = {
+    "warmup_epochs": ("schedule", ("cosine",)),
+    "step_size": ("schedule", ("step",)),
+    "milestones": ("schedule", ("multistep",)),
+    "gamma": ("schedule", ("step", "multistep", "plateau")),
+    "plateau_patience": ("schedule", ("plateau",)),
+    "momentum": ("optimizer", ("sgd", "rmsprop")),
+    "tensorboard": ("explore", (False,)),
+    "wandb": ("explore", (False,)),
+    "wandb_project": ("wandb", (True,)),
+    "wandb_entity": ("wandb", (True,)),
+}
+HDF5_ENDINGS = (".hdf5", ".h5", ".hdf")
+_UNSET = object()
+
+
+class Parser(argparse.ArgumentParser):
+    """An argparse parser that raises `BadInput` with the nearest name, and reads configuration files."""
+
+    def __init__(self, script: str, description: str):
+        super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False, add_help=False)
+        self.script = script
+        self.works_only_with = dict(WORKS_ONLY_WITH)
+
+    def change(self, option: str, **settings) -> None:
+        """Change what an option that all experiments have takes and says in this one."""
+        vars(self._option_string_actions[option]).update(settings)
+
+    def error(self, message: str):
+        raise BadInput(f"{message.removeprefix('argument ')} (--help lists all options)")
+
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Return all options of the command line `argv` (default: the process's own).
+
+        Raises:
+            BadInput: an unknown option or key, or a value that it does not take.
+        """
+        typed = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+        first.add_argument("--config", action="append", type=location, default=[])
+        first.add_argument("--override", action="extend", nargs="+", default=[])
+        try:
+            files, typed = first.parse_known_args(typed)
+        except argparse.ArgumentError as error:
+            self.error(str(error))
+        from_files = [word for name in files.config for word in self._from_file(name)]
+        words = from_files + self._from_pairs(files.override) + typed
+        given = {name: value for name, value in vars(self._parse_known(words)).items() if value is not _UNSET}
+        options = self._resumed(given) if given.get("resume") else self._completed(given)
+        check_schedule(*(options[name] for name in ("schedule", "epochs", "warmup_epochs", "milestones")))
+        check_installed(options)
+        return argparse.Namespace(**options)
+
+    def _completed(self, given: dict) -> dict:
+        """Return all options of a new run of which `given` are not left to their defaults."""
+        if given.get("data") and "dataset" not in given:
+            given["dataset"] = [_implied_dataset(given["data"])]
+        options = self._defaults_of_all() | given
+        if "data" not in given and options["dataset"] != self.get_default("dataset"):
+            options["data"] = None  # a default place is that of the default data set
+        if options["data"]:
+            options["data"] = location(options["data"])
+        for name in given:
+            owner, values = self.works_only_with.get(name, (None, ()))
+            if owner and options[owner] not in values:
+                use = f"without --{owner}" if values == (True,) else f"with --{owner} {options[owner]}"
+                say(f"note: --{name} does nothing {use}")
+        return options
+
+    def _parse_known(self, words: list[str]) -> argparse.Namespace:
+        """Parse `words`; options that are not among them are `_UNSET`."""
+        unset = argparse.Namespace(**dict.fromkeys(self._defaults_of_all(), _UNSET))
+        options, unknown = self.parse_known_args(words, unset)
+        if unknown:
+            word = unknown[0]
+            if not word.startswith("-"):
+                self.error(f"{word!r} belongs to no option")
+            self.error(f"there is no option {word.split('=')[0]}{nearest(word.split('=')[0], self._option_strings())}")
+        return options
+
+    def _resumed(self, given: dict) -> dict:
+        """Return the options stored in the run to be resumed.
+
+        Raises:
+            BadInput: there is no such run, it is another script's, or `given` contradicts what is stored.
+        """
+        folder = given["resume"] = Path(given["resume"])
+        if not (folder / "config.json").is_file():
+            raise BadInput(f"--resume {folder}: there is no run in that folder (no config.json)")
+        config = read_config(folder)
+        if config["script"] != self.script:
+            raise BadInput(f"--resume {folder}: that run is of {config['script']}.py; resume it with that")
+        stored = self._defaults_of_all() | config["options"] | {"dataset": [config["dataset"]]}
+        for name, value in given.items():
+            if name in MAY_DIFFER_ON_RESUME or name == "resume" or value == stored.get(name):
+                continue
+            if name == "epochs" and value > stored["epochs"]:
+                if stored["schedule"] in OPEN_ENDED:
+                    continue
+                raise BadInput(
+                    f"--epochs {value}: the run began with {stored['epochs']}, and its schedule "
+                    f"{stored['schedule']!r} is planned for exactly so many; start a new run"
+                )
+            more = ", which can only become more" if name == "epochs" else ""
+            raise BadInput(f"--{name}: the run has {_typed(stored.get(name))}{more}; leave it out, or start a new run")
+        return stored | given
+
+    def _from_file(self, name: str) -> list[str]:
+        """Return the options in a YAML file as words of a command line, so that they are checked in the same way."""
+        import yaml
+
+        try:
+            content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise BadInput(f"--config {name} cannot be read ({error.strerror})") from error
+        except (yaml.YAMLError, ValueError) as error:  # such as a date in the 13th month
+            raise BadInput(f"--config {name} is not YAML: {' '.join(str(error).split())}") from error
+        if content is None:
+            return []
+        if not isinstance(content, dict):
+            raise BadInput(f"--config {name} must hold lines such as `epochs: 10`")
+        return [self._word(str(key), value, f"--config {name}") for key, value in content.items() if value is not None]
+
+    def _from_pairs(self, pairs: list[str]) -> list[str]:
+        words = []
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not equals:
+                raise BadInput(f"--override {pair}: must be key=value")
+            words.append(self._word(key, value, "--override"))
+        return words
+
+    def _word(self, key: str, value, source: str) -> str:
+        option = _with_underscores(f"--{key}")
+        long_names = [name for name in self._option_strings() if name.startswith("--")]
+        if key in ("config", "override", "help", "resume"):
+            raise BadInput(f"{source}: {key!r} can only be typed on the command line")
+        if option not in long_names:
+            raise BadInput(f"{source}: there is no option {key!r}{nearest(option, long_names).replace('--', '')}")
+        return f"{option}={_typed(value)}"
+
+    def _option_strings(self) -> list[str]:
+        return sorted(self._option_string_actions)
+
+    def _defaults_of_all(self) -> dict:
+        return {action.dest: action.default for action in self._actions if action.default is not argparse.SUPPRESS}
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows every default."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=34, width=110)
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default in (None, [], argparse.SUPPRESS):
+            return action.help
+        return f"{action.help} (default: {_typed(action.default)})".replace("%", "%%")
+
+
+def _typed(value) -> str:
+    """Return a value as it would be typed."""
+    if not isinstance(value, list):
+        return str(value)
+    return ",".join(":".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
+
+
+def _with_underscores(word: str) -> str:
+    """Return `--batch-size=8` as `--batch_size=8`."""
+    if not word.startswith("--"):
+        return word
+    name, equals, value = word.partition("=")
+    return "--" + name[2:].replace("-", "_") + equals + value
+
+
+def _implied_dataset(data: str) -> str:
+    if data.endswith(HDF5_ENDINGS) and not Path(data).is_dir():
+        return "hdf5"
+    if Path(data).is_file():
+        raise BadInput(f"--data {data} is a file: say with --dataset what it holds (cifar10, cifar100 or hdf5)")
+    return "folder"
