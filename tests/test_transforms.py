@@ -20,7 +20,7 @@ from common.transforms.basic import (
     Resize,
 )
 from common.transforms.color import ColorJitter, GaussianBlur
-from common.transforms.erasing import RandomErasing, RandomResizedCrop
+from common.transforms.erasing import RandomErasing
 from common.transforms.random_streams import Draws
 
 NEVER = 1e-6  # a p-value below this is no bad luck: everything here is seeded
@@ -54,8 +54,8 @@ def uniform(numbers, low, high):
 def way(request, monkeypatch):
     """What is drawn can be read on the CPU; on other devices all images are worked on, whatever is drawn."""
     if request.param == "all images":
-        for module in ("transforms", "rectangles"):
-            monkeypatch.setattr(f"common.{module}.knows_numbers", lambda images: False)
+        for module in ("basic", "erasing"):
+            monkeypatch.setattr(f"common.transforms.{module}.knows_numbers", lambda images: False)
 
 
 @LAYOUTS
@@ -371,42 +371,6 @@ def test_erasing_in_place_saves_the_copy(way):
     assert torch.equal(images, expected)
 
 
-@LAYOUTS
-@pytest.mark.parametrize("size", [12, (9, 30), 40])
-def test_resized_crop_equals_torchvisions_in_the_drawn_boxes(layout, size, way):
-    crop, samples = RandomResizedCrop(size, scale=(0.05, 1)), torch.arange(40)
-    images = random_images(40, 33, 26, layout)
-    results = crop(images, Draws(0, 1, samples))
-    boxes = torch.stack(crop.boxes(Draws(0, 1, samples), 33, 26), dim=1)
-    assert len(boxes.unique(dim=0)) == 40
-    for image, result, box in zip(images, results, boxes.tolist(), strict=True):
-        expected = reference.resized_crop(image, *box, list(crop.size))
-        assert result.shape == (3, *crop.size)
-        within_one_level(result, expected)
-
-
-def test_crops_to_be_resized_are_those_that_torchvision_would_find():
-    samples, height, width, scale, ratio = torch.arange(300), 31, 44, (0.5, 1.0), (0.5, 1.5)
-    draws = Draws(0, 1, samples)
-    areas = height * width * (scale[0] + (scale[1] - scale[0]) * draws.uniform(10).double())
-    ratios = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * draws.uniform(10).double())
-    boxes = torch.stack(RandomResizedCrop(8, scale, ratio).boxes(Draws(0, 1, samples), height, width), 1).tolist()
-    for (top, left, h, w), *tries in zip(boxes, areas.tolist(), ratios.tolist(), strict=True):
-        found = first_fitting(*tries, lambda w, h: 0 < w <= width and 0 < h <= height)
-        if found:
-            assert (w, h) == found
-        assert 0 <= top <= height - h and 0 <= left <= width - w
-
-
-@pytest.mark.parametrize("shape", [(10, 90), (90, 10), (11, 80)])
-def test_a_crop_that_never_fits_is_torchvisions_middle_of_the_image(shape):
-    images = random_images(2, *shape)
-    theirs = v2.RandomResizedCrop(8, scale=(1, 1), ratio=(0.7, 1.5)).make_params([images])
-    boxes = RandomResizedCrop(8, (1, 1), (0.7, 1.5)).boxes(Draws(0, 1, torch.arange(2)), *shape)
-    for ours, name in zip(boxes, ("top", "left", "height", "width"), strict=True):
-        assert ours.tolist() == [theirs[name]] * 2
-
-
 @pytest.mark.parametrize(
     "make",
     [
@@ -470,7 +434,6 @@ ON_BYTES = {
     "jitter": ColorJitter(0.3, 0.3, 0.3, 0.1),
     "apply": RandomApply([ColorJitter(0.3), RandomVerticalFlip()]),
     "blur": GaussianBlur(5),
-    "resized crop": RandomResizedCrop(9),
 }
 ALL = {
     **ON_BYTES,
@@ -498,8 +461,8 @@ def test_what_becomes_of_an_image_does_not_depend_on_the_batch_it_is_in(layout, 
 def test_what_is_done_to_the_chosen_images_is_what_is_done_to_all(transform, monkeypatch):
     images, samples = random_images(12, 16, 16, torch.channels_last), torch.arange(12)
     chosen = transform(images, Draws(0, 1, samples))
-    for module in ("transforms", "rectangles"):
-        monkeypatch.setattr(f"common.{module}.knows_numbers", lambda images: False)
+    for module in ("basic", "erasing"):
+        monkeypatch.setattr(f"common.transforms.{module}.knows_numbers", lambda images: False)
     everything = transform(images, Draws(0, 1, samples))
     torch.testing.assert_close(
         everything, chosen, rtol=0, atol=1 if chosen.dtype == torch.uint8 else 2 / 255 / min(STD)

@@ -6,7 +6,6 @@ import warnings
 import numpy as np
 
 CALIBRATION_BINS = 15
-Z_95 = 1.959963984540054  # standard normal quantile at 0.975
 
 
 def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict:
@@ -32,12 +31,12 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> 
     ]
     scores["auc_score"] = np.array(auc)
     present = images > 0
-    hits = int(matrix.trace())
+    correct = int(matrix.trace())
     return {
-        "accuracy": hits / n,
+        "accuracy": correct / n,
         **{name: _mean_where_defined(values[present]) for name, values in scores.items()},
         "top5_accuracy": _top_accuracy(probabilities, labels, 5) if count >= 5 else None,
-        "accuracy_interval_95": wilson_interval(hits, n),
+        "accuracy_interval_95": wilson_interval(correct, n),
         "expected_calibration_error": calibration_error(probabilities, predicted == labels),
         "per_class": {
             name: {"images": int(images[label])} | {key: _or_none(values[label]) for key, values in scores.items()}
@@ -48,14 +47,11 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> 
     }
 
 
-def wilson_interval(hits: int, n: int) -> list[float]:
+def wilson_interval(correct: int, n: int) -> list[float]:
     """Return the 95 % confidence interval [low, high] of a proportion (Wilson, 1927)."""
-    share = hits / n
-    centre = share + Z_95**2 / (2 * n)
-    margin = Z_95 * math.sqrt(share * (1 - share) / n + Z_95**2 / (4 * n**2))
-    scale = 1 + Z_95**2 / n
-    # At the ends the formula gives exactly 0 and 1, but for rounding.
-    return [(centre - margin) / scale if hits else 0.0, (centre + margin) / scale if hits < n else 1.0]
+    from scipy.stats import binomtest
+
+    return [float(end) for end in binomtest(correct, n).proportion_ci(0.95, method="wilson")]
 
 
 def calibration_error(probabilities: np.ndarray, correct: np.ndarray) -> float:

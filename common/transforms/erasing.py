@@ -1,65 +1,12 @@
-"""Transforms by random rectangles. common/transforms/basic.py says what all transforms have in common."""
+"""Erasing a random rectangle. common/transforms/basic.py says what all transforms have in common."""
 
 import math
 from collections.abc import Sequence
 
 import torch
 
-from common.transforms.basic import Resize, constants, knows_numbers, pair
+from common.transforms.basic import constants, knows_numbers
 from common.transforms.random_streams import Draws
-
-
-class RandomResizedCrop:
-    """Cuts out a rectangle of random area and shape for each image, resized as `Resize` does.
-
-    Ten rectangles are tried; where none fits in, it is the middle of the image. After Szegedy et al.: "Going Deeper
-    with Convolutions", 2015.
-
-    Args:
-        size: of the result, an integer or (height, width).
-        scale: least and greatest share of the image's area.
-        ratio: least and greatest width / height; its logarithm is drawn uniformly.
-    """
-
-    def __init__(
-        self,
-        size: int | Sequence[int],
-        scale: Sequence[float] = (0.08, 1.0),
-        ratio: Sequence[float] = (3 / 4, 4 / 3),
-    ):
-        self.size, self.scale, self.ratio = pair(size), tuple(scale), tuple(ratio)
-
-    def boxes(self, draws: Draws, height: int, width: int) -> tuple[torch.Tensor, ...]:
-        """Return top, left, height and width, each (N,) int64, for images of height x width."""
-        widths, heights = _sides(draws, height * width, self.scale, self.ratio)
-        fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-        least, greatest = self.ratio
-        middle_h, middle_w = min(height, round(width / least)), min(width, round(height * greatest))
-        heights = _first(fits, heights, otherwise=middle_h)
-        widths = _first(fits, widths, otherwise=middle_w)
-        fit = fits.any(1)
-        tops = torch.where(fit, draws.integers(height - heights + 1), (height - middle_h) // 2)
-        lefts = torch.where(fit, draws.integers(width - widths + 1), (width - middle_w) // 2)
-        return tops, lefts, heights, widths
-
-    def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        boxes = self.boxes(draws, *images.shape[-2:])
-        return self._one_by_one(images, boxes) if knows_numbers(images) else self._at_once(images, boxes)
-
-    def _one_by_one(self, images: torch.Tensor, boxes: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        resize = Resize(self.size)
-        places = zip(images.split(1), *(numbers.tolist() for numbers in boxes), strict=True)
-        return torch.cat([resize(image[..., top : top + h, left : left + w]) for image, top, left, h, w in places])
-
-    def _at_once(self, images: torch.Tensor, boxes: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """Resizing is linear along each side: a matrix of weights for each image."""
-        tops, lefts, heights, widths = boxes
-        n, channels, height, width = images.shape
-        rows = images.permute(0, 2, 3, 1).reshape(n, height, width * channels).float()
-        rows = _resize_weights(tops, heights, height, self.size[0]) @ rows
-        pixels = _resize_weights(lefts, widths, width, self.size[1])[:, None] @ rows.view(n, -1, width, channels)
-        pixels = pixels if images.is_floating_point() else pixels.round_().clamp_(0, 255)
-        return pixels.to(images.dtype).permute(0, 3, 1, 2)
 
 
 class RandomErasing:
@@ -140,17 +87,3 @@ def _first(fits: torch.Tensor, numbers: torch.Tensor, otherwise: int) -> torch.T
     """Return (N,): of each row of `numbers` (N, tries) the first that `fits`."""
     first = numbers.gather(1, fits.int().argmax(1, keepdim=True))[:, 0]
     return torch.where(fits.any(1), first, otherwise)
-
-
-def _resize_weights(starts: torch.Tensor, lengths: torch.Tensor, full: int, size: int) -> torch.Tensor:
-    """Return (N, size, full) float32: how much each of `full` pixels counts in each of `size`, bilinear, antialiased.
-
-    Only the `lengths` pixels (N,) from `starts` (N,) on are resized.
-    """
-    starts, lengths = starts[:, None, None], lengths[:, None, None]
-    step = lengths / size
-    centres = starts + (torch.arange(size, device=starts.device)[:, None] + 0.5) * step
-    pixels = torch.arange(full, device=starts.device)
-    weights = (1 - (pixels + 0.5 - centres).abs() / step.clamp(min=1)).clamp_(min=0)
-    weights = weights * ((starts <= pixels) & (pixels < starts + lengths))
-    return weights / weights.sum(-1, keepdim=True)
