@@ -11,7 +11,6 @@ Where a set's test images have no labels, `submission.csv` holds the predictions
 """
 
 from torch import nn
-from torchvision.models import resnet
 
 from common.evaluation.testing import evaluate_best
 from common.experiment import measure_speed, run_experiment
@@ -42,9 +41,8 @@ def parse_options(argv=None):
     parser = experiment_parser(__file__, __doc__, **SHARED)
     add = parser.own.add_argument
     add("--model", type=one_of(tuple(OF_MODEL)), default="lenet", metavar="NAME", help=", ".join(OF_MODEL))
-    add(
-        "--image_size", type=integer(8, 4096), metavar="N", help=f"side in pixels (default: {_of_models('image_size')})"
-    )
+    add("--image_size", type=integer(8, 4096), metavar="N",
+        help=f"side in pixels (default: {_of_models('image_size')})")  # fmt: skip
     add("-a", "--activation", type=activation, metavar="NAME",
         help=f"of torch.nn, such as GELU or SiLU (default: {_of_models('activation')})")  # fmt: skip
     add("-d", "--dropout", type=real(0, below=1), metavar="X",
@@ -52,13 +50,8 @@ def parse_options(argv=None):
     add("--augment", type=one_of(("none", "base", "crop", "blur")), default="base", metavar="NAME",
         help="of training images: none; base: mirrored or not, colours; crop, blur: base and that")  # fmt: skip
     add("--throughput", **SWITCH, default=False, help="measure images a second by batch size instead of training")
-    add(
-        "--max_batch",
-        type=integer(1),
-        default=2**20,
-        metavar="N",
-        help="with --throughput: the largest batch, of 1, 2, 4, …",
-    )
+    add("--max_batch", type=integer(1), default=2**20, metavar="N",
+        help="with --throughput: the largest batch, of 1, 2, 4, …")  # fmt: skip
     add("--memory_budget", type=real(above=0), metavar="GB",
         help="with --throughput: for the process on a CPU (default: half of the free memory)")  # fmt: skip
     parser.works_only_with |= {"max_batch": ("throughput", (True,)), "memory_budget": ("throughput", (True,))}
@@ -79,13 +72,13 @@ def build_transforms(options):
     """Return what happens to training images, and to all others."""
     size = (options.image_size, options.image_size)
     resize, normalize = Resize(size), Normalize(MEAN, STD)
-    first = {
-        "none": [],
-        "base": [RandomHorizontalFlip(), ColorJitter(JITTER, JITTER, JITTER)],
-    }
-    first["crop"], first["blur"] = first["base"], [*first["base"], GaussianBlur(**BLUR)]
-    last = [RandomCrop(size, padding=options.image_size // 8)] if options.augment == "crop" else []
-    return Compose([*first[options.augment], resize, *last, normalize]), Compose([resize, normalize])
+    train = [] if options.augment == "none" else [RandomHorizontalFlip(), ColorJitter(JITTER, JITTER, JITTER)]
+    if options.augment == "blur":
+        train.append(GaussianBlur(**BLUR))
+    train.append(resize)
+    if options.augment == "crop":
+        train.append(RandomCrop(size, padding=options.image_size // 8))
+    return Compose([*train, normalize]), Compose([resize, normalize])
 
 
 def lenet(options, num_classes):
@@ -121,7 +114,9 @@ def alexnet(options, num_classes):
 
 def resnet18(options, num_classes):
     """He et al.: "Deep Residual Learning", 2016, with a first layer for small images; 11,173,962 parameters."""
-    network = resnet.resnet18(num_classes=num_classes)
+    from torchvision import models  # takes a second to import
+
+    network = models.resnet18(num_classes=num_classes)
     network.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)  # instead of 7x7 at every other pixel
     network.maxpool = nn.Identity()
     if options.activation != "ReLU":
