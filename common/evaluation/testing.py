@@ -76,7 +76,7 @@ def _say_result(result: dict, labels: np.ndarray) -> None:
     say(f"test accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(labels)} images)")
     chance = np.bincount(labels).max() / len(labels)  # always to say the same
     if low <= chance < 1:
-        say(f"this cannot be told from always answering the most frequent class, which is right in {chance:.4f}")
+        say(f"not significantly better than always answering the most frequent class, which is right in {chance:.4f}")
 
 
 def _score_views(model: nn.Module, test: Batches, machine: Machine, count: int) -> dict:

@@ -1,6 +1,6 @@
 """What can go wrong, and how each of it ends the process: one line for the person, one exit code for the shell.
 
-0 done, 1 a fault of ours (traceback), 2 bad input, 3 diverged, 4 disk or memory exhausted,
+0 done, 1 an internal error (traceback), 2 bad input, 3 diverged, 4 disk or memory exhausted,
 130 Ctrl-C, 143 terminated.
 """
 
@@ -43,7 +43,7 @@ def is_single_value(error: BaseException) -> bool:
 
 
 def explain(error: BaseException) -> tuple[int, str] | None:
-    """Return (exit code, one line) of an error that a person can do something about, None for a fault of ours."""
+    """Return (exit code, one line) of an error that a person can do something about, None for an internal error."""
     if isinstance(error, BadInput):
         return 2, str(error)
     if isinstance(error, Diverged):
@@ -88,7 +88,7 @@ def run_script(main) -> None:
     except BaseException as error:
         explained = explain(error)
         if explained is None:
-            raise  # SystemExit keeps its code; anything else is a fault of ours and shows its traceback
+            raise  # SystemExit keeps its code; anything else is an internal error and shows its traceback
         code, line = explained
         line = f"error: {line}" if code < 100 else line
         if rank == 0:
