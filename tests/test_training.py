@@ -10,9 +10,10 @@ from torch import nn
 from common.data.arrays import ArrayDataset, Part
 from common.data.batches import Batches
 from common.optim.optimizers import Schedule, build_optimizer
+from common.runs.history import best_record
 from common.system.device import Machine, prepare_machine
 from common.system.errors import Diverged
-from common.training.loop import Meter, best_record, evaluate, train_one_epoch
+from common.training.loop import Meter, evaluate, train_one_epoch
 from common.transforms.basic import Compose, Normalize, RandomHorizontalFlip
 
 CPU = Machine(torch.device("cpu"), None)

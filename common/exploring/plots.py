@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common import figures
 from common.data.arrays import Part
-from common.runs import plots
-from common.runs.plots import SHEET_COLUMNS, WRONG_COLOUR, blank_figure, plain, sheets_figure
+from common.figures import SHEET_COLUMNS, WRONG_COLOR, blank_figure, plain, sheets_figure
 
 SAMPLES = 5 * SHEET_COLUMNS
 PART_COLOURS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
@@ -48,7 +48,7 @@ def draw_class_counts(path: Path, parts: dict[str, dict]) -> None:
     axes.set_xlabel("images" if count <= MOST_BARS else f"images, the first {MOST_BARS} of {count:,} classes")
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, fontsize=9, frameon=False)
-    plots.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_images(path: Path, part: Part) -> None:
@@ -57,7 +57,7 @@ def draw_images(path: Path, part: Part) -> None:
     order = torch.argsort(labels, stable=True)
     titles = [(_class_name(label, part.dataset.classes), "black") for label in labels[order].tolist()]
     heading = f"training images ({images.shape[3]}x{images.shape[2]} pixels)"
-    plots.save_figure(sheets_figure([(heading, _upright(images[order]), titles)]), path)
+    figures.save_figure(sheets_figure([(heading, _upright(images[order]), titles)]), path)
 
 
 def draw_mean_images(path: Path, means: torch.Tensor, classes: Sequence[str]) -> None:
@@ -72,7 +72,7 @@ def draw_mean_images(path: Path, means: torch.Tensor, classes: Sequence[str]) ->
     if len(means) < len(classes):
         heading += f", the first {len(means)} of {len(classes):,}"
     columns = SHEET_COLUMNS if len(shown) <= 40 else 10 if len(shown) <= 100 else 16
-    plots.save_figure(sheets_figure([(heading, _upright(means[shown]), titles)], columns), path)
+    figures.save_figure(sheets_figure([(heading, _upright(means[shown]), titles)], columns), path)
 
 
 def draw_histogram(path: Path, pixels: dict) -> None:
@@ -106,7 +106,7 @@ def draw_histogram(path: Path, pixels: dict) -> None:
              ylabel=f"share of the training pixels{' (logarithmic)' if is_peaked else ''}")  # fmt: skip
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=len(shares), fontsize=8, frameon=False)
-    plots.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_correlation(path: Path, correlation: dict) -> None:
@@ -136,7 +136,7 @@ def draw_correlation(path: Path, correlation: dict) -> None:
     channels.set_yticks(range(len(matrix)), CHANNEL_NAMES)
     channels.set_title("channels")
     figure.colorbar(image, ax=channels, label="correlation", fraction=0.046)
-    plots.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_copies(path: Path, copies: Sequence, parts: dict[str, Part]) -> None:
@@ -157,12 +157,12 @@ def draw_copies(path: Path, copies: Sequence, parts: dict[str, Part]) -> None:
                     images.append(np.ones_like(images[-1]))
                     titles.append((" ", "black"))
             sheets.append((f"{kind}{shown}; red: two different labels", np.stack(images), titles))
-    plots.save_figure(sheets_figure(sheets), path)
+    figures.save_figure(sheets_figure(sheets), path)
 
 
 def _add_pair(images: list[np.ndarray], titles: list[tuple[str, str]], copy, parts: dict[str, Part]) -> None:
     """Append both images, (H, W, C) from 0 to 1, and their titles."""
-    colour = WRONG_COLOUR if copy.labels_differ else "black"
+    colour = WRONG_COLOR if copy.labels_differ else "black"
     lines = ["", "" if copy.exact else f"{'mirrored ' if copy.mirrored else ''}{copy.correlation:.2f}"]
     for part, sample, label, line in zip(copy.parts, copy.samples, copy.labels, lines, strict=True):
         dataset = parts[part].dataset

@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import nn
 
+from common import figures
 from common.data.batches import Batches
+from common.figures import blank_figure, plain, random_places, sheets_figure, verdict, viewable
 from common.inside.maps import (
     NotThere,
     Watch,
@@ -24,8 +26,6 @@ from common.inside.maps import (
     layer_kinds,
     name_of_layer,
 )
-from common.runs import plots
-from common.runs.plots import blank_figure, plain, random_places, sheets_figure, verdict, viewable
 from common.system.files import write_json
 from common.system.log import say
 
@@ -92,7 +92,7 @@ def draw_gradients(path: Path, records: list[dict], kinds: dict[str, str]) -> No
         _heat_map(axes, values, records, LogNorm(*_positive_limits(values)), "viridis", "L2 norm of the gradient")
         _name_rows(axes, names, kinds)
     _entitle(figure, title)
-    plots.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_updates(path: Path, records: list[dict], kinds: dict[str, str]) -> None:
@@ -118,7 +118,7 @@ def draw_updates(path: Path, records: list[dict], kinds: dict[str, str]) -> None
         _heat_map(axes, values, records, norm, "RdBu_r", label)
         _name_rows(axes, names, kinds)
     _entitle(figure, title)
-    plots.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_activations(path: Path, records: list[dict], kinds: dict[str, str]) -> None:
@@ -152,7 +152,7 @@ def draw_activations(path: Path, records: list[dict], kinds: dict[str, str]) -> 
     _name_rows(all_axes[0], names, kinds)
     missing = "" if has_activations else "\n(no activation layers, of which to count dead units)"
     _entitle(figure, f"Outputs of each layer for the same images after each epoch{missing}")
-    plots.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -> None:
@@ -191,7 +191,7 @@ def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -
         f"{largest:.2g}; training changed them by {share} of their norm",
         fontsize=11,
     )
-    plots.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_feature_maps(
@@ -213,7 +213,7 @@ def draw_feature_maps(
         raise NotThere("no convolution or activation gives maps of more than one place")
     kinds = layer_kinds(model)
     title = verdict(int(labels[0]), probabilities[place], classes)
-    sheets = [("an image as the network sees it", _coloured(viewable(inputs, images)), [title])]
+    sheets = [("an image as the network sees it", _coloured(viewable(inputs, images.transform)), [title])]
     for index in np.unique(np.linspace(0, len(maps) - 1, MAPPED_LAYERS).round().astype(int)):
         name, layer_maps = list(maps.items())[index]
         strongest = layer_maps.flatten(1).std(1).argsort(descending=True, stable=True)[:MAPS_IN_ROW]
@@ -222,7 +222,7 @@ def draw_feature_maps(
         titles = [(f"channel {c}\n{layer_maps[c].min():.2g} to {layer_maps[c].max():.2g}", "black") for c in strongest]
         sheets.append((heading, np.stack([_heat(layer_maps[channel].numpy()) for channel in strongest]), titles))
     figure = sheets_figure(sheets, columns=MAPS_IN_ROW)
-    plots.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_grad_cam(
@@ -250,7 +250,7 @@ def draw_grad_cam(
         heat = grad_cam(model, inputs, torch.from_numpy(predicted), layer).numpy()
         pictures, titles = [], []
         for place, image, label, of_image in zip(
-            chosen, _coloured(viewable(inputs, images)), labels.tolist(), heat, strict=True
+            chosen, _coloured(viewable(inputs, images.transform)), labels.tolist(), heat, strict=True
         ):
             text, colour = verdict(label, probabilities[place], classes)
             pictures += [image, _overlay(image, of_image)]
@@ -258,7 +258,7 @@ def draw_grad_cam(
             titles += [(text, colour), (f"{found}\n{plain(classes[probabilities[place].argmax()])}", "black")]
         kind = layer_kinds(model).get(name_of_layer(layer), "")
         sheets.append((f"{heading}: Grad-CAM at {plain(layer, 60)} {kind}", np.stack(pictures), titles))
-    plots.save_figure(sheets_figure(sheets), path)
+    figures.save_figure(sheets_figure(sheets), path)
 
 
 def _shown_places(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, list[int]]:
@@ -359,7 +359,7 @@ def _name_rows(axes: Axes, names: list[str], kinds: dict[str, str]) -> None:
 
 
 def _row_name(name: str, kinds: dict[str, str]) -> str:
-    return plain(f"{name} {kinds.get(name_of_layer(name), '')}", longest=44)
+    return plain(f"{name} {kinds.get(name_of_layer(name), '')}".strip(), longest=44)
 
 
 def _positive_limits(values: np.ndarray) -> tuple[float, float]:

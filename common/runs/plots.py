@@ -1,25 +1,25 @@
-"""The pictures of a run. Drawn without pyplot, so that there is no window, no global state and no display needed."""
+"""The pictures of a run: its curves, what it took of the machine, its images and its mistakes."""
 
-import io
 import math
-import warnings
 from pathlib import Path
 
 import numpy as np
-import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from common import figures
 from common.data.batches import Batches
-from common.system.files import write_bytes
-from common.training.loop import best_record
-from common.transforms.random_streams import shuffled
-
-TRAIN_COLOUR, VAL_COLOUR = "#1f77b4", "#d95f02"
-RIGHT_COLOUR, WRONG_COLOUR = "#1b7837", "#b2182b"
-LONGEST_NAME = 18  # characters of a class name in a picture
-SHEET_COLUMNS = 8
+from common.figures import (
+    SHEET_COLUMNS,
+    TRAIN_COLOR,
+    VAL_COLOR,
+    blank_figure,
+    plain,
+    random_places,
+    sheets_figure,
+    verdict,
+    viewable,
+)
+from common.runs.history import best_record
 
 
 def draw_history(folder: Path, history: list[dict]) -> None:
@@ -29,19 +29,19 @@ def draw_history(folder: Path, history: list[dict]) -> None:
     for quantity in ("loss", "accuracy"):
         figure = blank_figure(7.5, 4.5)
         axes = figure.subplots()
-        for part, name, colour in (("train", "training", TRAIN_COLOUR), ("val", "validation", VAL_COLOUR)):
+        for part, name, colour in (("train", "training", TRAIN_COLOR), ("val", "validation", VAL_COLOR)):
             values = [record[f"{part}_{quantity}"] for record in history]
             axes.plot(epochs, values, color=colour, label=name, marker="o" if len(epochs) < 30 else None, markersize=3)
         axes.axvline(best["epoch"], color="grey", linestyle="--", linewidth=1)
         value = best[f"val_{quantity}"]
         label = f"best epoch {best['epoch']}: validation {quantity} {value:.4f}"
-        axes.plot(best["epoch"], value, "*", color=VAL_COLOUR, markersize=13, markeredgecolor="black", label=label)
+        axes.plot(best["epoch"], value, "*", color=VAL_COLOR, markersize=13, markeredgecolor="black", label=label)
         axes.set(xlabel="epoch", ylabel=f"{quantity} (cross-entropy)" if quantity == "loss" else quantity)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlim(0.5, max(epochs) + 0.5)
         axes.grid(alpha=0.3)
         axes.legend()
-        save_figure(figure, folder / f"{quantity}.png")
+        figures.save_figure(figure, folder / f"{quantity}.png")
 
 
 RESOURCES = {  # of an epoch's record -> label
@@ -68,13 +68,13 @@ def draw_resources(path: Path, history: list[dict]) -> None:
     for number, name in enumerate(known, 1):
         axes = figure.add_subplot(rows, columns, number)
         values = [math.nan if record.get(name) is None else record[name] for record in history]
-        axes.plot(epochs, values, color=TRAIN_COLOUR, marker="o", markersize=3)
+        axes.plot(epochs, values, color=TRAIN_COLOR, marker="o", markersize=3)
         axes.set(title=RESOURCES[name], xlabel="epoch", xlim=(0.5, max(epochs) + 0.5))
         axes.set_ylim(0, 1.1 * max(np.nanmax(values), 1e-9))
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
         axes.grid(alpha=0.3)
-    save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
@@ -87,8 +87,8 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
     figure = blank_figure(8, 6.5)
     upper, lower = figure.subplots(2, 1, sharex=True)
     for axes, key, label, colour in (
-        (upper, "images_per_second", "images a second", TRAIN_COLOUR),
-        (lower, "peak_memory_mb", "peak memory, MB", VAL_COLOUR),
+        (upper, "images_per_second", "images a second", TRAIN_COLOR),
+        (lower, "peak_memory_mb", "peak memory, MB", VAL_COLOR),
     ):
         values = [row[key] or 0.0 for row in rows]
         axes.plot(sizes, values, marker="o", color=colour)
@@ -110,7 +110,7 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
     lower.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
     lower.xaxis.set_minor_locator(NullLocator())
     figure.suptitle(plain(title, longest=90), fontsize=11)
-    save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
@@ -150,17 +150,17 @@ def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndar
     accuracy = matrix.trace() / matrix.sum()
     unit = "; cells in % of the true class" if count <= 25 else ""
     axes.set(xlabel="predicted", ylabel="true", title=f"{len(labels):,} test images, {accuracy:.2%} right{unit}")
-    save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_samples(path: Path, train: Batches, classes: list[str]) -> None:
     """Draw training images as the network sees them in the first epoch: after augmentation and normalisation."""
     inputs, labels = train.first_batch()
-    images = viewable(inputs[: 4 * SHEET_COLUMNS], train)
+    images = viewable(inputs[: 4 * SHEET_COLUMNS], train.transform)
     titles = [(plain(classes[label]), "black") for label in labels[: 4 * SHEET_COLUMNS].tolist()]
     height, width = inputs.shape[-2:]
     heading = f"training images as the network sees them ({height}x{width} pixels)"
-    save_figure(sheets_figure([(heading, images, titles)]), path)
+    figures.save_figure(sheets_figure([(heading, images, titles)]), path)
 
 
 def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, classes: list[str]) -> None:
@@ -177,7 +177,7 @@ def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, class
     for heading, places in (("test images at random", random), ("the most confident mistakes", worst)):
         if places:
             sheets.append(_predicted_sheet(heading, places, test, probabilities, classes))
-    save_figure(sheets_figure(sheets), path)
+    figures.save_figure(sheets_figure(sheets), path)
 
 
 def draw_class_predictions(
@@ -197,12 +197,7 @@ def draw_class_predictions(
             hits = sum(probabilities[place].argmax() == label for place in places)
             heading = f"{plain(classes[label])}: {hits} of {len(places)} right"
             sheets.append(_predicted_sheet(heading, places, test, probabilities, classes))
-    save_figure(sheets_figure(sheets, columns=10), path)
-
-
-def random_places(count: int) -> list[int]:
-    """Return 0 … count - 1 in an order that is always the same."""
-    return shuffled(torch.arange(count), seed=0, epoch=0).tolist()
+    figures.save_figure(sheets_figure(sheets, columns=10), path)
 
 
 def _predicted_sheet(
@@ -213,90 +208,4 @@ def _predicted_sheet(
     verdicts = [
         verdict(label, probabilities[place], classes) for label, place in zip(labels.tolist(), places, strict=True)
     ]
-    return heading, viewable(test.transform(images), test), verdicts
-
-
-def draw_montage(
-    path: Path,
-    heading: str,
-    images: np.ndarray,
-    labels: list[int],
-    probabilities: list[np.ndarray],
-    classes: list[str],
-    files: list[str],
-) -> None:
-    """Draw images with predicted name and confidence, and with the true name or, where it is unknown, the file's.
-
-    Args:
-        images: (N, H, W, 3) float from 0 to 1. labels: N class numbers, -1 where unknown.
-        probabilities: N of (classes,). files: N names.
-    """
-    titles = []
-    for label, row, file in zip(labels, probabilities, files, strict=True):
-        text, colour = verdict(label, row, classes)
-        titles.append((f"{text}\n{plain(file)}" if label < 0 else text, colour))
-    save_figure(sheets_figure([(heading, images, titles)], columns=min(len(images), SHEET_COLUMNS)), path)
-
-
-def plain(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name that is safe and short enough to stand in a picture: one line, no mathematics."""
-    line = " ".join(name.encode("utf-8", "backslashreplace").decode().split())  # a file system can hold any bytes
-    shortened = line if len(line) <= longest else line[: longest - 1] + "…"
-    return shortened.replace("$", r"\$")
-
-
-def verdict(label: int, row: np.ndarray, classes: list[str]) -> tuple[str, str]:
-    """Return what is said of a prediction below its image: name and confidence, the true name, and a colour."""
-    predicted = int(row.argmax())
-    text = f"{plain(classes[predicted])} {row[predicted]:.0%}"
-    if label < 0:
-        return text, "black"
-    return f"{text}\ntrue: {plain(classes[label])}", RIGHT_COLOUR if label == predicted else WRONG_COLOUR
-
-
-def viewable(inputs: torch.Tensor, batches: Batches) -> np.ndarray:
-    """Return (N, H, W, C) float from 0 to 1 of what the network takes."""
-    return batches.transform.normalize.invert(inputs).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def sheets_figure(sheets: list[tuple[str, np.ndarray, list[tuple[str, str]]]], columns: int = SHEET_COLUMNS) -> Figure:
-    """Return a figure of (heading, images (N, H, W, 3), (title, colour) of each image), one sheet below the other.
-
-    All images lie in one coordinate system with sides of length 1: an axes for each would take seconds to lay out.
-    """
-    row_height, heading_height = 1.36, 0.45
-    rows = [-(-len(images) // columns) for _, images, _ in sheets]
-    height = sum(rows) * row_height + len(sheets) * heading_height
-    width = 1.05 * columns - 0.05
-    figure = Figure(figsize=(1.36 * (width + 0.1), 1.36 * height), dpi=120)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.05 / (width + 0.1), 0, width / (width + 0.1), 1))
-    top = 0.0
-    for (heading, images, titles), count in zip(sheets, rows, strict=True):
-        axes.text(width / 2, top + 0.2, heading, ha="center", va="center", fontsize=13)
-        top += heading_height
-        for place, (image, (title, colour)) in enumerate(zip(images, titles, strict=True)):
-            left, bottom = 1.05 * (place % columns), top + row_height * (place // columns + 1)
-            axes.imshow(image, extent=(left, left + 1, bottom - 0.05, bottom - 1.05), interpolation="nearest")
-            size = min(8, 160 / max(map(len, title.split("\n"))))  # 20 characters of 8 points are as wide as an image
-            axes.text(left + 0.5, bottom - 1.07, title, ha="center", va="bottom", fontsize=size, color=colour)
-        top += count * row_height
-    axes.set(xlim=(0, width), ylim=(top, 0))
-    axes.axis("off")
-    return figure
-
-
-def blank_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches."""
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to the file `path`, whole or not at all."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():  # names in scripts that the font lacks are drawn as boxes; that is no news
-        warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(buffer, format="png")
-    write_bytes(path, buffer.getbuffer())
+    return heading, viewable(test.transform(images), test.transform), verdicts

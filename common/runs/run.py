@@ -13,6 +13,7 @@ from common.data.batches import Batches
 from common.data.load import Data
 from common.runs.config import describe
 from common.runs.folder import lock, make_folder, read_config, read_test_json, read_train_json
+from common.runs.history import best_record
 from common.runs.tracking import Trackers
 from common.system.checkpoints import Damaged, load_checkpoint, save_checkpoint
 from common.system.device import Machine
@@ -20,7 +21,6 @@ from common.system.distributed import Processes
 from common.system.errors import BadInput, Diverged
 from common.system.files import remove_partial_files, write_bytes, write_json
 from common.system.log import complain, log_to, say, stop_log
-from common.training.loop import best_record
 
 
 def _by_first(method: Callable) -> Callable:

@@ -14,6 +14,7 @@ from common.inside.maps import Watch
 from common.optim.ema import Average
 from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
+from common.runs.history import best_record
 from common.system.device import Machine
 from common.system.errors import Diverged
 from common.system.log import progress, say
@@ -242,11 +243,6 @@ def evaluate(
 
 def _mean_over_views(model: nn.Module, inputs: torch.Tensor, views: Sequence[Callable]) -> torch.Tensor:
     return torch.stack([model(view(inputs)).float().softmax(1) for view in views]).mean(0).log()
-
-
-def best_record(history: list[dict]) -> dict | None:
-    """Return the record of the epoch with the best validation accuracy, the earliest of equals; None without epochs."""
-    return max(history, key=lambda record: record["val_accuracy"], default=None)
 
 
 def _set_training_mode(model: nn.Module) -> None:
