@@ -17,17 +17,10 @@ import trainA
 import trainB
 from common.data.arrays import ArrayDataset, Part
 from common.data.batches import Batches
-from common.inside.maps import (
-    NotThere,
-    Watch,
-    dead_share,
-    feature_maps,
-    first_filters,
-    grad_cam,
-    last_spatial_layer,
-    layer_kinds,
-)
+from common.inside.layers import NotThere, layer_kinds
+from common.inside.maps import feature_maps, first_filters, grad_cam, last_spatial_layer
 from common.inside.plots import draw_activations, draw_gradients, draw_updates, look_inside
+from common.inside.watch import Watch, dead_share
 from common.models.batch_norm import fill_registers
 from common.models.finetuning import train_only
 from common.system.device import prepare_machine
@@ -220,7 +213,7 @@ def test_watching_changes_nothing(network_and_size):
 def test_steps_that_are_not_watched_cost_nothing(monkeypatch):
     model = plain_network()
     watch, seen = Watch(model, 10), []
-    monkeypatch.setattr("common.inside.maps._layers_with_parameters", lambda model: seen.append(1) or {})
+    monkeypatch.setattr("common.inside.watch.layers_with_parameters", lambda model: seen.append(1) or {})
     for step in range(20):
         watch.before_step(step)
         watch.after_step(step)

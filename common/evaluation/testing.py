@@ -10,7 +10,7 @@ from torch import nn
 
 from common.data.batches import Batches
 from common.evaluation.metrics import score
-from common.inside.maps import Watch
+from common.inside.watch import Watch
 from common.runs.run import Run
 from common.system.device import Machine
 from common.system.files import write_bytes, write_table

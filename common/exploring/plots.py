@@ -143,7 +143,7 @@ def draw_copies(path: Path, copies: Sequence, parts: dict[str, Part]) -> None:
     """Draw pairs of copies side by side, three in a row, with part, class and id; red where the classes differ.
 
     Args:
-        copies: of common.exploring.explore.Copy, the most interesting first.
+        copies: of common.exploring.copies.Copy, the most interesting first.
     """
     sheets = []
     for is_exact, kind in ((True, "the same pixels"), (False, "nearly the same")):

@@ -1,4 +1,4 @@
-"""The pictures of the inside of a network, and `inside.json`. What they show is computed in common/inside/maps.py."""
+"""The pictures of the inside of a network, and `inside.json`. What they show is computed in watch.py and maps.py."""
 
 import math
 from collections.abc import Callable
@@ -16,16 +16,9 @@ from torch import nn
 from common import figures
 from common.data.batches import Batches
 from common.figures import blank_figure, plain, random_places, sheets_figure, verdict, viewable
-from common.inside.maps import (
-    NotThere,
-    Watch,
-    feature_maps,
-    first_filters,
-    grad_cam,
-    last_spatial_layer,
-    layer_kinds,
-    name_of_layer,
-)
+from common.inside.layers import NotThere, layer_kinds, name_of_layer
+from common.inside.maps import feature_maps, first_filters, grad_cam, last_spatial_layer
+from common.inside.watch import Watch
 from common.system.files import write_json
 from common.system.log import say
 

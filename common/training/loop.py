@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.data.batches import Batches
-from common.inside.maps import Watch
+from common.inside.watch import Watch
 from common.optim.ema import Average
 from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
