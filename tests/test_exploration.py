@@ -241,7 +241,7 @@ def test_two_people_writing_one_digit_are_no_copies(look):
     report = look(load_data("digits", None, 32, 0.1, 0))
     assert report["copies"]["near_limit"] == copying.NEAR_DRAWINGS
     assert not any(count["images"] for kind in ("exact", "near") for count in report["copies"][kind].values())
-    for words in ("greyscale", "49% of all pixel values are exactly 0", "tiny, 8x8 pixels"):
+    for words in ("grayscale", "49% of all pixel values are exactly 0", "tiny, 8x8 pixels"):
         assert noted(report, words)
 
 
@@ -264,7 +264,7 @@ def test_the_blocked_search_finds_what_comparing_all_finds(monkeypatch, are_same
     assert 10 < len(expected) and list(zip(*(numbers.tolist() for numbers in found), strict=True)) == expected
 
 
-@pytest.mark.parametrize(("grey_images", "words"), [(40, "the images are greyscale"), (10, "25.0% of the training")])
+@pytest.mark.parametrize(("grey_images", "words"), [(40, "the images are grayscale"), (10, "25.0% of the training")])
 def test_greyscale_images_are_noted(look, grey_images, words):
     pictures = scenes(40)
     pictures[:grey_images] = [np.repeat(picture[..., :1], 3, 2) for picture in pictures[:grey_images]]
@@ -279,7 +279,7 @@ def test_images_of_one_colour_are_noted_and_hide_no_near_copies(look):
     pictures[11] = compressed(pictures[2])
     report = look(make_data(pictures))
     assert report["pixels"]["constant_images"] == 3
-    assert noted(report, "3 of 20 training images show one colour and nothing else")
+    assert noted(report, "3 of 20 training images show one color and nothing else")
     assert [pair["ids"] for pair in report["copies"]["near"]["train"]["pairs"]] == [["train/2", "train/11"]]
 
 

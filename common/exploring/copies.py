@@ -2,26 +2,26 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations_with_replacement
 
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from common.data.arrays import HASH_BYTES, Part
 from common.exploring.pixels import PixelStatistics, reduced
-from common.exploring.sample import BLOCK, blocks
+from common.exploring.sample import blocks
 from common.system.log import progress
 
 LISTED = 20  # pairs of copies that explore.json names; all are counted
 
-# Near copies. Two images are candidates if their grey thumbnails, or one and the mirrored other, correlate by so much.
+# Near copies. Two images are candidates if their gray thumbnails, or one and the mirrored other, correlate by so much.
 # Of the near copies that were seen in CIFAR-10, most correlate by 0.95 or more.
 THUMBNAIL, CANDIDATE = 8, 0.9
-# They are near copies if the differences of their neighbouring pixels do so too. Of all candidates among 29,100
+# They are near copies if the differences of their neighboring pixels do so too. Of all candidates among 29,100
 # photographs from ImageNet none reached 0.45. Of 14 pairs from CIFAR-10 each that were looked at, 3 with 0.50 to 0.55
 # were different pictures, 3 with 0.55 to 0.60 (airplanes of one kind) and one with 0.60 to 0.65; of about 30 above that
-# all were one picture, cut out, coloured or compressed differently.
+# all were one picture, cut out, colored or compressed differently.
 NEAR = 0.55
 # Of strokes on a plain ground, or of very few pixels, two different images can be that similar: digits of 8x8 pixels
 # written by two people reach 0.978.
@@ -56,9 +56,9 @@ class Copy:
         return min(self.labels) >= 0 and self.labels[0] != self.labels[1]
 
 
-def pairs_of_parts(names: list[str]) -> list[tuple[str, str]]:
-    """Return each part with itself, and each with every later one: in the second of them copies are counted."""
-    return [(one, other) for place, one in enumerate(names) for other in names[place:]]
+def pairs_of_parts(parts: dict[str, Part]) -> list[tuple[str, str]]:
+    """Return each name with itself, and each with every later one: in the second of them copies are counted."""
+    return list(combinations_with_replacement(parts, 2))
 
 
 def has_pixel_hashes(part: Part) -> bool:
@@ -70,31 +70,26 @@ def all_exact_copies(parts: dict[str, Part]) -> list[Copy] | None:
     """Return the exact copies in and between all parts, or None where only reading every image could find them."""
     if not all(map(has_pixel_hashes, parts.values())):
         return None
-    return [copy for names in pairs_of_parts(list(parts)) for copy in exact_copies(parts, names)]
+    return [copy for names in pairs_of_parts(parts) for copy in _exact_copies(parts, names)]
 
 
-def exact_copies(parts: dict[str, Part], names: tuple[str, str]) -> list[Copy]:
+def _exact_copies(parts: dict[str, Part], names: tuple[str, str]) -> list[Copy]:
     """Return one Copy for each image of the second part that has a copy in the first; in one part, before it.
 
     Of several copies it is paired with one of another label, if there is one.
     """
-    first, second = (parts[name] for name in names)
-    seen: dict[bytes, dict[int, int]] = defaultdict(dict)  # of each picture the first sample with each label
-    if first is not second:
-        for sample, label, digest in _rows(first):
-            seen[digest].setdefault(label, sample)
     copies = []
-    for sample, label, digest in _rows(second):
-        if digest in seen:
-            pairs = [Copy(names, (other, sample), (known, label), exact=True) for known, other in seen[digest].items()]
-            copies.append(max(pairs, key=lambda copy: copy.labels_differ))
-        if first is second:
-            seen[digest].setdefault(label, sample)
+    seen: dict[bytes, dict[int, int]] = defaultdict(dict)  # of each picture the first sample with each label
+    for name in dict.fromkeys(names):  # a part and itself are gone through once
+        part = parts[name]
+        for sample, label, digest in zip(part.samples.tolist(), part.labels, part.hashes, strict=True):
+            if name == names[1] and digest in seen:
+                others = seen[digest].items()
+                pairs = [Copy(names, (other, sample), (known, label), exact=True) for known, other in others]
+                copies.append(max(pairs, key=lambda copy: copy.labels_differ))
+            if name == names[0]:
+                seen[digest].setdefault(label, sample)
     return copies
-
-
-def _rows(part: Part) -> Iterator[tuple[int, int, bytes]]:
-    return zip(part.samples.tolist(), part.labels, part.hashes, strict=True)
 
 
 def near_limit(statistics: PixelStatistics) -> float:
@@ -113,46 +108,47 @@ def all_near_copies(parts: dict[str, Part], thumbnails_of: dict[str, torch.Tenso
         limit: as `near_limit` returns it.
     """
     originals = {name: _originals(part) for name, part in parts.items()}
-    pairs = pairs_of_parts(list(parts))
     copies = []
-    with progress(sum(len(originals[other]) for _, other in pairs), "comparing images") as bar:
-        for names in pairs:
-            one, other = (originals[name] for name in names)
-            if names[0] != names[1] and has_pixel_hashes(parts[names[0]]):
-                known = set(parts[names[0]].hashes)
-                other = other[[parts[names[1]].hashes[place] not in known for place in other.tolist()]]
-            found = most_similar(
-                thumbnails_of[names[1]][other], thumbnails_of[names[0]][one], CANDIDATE, names[0] == names[1]
+    with progress(sum(len(originals[name]) for _, name in pairs_of_parts(parts)), "comparing images") as bar:
+        for first, second in pairs_of_parts(parts):
+            queries, others = originals[second], originals[first]
+            if first != second and has_pixel_hashes(parts[first]):
+                known = set(parts[first].hashes)
+                queries = [place for place in queries if parts[second].hashes[place] not in known]
+            found, similar, mirrored = most_similar(
+                thumbnails_of[second][queries], thumbnails_of[first][others], CANDIDATE, first == second
             )
-            candidates = [(one[found[1]], parts[names[0]]), (other[found[0]], parts[names[1]])]
-            copies += _confirmed(names, candidates, found[2], limit)
-            bar.update(len(originals[names[1]]))
+            if len(found):
+                one = parts[first].subset([others[place] for place in similar.tolist()])
+                other = parts[second].subset([queries[place] for place in found.tolist()])
+                copies += _confirmed((first, second), one, other, mirrored, limit)
+            bar.update(len(originals[second]))
     return copies
 
 
-def _originals(part: Part) -> torch.Tensor:
+def _originals(part: Part) -> list[int]:
     """Return the places in `part` of the first of each exact copies."""
     if not has_pixel_hashes(part):
-        return torch.arange(len(part))
+        return list(range(len(part)))
     first = {}
     for place, digest in enumerate(part.hashes):
         first.setdefault(digest, place)
-    return torch.tensor(list(first.values()))
+    return list(first.values())
 
 
 def thumbnails(images: torch.Tensor) -> torch.Tensor:
-    """Return (n, 2, 32) float32 of (n, C, H, W) uint8: the halves of tiny grey pictures, summed and subtracted.
+    """Return (n, 2, 32) float32 of (n, C, H, W) uint8: the halves of tiny gray pictures, summed and subtracted.
 
     A picture of mean 0 and norm 1 is cut in the middle and its right half mirrored. With s the sum and d the
     difference of the halves, over √2, two pictures a and b correlate by s_a·s_b + d_a·d_b, and a and the mirrored b by
-    s_a·s_b - d_a·d_b: both come from the same two products. Pictures that are nearly of one grey are zero.
+    s_a·s_b - d_a·d_b: both come from the same two products. Pictures that are nearly of one gray are zero.
     Source of comparing tiny pictures, mirrored too: Torralba, Fergus, Freeman: "80 Million Tiny Images", 2008.
     """
-    grey = adaptive_avg_pool2d(images.float().mean(1, keepdim=True), THUMBNAIL)[:, 0]
-    grey = grey - grey.mean((1, 2), keepdim=True)
-    norms = grey.square().sum((1, 2), keepdim=True).sqrt()
-    grey = torch.where(norms > FLAT * THUMBNAIL, grey / norms, 0)
-    left, right = grey[..., : THUMBNAIL // 2], grey.flip(-1)[..., : THUMBNAIL // 2]
+    gray = adaptive_avg_pool2d(images.float().mean(1, keepdim=True), THUMBNAIL)[:, 0]
+    gray = gray - gray.mean((1, 2), keepdim=True)
+    norms = gray.square().sum((1, 2), keepdim=True).sqrt()
+    gray = torch.where(norms > FLAT * THUMBNAIL, gray / norms, 0)
+    left, right = gray[..., : THUMBNAIL // 2], gray.flip(-1)[..., : THUMBNAIL // 2]
     return torch.stack((left + right, left - right), dim=1).flatten(2) / math.sqrt(2)
 
 
@@ -191,69 +187,54 @@ def detail_correlation(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
     can outweigh them.
     """
     margin = max(one.shape[-1] // FRAME, 1)
-    inside = slice(margin, -margin)
-    whole, middle = ((detail(a) * detail(b)).sum(1) for a, b in
-                     ((one, other), (one[..., inside, inside], other[..., inside, inside])))  # fmt: skip
-    return torch.minimum(whole, middle)
+    middle = (..., slice(margin, -margin), slice(margin, -margin))
+    return torch.minimum((detail(one) * detail(other)).sum(1), (detail(one[middle]) * detail(other[middle])).sum(1))
 
 
 def detail(images: torch.Tensor) -> torch.Tensor:
-    """Return (n, …) float32: how the pixels of (n, C, H, W) uint8 images differ from their neighbours, norm 1.
+    """Return (n, …) float32: how the pixels of (n, C, H, W) uint8 images differ from their neighbors, norm 1.
 
     A dark lower half makes any two pictures correlate, their detail does not. (Difference hashes rest on that too:
     Krawetz: "Kind of Like That", 2013; these are their signs.)
     """
     pixels = reduced(images, DETAIL_SIDE)
-    across, down = pixels.diff(dim=3).flatten(1), pixels.diff(dim=2).flatten(1)
-    differences = torch.cat((across, down), dim=1)
+    differences = torch.cat((pixels.diff(dim=3).flatten(1), pixels.diff(dim=2).flatten(1)), dim=1)
     largest = LARGEST_DIFFERENCE * differences.abs().mean(1, keepdim=True)
     differences = differences.clamp(-largest, largest)
     return differences / differences.norm(dim=1, keepdim=True).clamp(min=1e-6)
 
 
-def _confirmed(
-    names: tuple[str, str], candidates: list[tuple[torch.Tensor, Part]], mirrored: torch.Tensor, limit: float
-) -> list[Copy]:
-    """Return those pairs whose pixels correlate in detail.
+def _confirmed(names: tuple[str, str], one: Part, other: Part, mirrored: torch.Tensor, limit: float) -> list[Copy]:
+    """Return those pairs, of the images at the same place in both parts, whose pixels correlate in detail.
 
     Args:
-        candidates: of both sides the places, (n,), in the part.
         mirrored: (n,): compare with the mirror image.
     """
-    if not len(mirrored):
-        return []
-    samples = [part.samples[places] for places, part in candidates]
-    labels = [part.dataset.labels[numbers].tolist() for numbers, (_, part) in zip(samples, candidates, strict=True)]
-    correlations = []
-    chosen = [Part(part.dataset, numbers) for numbers, (_, part) in zip(samples, candidates, strict=True)]
-    flips = mirrored.split(max(1, BLOCK // chosen[0].dataset.size ** 2))
-    for (one, _), (other, _), flip in zip(blocks(chosen[0]), blocks(chosen[1]), flips, strict=True):
-        turned = torch.where(flip[:, None, None, None], other.flip(-1), other)
-        correlations += detail_correlation(one, turned).tolist()
-    rows = zip(*(numbers.tolist() for numbers in samples), *labels, correlations, mirrored.tolist(), strict=True)
-    return [Copy(names, row[:2], row[2:4], min(row[4], 1.0), row[5]) for row in rows if row[4] >= limit]
+    correlations: list[float] = []
+    for (images, _), (others, _) in zip(blocks(one), blocks(other), strict=True):
+        flip = mirrored[len(correlations) :][: len(images), None, None, None]
+        correlations += detail_correlation(images, torch.where(flip, others.flip(-1), others)).clamp(max=1).tolist()
+    samples = zip(one.samples.tolist(), other.samples.tolist(), strict=True)
+    labels = zip(one.labels, other.labels, strict=True)
+    rows = zip(samples, labels, correlations, mirrored.tolist(), strict=True)
+    return [Copy(names, *row) for row in rows if row[2] >= limit]
 
 
 def describe_copies(copies: list[Copy], parts: dict[str, Part]) -> dict:
     """Return by "part" and "part/part" how many images of the latter have a copy, and the first pairs by their ids."""
     found = {}
-    for one, other in pairs_of_parts(list(parts)):
-        of_parts = [copy for copy in copies if copy.parts == (one, other)]
-        found[one if one == other else f"{one}/{other}"] = {
+    for names in pairs_of_parts(parts):
+        of_parts = [copy for copy in copies if copy.parts == names]
+        found["/".join(dict.fromkeys(names))] = {
             "images": len(of_parts),
             "labels_differ": sum(copy.labels_differ for copy in of_parts),
             "mirrored": sum(copy.mirrored for copy in of_parts),
-            "pairs": [_pair(copy, parts) for copy in noteworthy(of_parts)[:LISTED]],
+            "pairs": [_describe_pair(copy, parts) for copy in noteworthy(of_parts)[:LISTED]],
         }
     return found
 
 
-def noteworthy(copies: list[Copy]) -> list[Copy]:
-    """Return copies as a person wants to see them: contradictory labels, then two parts; the most similar first."""
-    return sorted(copies, key=lambda copy: (not copy.labels_differ, copy.parts[0] == copy.parts[1], -copy.correlation))
-
-
-def _pair(copy: Copy, parts: dict[str, Part]) -> dict:
+def _describe_pair(copy: Copy, parts: dict[str, Part]) -> dict:
     sets = [parts[name].dataset for name in copy.parts]
     return {
         "ids": [dataset.ids[sample] for dataset, sample in zip(sets, copy.samples, strict=True)],
@@ -261,3 +242,8 @@ def _pair(copy: Copy, parts: dict[str, Part]) -> dict:
         "correlation": round(copy.correlation, 4),
         "mirrored": copy.mirrored,
     }
+
+
+def noteworthy(copies: list[Copy]) -> list[Copy]:
+    """Return copies as a person wants to see them: contradictory labels, then two parts; the most similar first."""
+    return sorted(copies, key=lambda copy: (not copy.labels_differ, copy.parts[0] == copy.parts[1], -copy.correlation))

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -13,15 +14,10 @@ LONG = 2.0  # longer side over shorter side
 LISTED = 20  # sizes that explore.json names; all are counted
 
 
-def class_counts(part: Part) -> list[int]:
-    """Return the number of images of each class; those without a label are in none."""
-    labels = part.dataset.labels[part.samples]
-    return torch.bincount(labels[labels >= 0], minlength=len(part.dataset.classes)).tolist()
-
-
 def describe_part(part: Part, looked_at: int) -> dict:
     """Return the number of images of a part, of those that were looked at, and of each class."""
-    counts = class_counts(part)
+    labels = part.dataset.labels[part.samples]
+    counts = torch.bincount(labels[labels >= 0], minlength=len(part.dataset.classes)).tolist()
     return {
         "images": len(part),
         "looked_at": looked_at,
@@ -30,14 +26,13 @@ def describe_part(part: Part, looked_at: int) -> dict:
     }
 
 
-def balance(counts: list[int]) -> dict:
-    """Return how equal the classes are in number.
+def describe_balance(counts: Collection[int]) -> dict:
+    """Return how equal in number the images of the classes are.
 
     `entropy` is that of the classes' shares over its largest value: 1 if all are equal, 0 if there is one only
     (Shannon: "A Mathematical Theory of Communication", 1948).
     """
-    shares = np.array(counts) / sum(counts)
-    shares = shares[shares > 0]
+    shares = np.array([count for count in counts if count]) / sum(counts)
     return {
         "largest_class": max(counts),
         "smallest_class": min(counts),
@@ -55,18 +50,16 @@ def describe_sizes(reading: Reading, side: int, images: int) -> dict:
     """
     sizes = reading.sizes or Counter({(side, side): images})
     by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
-    ratios = np.array([width / height for width, height in sizes])
-    numbers = np.array(list(sizes.values()))
-    order = np.argsort(ratios)
-    median = ratios[order][np.searchsorted(numbers[order].cumsum(), numbers.sum() / 2)]
+    ratios = np.repeat([width / height for width, height in sizes], list(sizes.values()))
+    lowest, median, highest = np.quantile(ratios, (0, 0.5, 1), method="inverted_cdf").tolist()
     return {
         "stored": [side, side],
         "different": len(sizes),
         "most_frequent": [{"size": list(size), "images": number} for size, number in sizes.most_common(LISTED)],
         "smallest": list(by_area[0]),
         "largest": list(by_area[-1]),
-        "width_over_height": {"lowest": ratios.min().item(), "median": median.item(), "highest": ratios.max().item()},
-        "long": int(numbers[np.maximum(ratios, 1 / ratios) > LONG].sum()),
+        "width_over_height": {"lowest": lowest, "median": median, "highest": highest},
+        "long": int((np.maximum(ratios, 1 / ratios) > LONG).sum()),
         "enlarged": sum(number for size, number in sizes.items() if min(size) < side),
         "converted": dict(reading.converted),
     }

@@ -14,16 +14,8 @@ import torch
 
 from common.data.arrays import Part
 from common.data.load import Data
-from common.exploring.copies import (
-    Copy,
-    all_exact_copies,
-    all_near_copies,
-    describe_copies,
-    near_limit,
-    noteworthy,
-    thumbnails,
-)
-from common.exploring.counts import balance, class_counts, describe_part, describe_sizes
+from common.exploring.copies import Copy, all_exact_copies, all_near_copies, describe_copies, near_limit, thumbnails
+from common.exploring.counts import describe_balance, describe_part, describe_sizes
 from common.exploring.notes import notes
 from common.exploring.pixels import PixelStatistics
 from common.exploring.sample import MOST_IMAGES, MOST_PIXELS, SEED, balanced_sample, blocks, most_images
@@ -47,26 +39,26 @@ def explore(data: Data, folder: Path) -> dict:
     parts = {"train": data.train, "val": data.val, "test": data.test}
     looked_at = {name: balanced_sample(part, most_images(part)) for name, part in parts.items()}
     statistics, small = _look(looked_at)
-
+    limit = near_limit(statistics)
+    exact, near = all_exact_copies(parts), all_near_copies(looked_at, small, limit)
+    described = {name: describe_part(part, len(looked_at[name])) for name, part in parts.items()}
     report = {
         "dataset": data.name,
-        "parts": {name: describe_part(part, len(looked_at[name])) for name, part in parts.items()},
+        "parts": described,
         "looked_at": {"most_pixels_a_part": MOST_PIXELS, "most_images_a_part": MOST_IMAGES, "seed": SEED},
-        "balance": balance(class_counts(data.train)),
+        "balance": describe_balance(described["train"]["per_class"].values()),
         "sizes": describe_sizes(data.reading, statistics.side, sum(map(len, parts.values()))),
         "pixels": statistics.describe(),
         "correlation": statistics.correlations(),
-    }
-    limit = near_limit(statistics)
-    exact, near = all_exact_copies(parts), all_near_copies(looked_at, small, limit)
-    report["copies"] = {
-        "exact": None if exact is None else describe_copies(exact, parts),
-        "near": describe_copies(near, parts),
-        "near_limit": limit,
+        "copies": {
+            "exact": None if exact is None else describe_copies(exact, parts),
+            "near": describe_copies(near, parts),
+            "near_limit": limit,
+        },
     }
     report["notes"] = notes(report)
 
-    _draw(folder, data, report, statistics, (exact or []) + near)
+    _draw(folder, parts, report, statistics, (exact or []) + near)
     write_json(folder / "explore.json", report)  # last: whoever finds it finds the pictures too
     for note in report["notes"]:
         say(f"note: {note}")
@@ -94,31 +86,26 @@ def explore_only(script: str, options: dict, loaded: list[Data], machine: Machin
 def _look(looked_at: dict[str, Part]) -> tuple[PixelStatistics, dict[str, torch.Tensor]]:
     """Return the statistics of the training images and the thumbnails of all, reading each image once."""
     statistics = PixelStatistics(looked_at["train"].dataset.classes)
-    found = {}
+    small = {name: [] for name in looked_at}
     with progress(sum(map(len, looked_at.values())), "looking at images") as bar:
         for name, part in looked_at.items():
-            small = []
             for images, labels in blocks(part):
-                small.append(thumbnails(images))
+                small[name].append(thumbnails(images))
                 if name == "train":
                     statistics.add(images, labels)
                 bar.update(len(images))
-            found[name] = torch.cat(small)
-    return statistics, found
+    return statistics, {name: torch.cat(of_blocks) for name, of_blocks in small.items()}
 
 
-def _draw(folder: Path, data: Data, report: dict, statistics: PixelStatistics, copies: list[Copy]) -> None:
-    from common.exploring import plots as exploration_plots  # imports matplotlib
+def _draw(folder: Path, parts: dict[str, Part], report: dict, statistics: PixelStatistics, copies: list[Copy]) -> None:
+    from common.exploring import plots  # imports matplotlib
 
-    exploration_plots.draw_class_counts(folder / "class_counts.png", report["parts"])
-    exploration_plots.draw_images(
-        folder / "explore_samples.png", balanced_sample(data.train, exploration_plots.SAMPLES)
-    )
-    exploration_plots.draw_histogram(folder / "pixel_histogram.png", report["pixels"])
-    exploration_plots.draw_mean_images(folder / "mean_images.png", statistics.mean_images(), data.classes)
-    exploration_plots.draw_correlation(folder / "correlation.png", report["correlation"])
+    plots.draw_class_counts(folder / "class_counts.png", report["parts"])
+    plots.draw_samples(folder / "explore_samples.png", parts["train"])
+    plots.draw_histogram(folder / "pixel_histogram.png", report["pixels"])
+    plots.draw_mean_images(folder / "mean_images.png", statistics.mean_images(), parts["train"].dataset.classes)
+    plots.draw_correlation(folder / "correlation.png", report["correlation"])
     path = folder / "duplicates.png"
     path.unlink(missing_ok=True)  # of an earlier look, when there were copies
     if copies:
-        parts = {"train": data.train, "val": data.val, "test": data.test}
-        exploration_plots.draw_copies(path, noteworthy(copies), parts)
+        plots.draw_copies(path, copies, parts)

@@ -30,11 +30,11 @@ def balanced_sample(part: Part, limit: int, seed: int = SEED) -> Part:
 
 
 def most_images(part: Part) -> int:
+    """Return how many images of `part` are looked at."""
     return max(1, min(MOST_IMAGES, MOST_PIXELS // part.dataset.size**2))
 
 
 def blocks(part: Part) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Yield all images of `part`, (n, C, H, W) uint8, and their labels (n,), some at a time."""
-    step = max(1, BLOCK // part.dataset.size**2)
-    for samples in part.samples.split(step):
+    for samples in part.samples.split(max(1, BLOCK // part.dataset.size**2)):
         yield part.dataset.batch(samples)
