@@ -89,8 +89,8 @@ def verdict(label: int, row: np.ndarray, classes: list[str]) -> Title:
 
 
 def viewable(inputs: torch.Tensor, transform: Compose) -> np.ndarray:
-    """Return (N, H, W, C) float from 0 to 1 of what the network takes, which `transform` made."""
-    return transform.normalize.invert(inputs).permute(0, 2, 3, 1).cpu().numpy()
+    """Return (N, H, W, 3) float from 0 to 1 of what the network takes, which `transform` made."""
+    return transform.normalize.invert(inputs).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
 
 
 def random_places(count: int) -> list[int]:

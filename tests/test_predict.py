@@ -233,8 +233,7 @@ def test_hostile_names(photographs, tmp_path, capsys):
 
 def test_the_montage_shows_at_most_64_images(run, photographs, photograph, tmp_path, monkeypatch, capsys):
     drawn = []
-    monkeypatch.setattr(figures, "save_figure", lambda *arguments: None)
-    monkeypatch.setattr(figures, "sheets_figure", lambda sheets, columns: drawn.extend(sheets))
+    monkeypatch.setattr(figures, "save_sheets", lambda path, sheets, columns: drawn.extend(sheets))
     main(run, photographs, photographs, photographs, photograph, "--montage", tmp_path / "m.png")
     assert "m.png: 64 of 91 images, evenly spread" in capsys.readouterr().out
     [(heading, images, titles)] = drawn

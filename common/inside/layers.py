@@ -6,8 +6,9 @@ the end of its name, the third ":3": a residual block of torchvision uses its on
 
 import difflib
 from collections import Counter
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import torch
 from torch import nn
@@ -21,9 +22,24 @@ class NotThere(ValueError):
     """The network does not have what was asked for."""
 
 
+def find_layers(model: nn.Module, belongs: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
+    """Return {name: layer} of the layers that `belongs` tells to be among them; the network itself can be one."""
+    return {name or type(model).__name__: layer for name, layer in model.named_modules() if belongs(layer)}
+
+
+def has_parameters(layer: nn.Module) -> bool:
+    """Tell whether a layer has parameters that are its own, not those of a layer in it."""
+    return next(layer.parameters(recurse=False), None) is not None
+
+
+def is_visible(layer: nn.Module) -> bool:
+    """Tell whether a layer, without layers in it, has parameters or is an activation."""
+    return not list(layer.children()) and (has_parameters(layer) or isinstance(layer, ACTIVATIONS))
+
+
 def layer_kinds(model: nn.Module) -> dict[str, str]:
     """Return {name: kind, such as "Conv2d"} of all layers that have parameters or are activations."""
-    layers = visible_layers(model) | layers_with_parameters(model)
+    layers = find_layers(model, lambda layer: has_parameters(layer) or is_visible(layer))
     return {name: type(layer).__name__ for name, layer in layers.items()}
 
 
@@ -33,32 +49,13 @@ def name_of_layer(name_of_use: str) -> str:
     return layer if separator and number.isdigit() else name_of_use
 
 
-def convolutions(model: nn.Module) -> list[nn.Conv2d]:
-    return [part for part in model.modules() if isinstance(part, nn.Conv2d)]
+def layers_of_uses(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Return the layers of which `names` are uses.
 
-
-def _layers(model: nn.Module, belongs: Callable[[nn.Module], bool]) -> dict[str, nn.Module]:
-    return {name or type(model).__name__: part for name, part in model.named_modules() if belongs(part)}
-
-
-def layers_with_parameters(model: nn.Module) -> dict[str, nn.Module]:
-    return _layers(model, _has_parameters)
-
-
-def visible_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Return the layers without parts of their own that have parameters or are activations."""
-    return _layers(
-        model, lambda part: not list(part.children()) and (_has_parameters(part) or isinstance(part, ACTIVATIONS))
-    )
-
-
-def layers_with_maps(model: nn.Module) -> dict[str, nn.Module]:
-    return _layers(model, lambda part: isinstance(part, (nn.Conv2d, *ACTIVATIONS)))
-
-
-def named_layers(model: nn.Module, names: list[str]) -> dict[str, nn.Module]:
-    """Return the layers of which `names` are uses."""
-    layers = _layers(model, lambda part: True)
+    Raises:
+        NotThere: the network has no such layer.
+    """
+    layers = find_layers(model, lambda layer: True)
     wanted = [name_of_layer(name) for name in names]
     for name in wanted:
         if name not in layers:
@@ -67,32 +64,23 @@ def named_layers(model: nn.Module, names: list[str]) -> dict[str, nn.Module]:
     return {name: layers[name] for name in wanted}
 
 
-def _has_parameters(part: nn.Module) -> bool:
-    return next(part.parameters(recurse=False), None) is not None
-
-
 @contextmanager
-def hooked(layers: dict[str, nn.Module], see: Callable[[str, nn.Module, torch.Tensor], torch.Tensor | None]):
+def hooked(
+    layers: dict[str, nn.Module], see: Callable[[str, nn.Module, torch.Tensor], torch.Tensor | None]
+) -> Iterator[None]:
     """Let `see` have (name of the use, layer, output) of each use of `layers`; what it returns replaces the output.
 
     Outputs that are no tensors, or have no units, are not shown.
     """
     uses = Counter()
 
-    def hook_of(name: str):
-        def hook(layer, _, output):
-            uses[name] += 1
-            if torch.is_tensor(output) and output.is_floating_point() and output.dim() > 1:
-                return see(name if uses[name] == 1 else f"{name}:{uses[name]}", layer, output)
-            return None
+    def hook(name: str, layer: nn.Module, _, output) -> torch.Tensor | None:
+        uses[name] += 1
+        if torch.is_tensor(output) and output.is_floating_point() and output.dim() > 1:
+            return see(name if uses[name] == 1 else f"{name}:{uses[name]}", layer, output)
+        return None
 
-        return hook
-
-    handles = []
-    try:
+    with ExitStack() as stack:
         for name, layer in layers.items():
-            handles.append(layer.register_forward_hook(hook_of(name)))
+            stack.callback(layer.register_forward_hook(partial(hook, name)).remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -5,8 +5,6 @@ All of it works on any `nn.Module`, and takes and gives plain values:
     filters = first_filters(model)                  # (filters, channels, h, w)
     maps = feature_maps(model, images[0])           # {"0": (12, 30, 30), ...}
     heat = grad_cam(model, images)                  # (N, H, W)
-
-How layers are called: see common/inside/layers.py.
 """
 
 from collections.abc import Iterable
@@ -15,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.inside.layers import NotThere, convolutions, hooked, layers_with_maps, named_layers, visible_layers
+from common.inside.layers import ACTIVATIONS, NotThere, find_layers, hooked, is_visible, layers_of_uses
 from common.models.modes import device_of, eval_mode
 
 
@@ -25,10 +23,10 @@ def first_filters(model: nn.Module) -> torch.Tensor:
     Raises:
         NotThere: the network has no `nn.Conv2d`.
     """
-    found = convolutions(model)
-    if not found:
-        raise NotThere("the network has no convolution")
-    return found[0].weight.detach().cpu().clone()
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            return layer.weight.detach().cpu().clone()
+    raise NotThere("the network has no convolution")
 
 
 def feature_maps(model: nn.Module, image: torch.Tensor, layers: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
@@ -47,18 +45,23 @@ def feature_maps(model: nn.Module, image: torch.Tensor, layers: Iterable[str] | 
     if image.dim() != 3:
         raise ValueError(f"the image has the shape {tuple(image.shape)} where (channels, height, width) is needed")
     wanted = None if layers is None else list(layers)
+    if wanted is None:
+        hookable = find_layers(model, lambda layer: isinstance(layer, (nn.Conv2d, *ACTIVATIONS)))
+    else:
+        hookable = layers_of_uses(model, wanted)
     maps = {}
 
     def keep(name: str, _: nn.Module, output: torch.Tensor) -> None:
         if output.dim() == 4 and (wanted is None or name in wanted):
-            maps[name] = output[0].detach().float().cpu().clone()  # a ReLU that works in place changes the original
+            maps[name] = output[0].float().cpu().clone()  # a ReLU that works in place changes the original
 
-    chosen = layers_with_maps(model) if wanted is None else named_layers(model, wanted)
-    with eval_mode(model), torch.no_grad(), hooked(chosen, keep):
+    with eval_mode(model), torch.no_grad(), hooked(hookable, keep):
         model(image[None].to(device_of(model)))
-    missing = [name for name in wanted or () if name not in maps]
-    if missing or not maps:
-        raise NotThere(f"{missing[0]} gives no maps" if missing else "no convolution or activation gives maps")
+    for name in wanted or ():
+        if name not in maps:
+            raise NotThere(f"{name} gives no maps")
+    if not maps:
+        raise NotThere("no convolution or activation gives maps")
     return maps
 
 
@@ -79,7 +82,7 @@ def last_spatial_layer(model: nn.Module, inputs: torch.Tensor) -> str:
         if output.dim() == 4 and output.shape[2:].numel() > 1:
             names.append(name)
 
-    with eval_mode(model), torch.no_grad(), hooked(visible_layers(model), note):
+    with eval_mode(model), torch.no_grad(), hooked(find_layers(model, is_visible), note):
         model(inputs[:1])
     if not names:
         raise NotThere("no layer of the network has an output with places, (N, channels, h, w)")
@@ -115,7 +118,12 @@ def grad_cam(
         kept.append(output.detach().requires_grad_())  # gradients are wanted down to here, frozen or not
         return kept[0].clone()  # which a ReLU that works in place may change
 
-    with torch.inference_mode(False), torch.enable_grad(), eval_mode(model), hooked(named_layers(model, [layer]), cut):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        eval_mode(model),
+        hooked(layers_of_uses(model, [layer]), cut),
+    ):
         logits = model(inputs.clone())  # a tensor made in inference mode cannot be differentiated through, its copy can
         if not kept or kept[0].dim() != 4:
             raise NotThere(f"{layer} gives no maps (N, channels, h, w)")

@@ -1,15 +1,13 @@
-"""How strongly the layers of a network learn, and what they give, epoch by epoch.
+"""How strongly the layers of a network learn, and what they give, epoch by epoch."""
 
-watch = Watch(model, every=10)                  # before training; the train loop tells it of each step
-"""
-
+import contextlib
 import math
-from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.nn.utils import get_total_norm
 
-from common.inside.layers import ACTIVATIONS, convolutions, hooked, layers_with_parameters, visible_layers
+from common.inside.layers import ACTIVATIONS, NotThere, find_layers, has_parameters, hooked, is_visible
 from common.inside.maps import first_filters
 from common.models.modes import eval_mode
 
@@ -48,7 +46,9 @@ class Watch:
             raise ValueError(f"every is {every}: it must be at least 1")
         self.model, self.every = model, every
         self.records: list[dict] = []
-        self.initial_filters = first_filters(model) if convolutions(model) else None
+        self.initial_filters = None
+        with contextlib.suppress(NotThere):
+            self.initial_filters = first_filters(model)
         # Of each layer: sum of gradient norms, number of them, sum of update ratios, number of them.
         self._sums: dict[str, torch.Tensor] = {}
         self._before: dict[str, tuple] = {}
@@ -67,10 +67,10 @@ class Watch:
         if not self.is_watched(step):
             return
         self._before = {}
-        for name, layer in layers_with_parameters(self.model).items():
+        for name, layer in find_layers(self.model, has_parameters).items():
             trained = [p for p in layer.parameters(recurse=False) if p.requires_grad and p.grad is not None]
             if trained:
-                self._before[name] = (_norm(p.grad for p in trained), trained, [p.clone() for p in trained])
+                self._before[name] = (get_total_norm([p.grad for p in trained]), trained, [p.clone() for p in trained])
 
     @torch.no_grad()
     def after_step(self, step: int) -> None:
@@ -82,13 +82,12 @@ class Watch:
             return
         finite = torch.stack([norm for norm, _, _ in self._before.values()]).isfinite().all()
         for name, (gradient_norm, trained, before) in self._before.items():
-            change, size = _norm(p - old for p, old in zip(trained, before, strict=True)), _norm(before)
+            change = get_total_norm([p - old for p, old in zip(trained, before, strict=True)])
+            size, one = get_total_norm(before), torch.ones_like(change)
             has_ratio = finite & (size > 0)
-            values = [
-                gradient_norm.masked_fill(~finite, 0.0), finite.float(),
-                (change / size).masked_fill(~has_ratio, 0.0), has_ratio.float(),
-            ]  # fmt: skip
-            self._sums[name] = self._sums.get(name, 0) + torch.stack(values)
+            values = torch.stack([gradient_norm, one, change / size, one])
+            count = torch.stack([finite, finite, has_ratio, has_ratio])
+            self._sums[name] = self._sums.get(name, 0) + values.where(count, 0)
         self._before = {}
 
     def end_epoch(self, epoch: int, probe_inputs: torch.Tensor) -> dict:
@@ -114,7 +113,7 @@ class Watch:
         steps = _read(self._sums)
         self._sums = {}
         layers = {}
-        for name in dict.fromkeys([*outputs, *layers_with_parameters(self.model)]):
+        for name in dict.fromkeys([*outputs, *find_layers(self.model, has_parameters)]):
             norms, norm_count, ratios, ratio_count = steps.get(name, [0.0] * 4)
             mean, std, dead = outputs.get(name, [math.nan] * 3)
             layers[name] = {
@@ -168,14 +167,9 @@ def _activation_statistics(model: nn.Module, inputs: torch.Tensor) -> dict[str, 
         dead = dead_share(layer, values) if is_activation else torch.full((), math.nan, device=values.device)
         statistics[name] = torch.stack([values.mean(), values.std(correction=0), dead])
 
-    with eval_mode(model), torch.no_grad(), hooked(visible_layers(model), note):
+    with eval_mode(model), torch.no_grad(), hooked(find_layers(model, is_visible), note):
         model(inputs)
     return statistics
-
-
-def _norm(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Return the L2 norm () float32 of all numbers in `tensors` together."""
-    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(tensor.float()) for tensor in tensors]))
 
 
 def _read(tensors: dict[str, torch.Tensor]) -> dict[str, list[float]]:

@@ -216,8 +216,7 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
         titles.append((f"{text}\n{figures.plain(one.image.path.name)}" if label < 0 else text, color))
     heading = f"{count} of {len(predictions):,} images{', evenly spread' if count < len(predictions) else ''}"
     sheet = (heading, figures.viewable(inputs, classifier.transform), titles)
-    figure = figures.sheets_figure([sheet], columns=min(count, figures.SHEET_COLUMNS))
-    figures.save_figure(figure, Path(name).resolve())
+    figures.save_sheets(Path(name).resolve(), [sheet], columns=min(count, figures.SHEET_COLUMNS))
     say(f"{_line(name)}: {heading}")
 
 
