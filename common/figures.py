@@ -24,7 +24,7 @@ LONGEST_NAME = 18  # characters of a class name in a picture
 SHEET_COLUMNS = 8
 
 Title = tuple[str, str]  # text and color
-Sheet = tuple[str, np.ndarray, list[Title]]  # heading, images (N, H, W, 3), what stands below each
+Sheet = tuple[str, Sequence[np.ndarray], Sequence[Title]]  # heading, images (H, W, 3), what stands below each
 
 
 def blank_figure(width: float, height: float) -> Figure:

@@ -117,10 +117,10 @@ def test_pixel_statistics_are_those_of_all_pixels(monkeypatch, block):
     assert described["zero"] == pytest.approx((pixels == 0).mean())
     assert described["near_zero"] == pytest.approx((pixels <= 8 / 255).mean())
     assert np.array(correlations["channels"]) == pytest.approx(np.corrcoef(pixels.reshape(-1, 3).T), abs=1e-4)
-    grey = pixels.mean(3)
+    gray = pixels.mean(3)
     for place, distance in enumerate(correlations["distance"]):
-        across = np.corrcoef(grey[:, :, distance:].ravel(), grey[:, :, :-distance].ravel())[0, 1]
-        down = np.corrcoef(grey[:, distance:].ravel(), grey[:, :-distance].ravel())[0, 1]
+        across = np.corrcoef(gray[:, :, distance:].ravel(), gray[:, :, :-distance].ravel())[0, 1]
+        down = np.corrcoef(gray[:, distance:].ravel(), gray[:, :-distance].ravel())[0, 1]
         assert correlations["horizontal"][place] == pytest.approx(across, abs=1e-4)
         assert correlations["vertical"][place] == pytest.approx(down, abs=1e-4)
     assert correlations["distance"] == list(range(1, 9))
@@ -250,13 +250,13 @@ def test_the_blocked_search_finds_what_comparing_all_finds(monkeypatch, are_same
     monkeypatch.setattr(copying, "COMPARED", 16)
     images = [torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8) for count in (75, 53)]
     images[1] = images[0] if are_same else images[1]
-    grey = [pixels.float().mean(1).numpy() for pixels in images]
+    gray = [pixels.float().mean(1).numpy() for pixels in images]
     expected = []
-    for query in range(len(grey[0])):
+    for query in range(len(gray[0])):
         scores = []
-        for other in range(query if are_same else len(grey[1])):
-            for picture in (grey[1][other], grey[1][other][:, ::-1]):
-                scores.append(np.corrcoef(grey[0][query].ravel(), picture.ravel())[0, 1])
+        for other in range(query if are_same else len(gray[1])):
+            for picture in (gray[1][other], gray[1][other][:, ::-1]):
+                scores.append(np.corrcoef(gray[0][query].ravel(), picture.ravel())[0, 1])
         if scores and max(scores) > 0.25:
             best = int(np.argmax(scores))
             expected.append((query, best // 2, best % 2 == 1))
@@ -264,15 +264,15 @@ def test_the_blocked_search_finds_what_comparing_all_finds(monkeypatch, are_same
     assert 10 < len(expected) and list(zip(*(numbers.tolist() for numbers in found), strict=True)) == expected
 
 
-@pytest.mark.parametrize(("grey_images", "words"), [(40, "the images are grayscale"), (10, "25.0% of the training")])
-def test_greyscale_images_are_noted(look, grey_images, words):
+@pytest.mark.parametrize(("gray_images", "words"), [(40, "the images are grayscale"), (10, "25.0% of the training")])
+def test_grayscale_images_are_noted(look, gray_images, words):
     pictures = scenes(40)
-    pictures[:grey_images] = [np.repeat(picture[..., :1], 3, 2) for picture in pictures[:grey_images]]
+    pictures[:gray_images] = [np.repeat(picture[..., :1], 3, 2) for picture in pictures[:gray_images]]
     report = look(make_data(pictures))
-    assert report["pixels"]["greyscale"] == grey_images / 40 and noted(report, words)
+    assert report["pixels"]["greyscale"] == gray_images / 40 and noted(report, words)
 
 
-def test_images_of_one_colour_are_noted_and_hide_no_near_copies(look):
+def test_images_of_one_color_are_noted_and_hide_no_near_copies(look):
     pictures = scenes(20)
     for place in (3, 4, 5):
         pictures[place] = np.full((SIDE, SIDE, 3), (place, 80, 200), np.uint8)

@@ -488,8 +488,8 @@ def test_many_layers_are_a_heat_map_with_all_their_names(figures):
         assert [label.get_text().strip() for label in axes.get_yticklabels()] == [f"layer {row}" for row in range(60)]
         shown = axes.images[0].get_array()
         assert shown.shape == (60, 3) and shown.mask.sum() == 1 and shown.mask[7, 0], "frozen is not 0"
-    centre = figures[1].axes[0].images[0].norm(1e-3)
-    assert centre == pytest.approx(0.5), "the rule of thumb is white"
+    center = figures[1].axes[0].images[0].norm(1e-3)
+    assert center == pytest.approx(0.5), "the rule of thumb is white"
 
 
 def test_values_that_are_all_zero_or_not_there_are_drawn(figures):

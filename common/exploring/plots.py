@@ -1,5 +1,6 @@
-"""The pictures of common/exploring/explore.py."""
+"""The pictures of common/exploring/explore.py; what most of them draw is an entry of explore.json."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,7 @@ LONGEST_ID = 20  # characters; of an id the last ones tell most
 
 
 def draw_class_counts(path: Path, parts: dict[str, dict]) -> None:
-    """Draw a bar for each class, of the first MOST_BARS, with the images of all parts one after the other.
-
-    Args:
-        parts: "train", "val" and "test" as in explore.json.
-    """
+    """Draw a bar for each class, of the first MOST_BARS, with the images of all parts one after the other."""
     classes = list(parts["train"]["per_class"])
     names = classes[:MOST_BARS]
     figure = blank_figure(9, 1.6 + max(0.16, 0.36 - 0.006 * len(names)) * len(names))
@@ -75,11 +72,7 @@ def draw_mean_images(path: Path, means: torch.Tensor, classes: list[str]) -> Non
 
 
 def draw_histogram(path: Path, pixels: dict) -> None:
-    """Draw how frequent each value of a pixel is, by channel, with mean and standard deviation.
-
-    Args:
-        pixels: `mean`, `std`, `histogram` and `greyscale` as in explore.json.
-    """
+    """Draw how frequent each value of a pixel is, by channel, with mean and standard deviation."""
     # Of grayscale images three curves would lie on each other.
     channels = {"gray": "#404040"} if pixels["greyscale"] == 1 else CHANNELS
     counts = np.array(pixels["histogram"][: len(channels)], dtype=float)
@@ -104,11 +97,7 @@ def draw_histogram(path: Path, pixels: dict) -> None:
 
 
 def draw_correlation(path: Path, correlation: dict) -> None:
-    """Draw how much pixels correlate with others at a distance, and the channels with each other.
-
-    Args:
-        correlation: as in explore.json.
-    """
+    """Draw how much pixels correlate with others at a distance, and the channels with each other."""
     figure = blank_figure(10.5, 4.2)
     decay, channels = figure.subplots(1, 2, width_ratios=(1.5, 1))
     for direction, marker in (("horizontal", "o"), ("vertical", "s")):
@@ -142,28 +131,26 @@ def draw_copies(path: Path, copies: list[Copy], parts: dict[str, Part]) -> None:
             shown = f" (the first {PAIRS} of {len(of_kind):,} pairs)" if len(of_kind) > PAIRS else ""
             images, titles = [], []
             for number, copy in enumerate(of_kind[:PAIRS]):
-                of_pair, titles_of_pair = _pair(copy, parts)
-                images += of_pair
-                titles += titles_of_pair
+                for image, title in _pair(copy, parts):
+                    images.append(image)
+                    titles.append(title)
                 if number % 3 < 2:  # a gap between the pairs of a row
                     images.append(np.ones_like(images[-1]))
                     titles.append((" ", "black"))
-            sheets.append((f"{kind}{shown}; red: two different labels", np.stack(images), titles))
+            sheets.append((f"{kind}{shown}; red: two different labels", images, titles))
     figures.save_sheets(path, sheets)
 
 
-def _pair(copy: Copy, parts: dict[str, Part]) -> tuple[list[np.ndarray], list[Title]]:
-    """Return both images, (H, W, C) from 0 to 1, and their titles."""
+def _pair(copy: Copy, parts: dict[str, Part]) -> Iterator[tuple[np.ndarray, Title]]:
+    """Yield both images, (H, W, C) from 0 to 1, with their titles."""
     color = WRONG_COLOR if copy.labels_differ else "black"
     similarity = "" if copy.exact else f"{' mirrored' if copy.mirrored else ''} {copy.correlation:.2f}"
-    images, titles = [], []
     for part, sample, label, line in zip(copy.parts, copy.samples, copy.labels, ("", similarity), strict=True):
         dataset = parts[part].dataset
         pixels, _ = dataset.batch(torch.tensor([sample]))
-        images += list(_upright(pixels / 255))
         identifier = plain(dataset.ids[sample], LONGEST_ID, keep_end=True)
-        titles.append((f"{part}{line}\n{_class_name(label, dataset.classes)}\n{identifier}", color))
-    return images, titles
+        title = f"{part}{line}\n{_class_name(label, dataset.classes)}\n{identifier}"
+        yield _upright(pixels / 255)[0], (title, color)
 
 
 def _class_name(label: int, classes: list[str]) -> str:

@@ -7,7 +7,7 @@ All of it works on any `nn.Module`, and takes and gives plain values:
     heat = grad_cam(model, images)                  # (N, H, W)
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ def first_filters(model: nn.Module) -> torch.Tensor:
     raise NotThere("the network has no convolution")
 
 
-def feature_maps(model: nn.Module, image: torch.Tensor, layers: Iterable[str] | None = None) -> dict[str, torch.Tensor]:
+def feature_maps(model: nn.Module, image: torch.Tensor, layers: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
     """Return what layers make of one image: {name: (channels, h, w)} float32 on the CPU, in the order of their use.
 
     The network runs in evaluation mode and is afterwards as it was.
@@ -44,20 +44,19 @@ def feature_maps(model: nn.Module, image: torch.Tensor, layers: Iterable[str] | 
     """
     if image.dim() != 3:
         raise ValueError(f"the image has the shape {tuple(image.shape)} where (channels, height, width) is needed")
-    wanted = None if layers is None else list(layers)
-    if wanted is None:
+    if layers is None:
         hookable = find_layers(model, lambda layer: isinstance(layer, (nn.Conv2d, *ACTIVATIONS)))
     else:
-        hookable = layers_of_uses(model, wanted)
+        hookable = layers_of_uses(model, layers)
     maps = {}
 
     def keep(name: str, _: nn.Module, output: torch.Tensor) -> None:
-        if output.dim() == 4 and (wanted is None or name in wanted):
+        if output.dim() == 4 and (layers is None or name in layers):
             maps[name] = output[0].float().cpu().clone()  # a ReLU that works in place changes the original
 
     with eval_mode(model), torch.no_grad(), hooked(hookable, keep):
         model(image[None].to(device_of(model)))
-    for name in wanted or ():
+    for name in layers or ():
         if name not in maps:
             raise NotThere(f"{name} gives no maps")
     if not maps:
@@ -118,12 +117,8 @@ def grad_cam(
         kept.append(output.detach().requires_grad_())  # gradients are wanted down to here, frozen or not
         return kept[0].clone()  # which a ReLU that works in place may change
 
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        eval_mode(model),
-        hooked(layers_of_uses(model, [layer]), cut),
-    ):
+    layers = layers_of_uses(model, [layer])
+    with torch.inference_mode(False), torch.enable_grad(), eval_mode(model), hooked(layers, cut):
         logits = model(inputs.clone())  # a tensor made in inference mode cannot be differentiated through, its copy can
         if not kept or kept[0].dim() != 4:
             raise NotThere(f"{layer} gives no maps (N, channels, h, w)")

@@ -1,4 +1,8 @@
-"""The pictures of the inside of a network, and `inside.json`. What they show is computed in watch.py and maps.py."""
+"""The pictures of the inside of a network, and `inside.json`. What they show is computed in watch.py and maps.py.
+
+`records` are those of a `Watch`, `kinds` what `layer_kinds` returns, `probabilities` (N, classes) what the network
+gives for the images. Every function that draws raises NotThere, with the reason, where there is nothing to draw.
+"""
 
 import math
 from collections.abc import Callable
@@ -43,19 +47,17 @@ def look_inside(
         model: the trained network; it is afterwards as it was.
         watch: what was recorded while it was trained.
         images: test or validation images, with or without labels.
-        probabilities: (N, classes) that the network gives for them, in their order.
         classes: names.
     """
     kinds = layer_kinds(model)
     shown = _shown_places(np.array(images.part.labels), probabilities)
+    first = next(iter(shown.values()))[0]
     pictures: dict[str, Callable[[Path], None]] = {
         "gradients.png": lambda path: draw_gradients(path, watch.records, kinds),
         "updates.png": lambda path: draw_updates(path, watch.records, kinds),
         "activations.png": lambda path: draw_activations(path, watch.records, kinds),
         "filters.png": lambda path: draw_filters(path, watch.initial_filters, first_filters(model)),
-        "feature_maps.png": lambda path: draw_feature_maps(
-            path, model, images, next(iter(shown.values()))[0], probabilities, classes
-        ),
+        "feature_maps.png": lambda path: draw_feature_maps(path, model, images, first, probabilities, classes),
         "grad_cam.png": lambda path: draw_grad_cam(path, model, images, shown, probabilities, classes),
     }
     skipped = {}
@@ -70,14 +72,7 @@ def look_inside(
 
 
 def draw_gradients(path: Path, records: list[dict], kinds: dict[str, str]) -> None:
-    """Draw the gradient norm of each layer by epoch, on a logarithmic scale.
-
-    Args:
-        records: of a `Watch`. kinds: of `layer_kinds`.
-
-    Raises:
-        NotThere: nothing was recorded.
-    """
+    """Draw the gradient norm of each layer by epoch, on a logarithmic scale."""
     names, (values,) = _recorded(records, kinds, ["gradient_norm"], "no step of the training was recorded")
     label = "L2 norm of the gradient"
     if len(names) <= MOST_LINES:
@@ -89,14 +84,7 @@ def draw_gradients(path: Path, records: list[dict], kinds: dict[str, str]) -> No
 
 
 def draw_updates(path: Path, records: list[dict], kinds: dict[str, str]) -> None:
-    """Draw by how much a step changes the weights of each layer, by epoch, against the rule of thumb of 1e-3.
-
-    Args:
-        records: of a `Watch`. kinds: of `layer_kinds`.
-
-    Raises:
-        NotThere: nothing was recorded.
-    """
+    """Draw by how much a step changes the weights of each layer, by epoch, against the rule of thumb of 1e-3."""
     names, (values,) = _recorded(records, kinds, ["update_ratio"], "no step of the training was recorded")
     if len(names) <= MOST_LINES:
         figure = _lines(names, values, records, "L2 of the update / L2 of the weights", GOOD_UPDATE)
@@ -111,14 +99,7 @@ def draw_updates(path: Path, records: list[dict], kinds: dict[str, str]) -> None
 
 
 def draw_activations(path: Path, records: list[dict], kinds: dict[str, str]) -> None:
-    """Draw mean, standard deviation and share of dead units of what each layer gives, by epoch, as heat maps.
-
-    Args:
-        records: of a `Watch`. kinds: of `layer_kinds`.
-
-    Raises:
-        NotThere: nothing was recorded.
-    """
+    """Draw mean, standard deviation and share of dead units of what each layer gives, by epoch, as heat maps."""
     keys = ["activation_mean", "activation_std", "dead_share"]
     names, (means, deviations, dead) = _recorded(records, kinds, keys, "no outputs of layers were recorded")
     reach = float(np.nanquantile(np.abs(means), 0.98)) or 1.0  # a single large mean must not hide the others
@@ -142,9 +123,6 @@ def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -
 
     Args:
         before, after: (filters, channels, h, w); `before` may be None.
-
-    Raises:
-        NotThere: there are none from before.
     """
     if before is None or before.shape != after.shape:
         raise NotThere("the filters from before the training are not known")
@@ -180,10 +158,7 @@ def draw_feature_maps(
     Each map has its own scale, written above it: dark to bright is its least to its greatest number.
 
     Args:
-        place: of the image among `images`. probabilities: (N, classes).
-
-    Raises:
-        NotThere: no convolution or activation gives maps.
+        place: of the image among `images`.
     """
     inputs, labels = _inputs(images, [place])
     maps = [(name, m) for name, m in feature_maps(model, inputs[0]).items() if m.shape[1:].numel() > 1]
@@ -199,7 +174,7 @@ def draw_feature_maps(
         heading = f"{_row_name(name, kinds)}: {len(strongest)} of {channels} maps of {height}x{width}"
         titles = [(f"channel {c}\n{of_layer[c].min():.2g} to {of_layer[c].max():.2g}", "black") for c in strongest]
         pictures = [colormaps["viridis"](Normalize()(of_layer[c].numpy()))[..., :3] for c in strongest]
-        sheets.append((heading, np.stack(pictures), titles))
+        sheets.append((heading, pictures, titles))
     figures.save_sheets(path, sheets, columns=MAPS_IN_ROW)
 
 
@@ -214,10 +189,7 @@ def draw_grad_cam(
     """Draw images, each beside the same with Grad-CAM's evidence for the predicted class laid over it.
 
     Args:
-        places: heading -> which of `images`. probabilities: (N, classes).
-
-    Raises:
-        NotThere: no layer of the network has an output with places.
+        places: heading -> which of `images`.
     """
     sheets = []
     for heading, chosen in places.items():
@@ -225,16 +197,16 @@ def draw_grad_cam(
         inputs = inputs.to(next(model.parameters()).device)
         layer = last_spatial_layer(model, inputs)
         rows = probabilities[chosen]
-        predicted = rows.argmax(1)
-        heats = grad_cam(model, inputs, torch.from_numpy(predicted), layer).numpy()
+        heats = grad_cam(model, inputs, torch.from_numpy(rows.argmax(1)), layer).numpy()
         pictures, titles = [], []
-        for image, heat in zip(viewable(inputs, images.transform), heats, strict=True):
+        for image, label, row, heat in zip(
+            viewable(inputs, images.transform), labels.tolist(), rows, heats, strict=True
+        ):
+            found = f"{'' if heat.any() else 'no '}evidence for\n{plain(classes[row.argmax()])}"
             pictures += [image, _overlay(image, heat)]
-        for label, row, best, heat in zip(labels.tolist(), rows, predicted, heats, strict=True):
-            found = "evidence for" if heat.any() else "no evidence for"
-            titles += [verdict(label, row, classes), (f"{found}\n{plain(classes[best])}", "black")]
+            titles += [verdict(label, row, classes), (found, "black")]
         kind = layer_kinds(model).get(name_of_layer(layer), "")
-        sheets.append((f"{heading}: Grad-CAM at {plain(layer, 60)} {kind}", np.stack(pictures), titles))
+        sheets.append((f"{heading}: Grad-CAM at {plain(layer, 60)} {kind}", pictures, titles))
     figures.save_sheets(path, sheets)
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 
 def device_of(model: nn.Module) -> torch.device:
+    """Return the device of the parameters; without any it is the CPU."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 

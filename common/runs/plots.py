@@ -1,4 +1,7 @@
-"""The pictures of a run: its curves, what it took of the machine, its images and its mistakes."""
+"""The pictures of a run: its curves, what it took of the machine, its images and its mistakes.
+
+`probabilities` are (N, classes), in the order of the test images.
+"""
 
 from pathlib import Path
 
@@ -101,7 +104,7 @@ def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndar
     Up to 25 classes have their percentages written in; up to 200 have their names at the axes.
 
     Args:
-        labels: (N,) int64. probabilities: (N, classes).
+        labels: (N,) int64.
     """
     count = len(classes)
     is_small = count <= MOST_PERCENTAGES
@@ -146,11 +149,7 @@ def draw_samples(path: Path, train: Batches, classes: list[str]) -> None:
 
 
 def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, classes: list[str]) -> None:
-    """Draw test images with predicted name and confidence: some at random, then the most confident mistakes.
-
-    Args:
-        probabilities: (N, classes), in the order of the test images.
-    """
+    """Draw test images with predicted name and confidence: some at random, then the most confident mistakes."""
     labels, predicted = np.array(test.part.labels), probabilities.argmax(1)
     wrong = np.flatnonzero((labels != predicted) & (labels >= 0))
     shown = {
@@ -168,11 +167,7 @@ def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, class
 def draw_class_predictions(
     path: Path, test: Batches, probabilities: np.ndarray, classes: list[str], shown_classes: int
 ) -> None:
-    """Draw ten random test images of each of the first `shown_classes` classes, with predicted name and confidence.
-
-    Args:
-        probabilities: (N, classes), in the order of the test images.
-    """
+    """Draw ten random test images of each of the first `shown_classes` classes, with predicted name and confidence."""
     labels = test.part.labels
     random = random_places(len(labels))
     sheets = []
