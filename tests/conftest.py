@@ -32,7 +32,7 @@ def small_run(output_dir, *options, script=ex_1):
 
 def without_pictures(argv, script=ex_1):
     """Run an experiment in this process without saving its pictures, which takes longer than all else in small runs."""
-    with mock.patch("common.runs.plots.save_figure"):
+    with mock.patch("common.figures.save_figure"):
         return script.main(argv)
 
 

@@ -6,11 +6,16 @@ import pytest
 import torch
 from PIL import Image
 
-import common.exploring.explore as exploration
 from common.data.arrays import ArrayDataset, Part, whole
 from common.data.folders import Reading
 from common.data.load import Data, load_data
-from common.exploring.explore import PixelStatistics, balanced_sample, blocks, explore, most_similar, thumbnails
+from common.exploring import copies as copying
+from common.exploring import explore as exploring
+from common.exploring import sample as sampling
+from common.exploring.copies import most_similar, thumbnails
+from common.exploring.explore import explore
+from common.exploring.pixels import PixelStatistics
+from common.exploring.sample import balanced_sample, blocks
 
 SIDE = 24
 NAMES = ["ant", "bee"]
@@ -51,7 +56,7 @@ def scenes(count, first=0):
 @pytest.fixture
 def look(tmp_path, monkeypatch):
     """Explore without pictures, whose drawing takes longer than all else."""
-    monkeypatch.setattr(exploration, "_draw", lambda *_: None)
+    monkeypatch.setattr(exploring, "_draw", lambda *_: None)
     return lambda data: explore(data, tmp_path)
 
 
@@ -98,7 +103,7 @@ def test_a_test_set_without_labels_is_noted_and_contradicts_nothing(look):
 
 @pytest.mark.parametrize("block", [1, 7 * SIDE**2, 2**19])
 def test_pixel_statistics_are_those_of_all_pixels(monkeypatch, block):
-    monkeypatch.setattr(exploration, "BLOCK", block)
+    monkeypatch.setattr(sampling, "BLOCK", block)
     part = part_of(scenes(30), halves(30), "train")
     statistics = PixelStatistics(NAMES)
     for images, labels in blocks(part):
@@ -112,10 +117,10 @@ def test_pixel_statistics_are_those_of_all_pixels(monkeypatch, block):
     assert described["zero"] == pytest.approx((pixels == 0).mean())
     assert described["near_zero"] == pytest.approx((pixels <= 8 / 255).mean())
     assert np.array(correlations["channels"]) == pytest.approx(np.corrcoef(pixels.reshape(-1, 3).T), abs=1e-4)
-    grey = pixels.mean(3)
+    gray = pixels.mean(3)
     for place, distance in enumerate(correlations["distance"]):
-        across = np.corrcoef(grey[:, :, distance:].ravel(), grey[:, :, :-distance].ravel())[0, 1]
-        down = np.corrcoef(grey[:, distance:].ravel(), grey[:, :-distance].ravel())[0, 1]
+        across = np.corrcoef(gray[:, :, distance:].ravel(), gray[:, :, :-distance].ravel())[0, 1]
+        down = np.corrcoef(gray[:, distance:].ravel(), gray[:, :-distance].ravel())[0, 1]
         assert correlations["horizontal"][place] == pytest.approx(across, abs=1e-4)
         assert correlations["vertical"][place] == pytest.approx(down, abs=1e-4)
     assert correlations["distance"] == list(range(1, 9))
@@ -196,7 +201,7 @@ def test_near_copies_are_found_and_named(look, change):
     assert {name: count["images"] for name, count in copies["near"].items() if count["images"]} == {"train/test": 1}
     (pair,) = copies["near"]["train/test"]["pairs"]
     assert pair["ids"] == ["train/4", "test/3"] and pair["classes"] == ["ant", "bee"]
-    assert pair["mirrored"] == ("mirrored" in change) and exploration.NEAR <= pair["correlation"] <= 1
+    assert pair["mirrored"] == ("mirrored" in change) and copying.NEAR <= pair["correlation"] <= 1
     assert copies["near"]["train/test"]["labels_differ"] == 1
 
 
@@ -227,31 +232,31 @@ def test_pictures_that_share_light_or_a_frame_are_no_copies(look):
             picture[edge] = 220 + number  # of different shades, or the set would count as drawings
     for pictures in (sky, framed):
         small = thumbnails(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2))
-        assert len(most_similar(small, small, exploration.CANDIDATE, True)[0]) > 10
+        assert len(most_similar(small, small, copying.CANDIDATE, True)[0]) > 10
         copies = look(make_data(pictures))["copies"]
-        assert copies["near_limit"] == exploration.NEAR and copies["near"]["train"]["images"] == 0
+        assert copies["near_limit"] == copying.NEAR and copies["near"]["train"]["images"] == 0
 
 
 def test_two_people_writing_one_digit_are_no_copies(look):
     report = look(load_data("digits", None, 32, 0.1, 0))
-    assert report["copies"]["near_limit"] == exploration.NEAR_DRAWINGS
+    assert report["copies"]["near_limit"] == copying.NEAR_DRAWINGS
     assert not any(count["images"] for kind in ("exact", "near") for count in report["copies"][kind].values())
-    for words in ("greyscale", "49% of all pixel values are exactly 0", "tiny, 8x8 pixels"):
+    for words in ("grayscale", "49% of all pixel values are exactly 0", "tiny, 8x8 pixels"):
         assert noted(report, words)
 
 
 @pytest.mark.parametrize("are_same", [True, False])
 def test_the_blocked_search_finds_what_comparing_all_finds(monkeypatch, are_same):
-    monkeypatch.setattr(exploration, "COMPARED", 16)
+    monkeypatch.setattr(copying, "COMPARED", 16)
     images = [torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8) for count in (75, 53)]
     images[1] = images[0] if are_same else images[1]
-    grey = [pixels.float().mean(1).numpy() for pixels in images]
+    gray = [pixels.float().mean(1).numpy() for pixels in images]
     expected = []
-    for query in range(len(grey[0])):
+    for query in range(len(gray[0])):
         scores = []
-        for other in range(query if are_same else len(grey[1])):
-            for picture in (grey[1][other], grey[1][other][:, ::-1]):
-                scores.append(np.corrcoef(grey[0][query].ravel(), picture.ravel())[0, 1])
+        for other in range(query if are_same else len(gray[1])):
+            for picture in (gray[1][other], gray[1][other][:, ::-1]):
+                scores.append(np.corrcoef(gray[0][query].ravel(), picture.ravel())[0, 1])
         if scores and max(scores) > 0.25:
             best = int(np.argmax(scores))
             expected.append((query, best // 2, best % 2 == 1))
@@ -259,22 +264,22 @@ def test_the_blocked_search_finds_what_comparing_all_finds(monkeypatch, are_same
     assert 10 < len(expected) and list(zip(*(numbers.tolist() for numbers in found), strict=True)) == expected
 
 
-@pytest.mark.parametrize(("grey_images", "words"), [(40, "the images are greyscale"), (10, "25.0% of the training")])
-def test_greyscale_images_are_noted(look, grey_images, words):
+@pytest.mark.parametrize(("gray_images", "words"), [(40, "the images are grayscale"), (10, "25.0% of the training")])
+def test_grayscale_images_are_noted(look, gray_images, words):
     pictures = scenes(40)
-    pictures[:grey_images] = [np.repeat(picture[..., :1], 3, 2) for picture in pictures[:grey_images]]
+    pictures[:gray_images] = [np.repeat(picture[..., :1], 3, 2) for picture in pictures[:gray_images]]
     report = look(make_data(pictures))
-    assert report["pixels"]["greyscale"] == grey_images / 40 and noted(report, words)
+    assert report["pixels"]["greyscale"] == gray_images / 40 and noted(report, words)
 
 
-def test_images_of_one_colour_are_noted_and_hide_no_near_copies(look):
+def test_images_of_one_color_are_noted_and_hide_no_near_copies(look):
     pictures = scenes(20)
     for place in (3, 4, 5):
         pictures[place] = np.full((SIDE, SIDE, 3), (place, 80, 200), np.uint8)
     pictures[11] = compressed(pictures[2])
     report = look(make_data(pictures))
     assert report["pixels"]["constant_images"] == 3
-    assert noted(report, "3 of 20 training images show one colour and nothing else")
+    assert noted(report, "3 of 20 training images show one color and nothing else")
     assert [pair["ids"] for pair in report["copies"]["near"]["train"]["pairs"]] == [["train/2", "train/11"]]
 
 
@@ -322,7 +327,7 @@ def test_a_sample_has_as_many_of_each_class_as_there_are():
 
 
 def test_of_a_large_set_a_sample_is_looked_at_and_that_is_said(look, monkeypatch):
-    monkeypatch.setattr(exploration, "MOST_PIXELS", 10 * SIDE**2)
+    monkeypatch.setattr(sampling, "MOST_PIXELS", 10 * SIDE**2)
     train = scenes(30)
     train[29] = train[0]
     report = look(make_data(train))

@@ -17,17 +17,10 @@ import trainA
 import trainB
 from common.data.arrays import ArrayDataset, Part
 from common.data.batches import Batches
-from common.inside.maps import (
-    NotThere,
-    Watch,
-    dead_share,
-    feature_maps,
-    first_filters,
-    grad_cam,
-    last_spatial_layer,
-    layer_kinds,
-)
+from common.inside.layers import NotThere, layer_kinds
+from common.inside.maps import feature_maps, first_filters, grad_cam, last_spatial_layer
 from common.inside.plots import draw_activations, draw_gradients, draw_updates, look_inside
+from common.inside.watch import Watch, dead_share
 from common.models.batch_norm import fill_registers
 from common.models.finetuning import train_only
 from common.system.device import prepare_machine
@@ -220,7 +213,7 @@ def test_watching_changes_nothing(network_and_size):
 def test_steps_that_are_not_watched_cost_nothing(monkeypatch):
     model = plain_network()
     watch, seen = Watch(model, 10), []
-    monkeypatch.setattr("common.inside.maps._layers_with_parameters", lambda model: seen.append(1) or {})
+    monkeypatch.setattr("common.inside.watch.find_layers", lambda *_: seen.append(1) or {})
     for step in range(20):
         watch.before_step(step)
         watch.after_step(step)
@@ -464,7 +457,7 @@ def test_without_training_there_is_still_something_to_see(tmp_path):
 def figures(monkeypatch):
     """The figures that would have been saved."""
     saved = []
-    monkeypatch.setattr("common.runs.plots.save_figure", lambda figure, path: saved.append(figure))
+    monkeypatch.setattr("common.figures.save_figure", lambda figure, path: saved.append(figure))
     return saved
 
 
@@ -495,8 +488,8 @@ def test_many_layers_are_a_heat_map_with_all_their_names(figures):
         assert [label.get_text().strip() for label in axes.get_yticklabels()] == [f"layer {row}" for row in range(60)]
         shown = axes.images[0].get_array()
         assert shown.shape == (60, 3) and shown.mask.sum() == 1 and shown.mask[7, 0], "frozen is not 0"
-    centre = figures[1].axes[0].images[0].norm(1e-3)
-    assert centre == pytest.approx(0.5), "the rule of thumb is white"
+    center = figures[1].axes[0].images[0].norm(1e-3)
+    assert center == pytest.approx(0.5), "the rule of thumb is white"
 
 
 def test_values_that_are_all_zero_or_not_there_are_drawn(figures):

@@ -9,9 +9,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import predict
+from common import figures
 from common.predicting.classifier import find_checkpoint, load_classifier
 from common.predicting.prediction import find_images
-from common.runs import plots
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.device import prepare_machine
 from common.system.errors import BadInput
@@ -233,8 +233,7 @@ def test_hostile_names(photographs, tmp_path, capsys):
 
 def test_the_montage_shows_at_most_64_images(run, photographs, photograph, tmp_path, monkeypatch, capsys):
     drawn = []
-    monkeypatch.setattr(plots, "save_figure", lambda *arguments: None)
-    monkeypatch.setattr(plots, "sheets_figure", lambda sheets, columns: drawn.extend(sheets))
+    monkeypatch.setattr(figures, "save_sheets", lambda path, sheets, columns: drawn.extend(sheets))
     main(run, photographs, photographs, photographs, photograph, "--montage", tmp_path / "m.png")
     assert "m.png: 64 of 91 images, evenly spread" in capsys.readouterr().out
     [(heading, images, titles)] = drawn
@@ -242,7 +241,8 @@ def test_the_montage_shows_at_most_64_images(run, photographs, photograph, tmp_p
     assert 0 <= images.min() and images.max() <= 1
     for text, colour in titles[:-1]:
         said, true = text.split("\n")
-        assert colour == (plots.RIGHT_COLOUR if said.split()[0] == true.removeprefix("true: ") else plots.WRONG_COLOUR)
+        is_right = said.split()[0] == true.removeprefix("true: ")
+        assert colour == (figures.RIGHT_COLOR if is_right else figures.WRONG_COLOR)
     assert titles[-1][0].endswith("\nphotograph.png") and titles[-1][1] == "black"
 
 

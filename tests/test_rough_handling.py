@@ -16,7 +16,7 @@ from conftest import ROOT, SMALL, environment, read, small_run, without_pictures
 from PIL import Image
 
 import ex_1
-from common.runs import plots
+from common import figures
 from common.runs.folder import make_folder
 from common.system.checkpoints import load_checkpoint
 from common.system.errors import BadInput, Diverged, explain
@@ -71,8 +71,8 @@ def test_names_that_no_terminal_can_show(tmp_path):
 
 
 def test_names_in_pictures_are_short_and_no_mathematics():
-    assert plots.plain("a\nb  $x") == r"a b \$x"
-    assert len(plots.plain("n" * 200)) == plots.LONGEST_NAME
+    assert figures.plain("a\nb  $x") == r"a\nb  \$x"
+    assert len(figures.plain("n" * 200)) == figures.LONGEST_NAME
 
 
 def test_other_folders_and_loose_files_are_told_of(tmp_path, capsys):

@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
+from common import figures
 from common.comparing.finished_runs import FinishedRun, number
 from common.comparing.groups import key_of, short_names, shown
 from common.comparing.overview import Overview
-from common.runs.plots import TRAIN_COLOUR, VAL_COLOUR, blank_figure, plain, save_figure
+from common.figures import TRAIN_COLOR, VAL_COLOR, blank_figure, plain
 
 COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#e7298a", "#7570b3", "#a6761d", "#17becf", "#b2182b", "#66a61e", "#e6ab02")
 OTHERS_COLOUR = "#b8b8b8"
@@ -41,7 +42,7 @@ def draw_curves(folder: Path, overview: Overview) -> list[str]:
         _label(axes, overview.runs, quantity, by_time)
         handles = _handles(styles, with_training=not by_time)
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-        save_figure(figure, folder / name)
+        figures.save_figure(figure, folder / name)
     return ["loss.png", "accuracy.png", "accuracy_by_time.png"]
 
 
@@ -53,7 +54,7 @@ def draw_by_option(path: Path, overview: Overview, option: str) -> None:
     position_of = dict(zip(places, positions, strict=True))
     figure = blank_figure(8.5, 6.5)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for axes, metric, colour in ((upper, overview.metric, TRAIN_COLOUR), (lower, "train_time", VAL_COLOUR)):
+    for axes, metric, colour in ((upper, overview.metric, TRAIN_COLOR), (lower, "train_time", VAL_COLOR)):
         scores = {place: overview.runs[place].scores.get(metric) for place in places}
         known = [place for place in places if scores[place] is not None]
         axes.plot([position_of[place] for place in known], [scores[place] for place in known], "o", color=colour,
@@ -77,7 +78,7 @@ def draw_by_option(path: Path, overview: Overview, option: str) -> None:
     lower.set_xlabel(plain(option, LONGEST_LABEL))
     handles, labels = upper.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=9, frameon=False)
-    save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def _draw_means(axes: Axes, overview: Overview, scores: dict, position_of: dict, colour: str) -> None:

@@ -1,127 +1,110 @@
-"""The pictures of common/exploring/explore.py."""
+"""The pictures of common/exploring/explore.py; what most of them draw is an entry of explore.json."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from common import figures
 from common.data.arrays import Part
-from common.runs import plots
-from common.runs.plots import SHEET_COLUMNS, WRONG_COLOUR, blank_figure, plain, sheets_figure
+from common.exploring.copies import Copy, noteworthy
+from common.exploring.sample import balanced_sample
+from common.figures import SHEET_COLUMNS, WRONG_COLOR, Title, blank_figure, plain
 
 SAMPLES = 5 * SHEET_COLUMNS
-PART_COLOURS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
-CHANNEL_COLOURS, CHANNEL_NAMES = ("#d62728", "#2ca02c", "#1f77b4"), ("red", "green", "blue")
+PART_COLORS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
+CHANNELS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4"}
 MOST_BARS = 200  # classes whose bars have names one can read
-PEAK = (
-    0.05  # a histogram with a larger share in one bin is drawn with a logarithmic axis, or one would see nothing else
-)
+PEAK = 0.05  # a histogram with a larger share in one bin has a logarithmic axis, or one would see nothing else
 PAIRS = 24  # of exact and of near copies
 LONGEST_ID = 20  # characters; of an id the last ones tell most
 
 
 def draw_class_counts(path: Path, parts: dict[str, dict]) -> None:
-    """Draw a bar for each class, of the first MOST_BARS, with the images of all parts one after the other.
-
-    Args:
-        parts: "train", "val" and "test" as in explore.json.
-    """
-    names = list(parts["train"]["per_class"])[:MOST_BARS]
+    """Draw a bar for each class, of the first MOST_BARS, with the images of all parts one after the other."""
+    classes = list(parts["train"]["per_class"])
+    names = classes[:MOST_BARS]
     figure = blank_figure(9, 1.6 + max(0.16, 0.36 - 0.006 * len(names)) * len(names))
     axes = figure.subplots()
     left = np.zeros(len(names))
     for part, described in parts.items():
-        counts = np.array([described["per_class"][name] for name in names])
+        label = f"{part}: {described['images']:,} images"
         if described["unlabelled"] < described["images"]:
-            label = f"{part}: {described['images']:,} images"
-            axes.barh(range(len(names)), counts, left=left, color=PART_COLOURS[part], label=label)
+            counts = np.array([described["per_class"][name] for name in names])
+            axes.barh(range(len(names)), counts, left=left, color=PART_COLORS[part], label=label)
+            left += counts
         else:
-            axes.barh([0], [0], color="none", label=f"{part}: {described['images']:,} images without labels")
-        left += counts
+            axes.barh([0], [0], color="none", label=f"{label} without labels")
     axes.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=9 if len(names) <= 40 else 7)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.set_xlim(0, max(1, 1.02 * left.max()))
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, max(1, 1.02 * left.max())))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    count = len(parts["train"]["per_class"])
-    axes.set_xlabel("images" if count <= MOST_BARS else f"images, the first {MOST_BARS} of {count:,} classes")
+    of_all = f", the first {MOST_BARS} of {len(classes):,} classes" if len(classes) > MOST_BARS else ""
+    axes.set_xlabel(f"images{of_all}")
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3, fontsize=9, frameon=False)
-    plots.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
-def draw_images(path: Path, part: Part) -> None:
-    """Draw all images of a (small) part as they are stored, sorted by class, with the names of their classes."""
-    images, labels = part.dataset.batch(part.samples)
+def draw_samples(path: Path, train: Part) -> None:
+    """Draw some training images as they are stored, sorted by class, with the names of their classes."""
+    sample = balanced_sample(train, SAMPLES)
+    images, labels = train.dataset.batch(sample.samples)
     order = torch.argsort(labels, stable=True)
-    titles = [(_class_name(label, part.dataset.classes), "black") for label in labels[order].tolist()]
+    titles = [(_class_name(label, train.dataset.classes), "black") for label in labels[order].tolist()]
     heading = f"training images ({images.shape[3]}x{images.shape[2]} pixels)"
-    plots.save_figure(sheets_figure([(heading, _upright(images[order]), titles)]), path)
+    figures.save_sheets(path, [(heading, _upright(images[order] / 255), titles)])
 
 
-def draw_mean_images(path: Path, means: torch.Tensor, classes: Sequence[str]) -> None:
+def draw_mean_images(path: Path, means: torch.Tensor, classes: list[str]) -> None:
     """Draw the mean image of each class.
 
     Args:
         means: (n, C, H, W) from 0 to 1 of the first n classes; NaN where a class has no image.
     """
-    shown = [label for label in range(len(means)) if not means[label].isnan().any()]
+    shown = [label for label, mean in enumerate(means) if not mean.isnan().any()]
     titles = [(plain(classes[label]), "black") for label in shown]
-    heading = "the mean training image of each class"
-    if len(means) < len(classes):
-        heading += f", the first {len(means)} of {len(classes):,}"
+    of_all = f", the first {len(means)} of {len(classes):,}" if len(means) < len(classes) else ""
     columns = SHEET_COLUMNS if len(shown) <= 40 else 10 if len(shown) <= 100 else 16
-    plots.save_figure(sheets_figure([(heading, _upright(means[shown]), titles)], columns), path)
+    sheet = (f"the mean training image of each class{of_all}", _upright(means[shown]), titles)
+    figures.save_sheets(path, [sheet], columns)
 
 
 def draw_histogram(path: Path, pixels: dict) -> None:
-    """Draw how frequent each value of a pixel is, by channel, with mean and standard deviation.
-
-    Args:
-        pixels: `mean`, `std`, `histogram` and `greyscale` as in explore.json.
-    """
-    counts = np.array(pixels["histogram"], dtype=float)
+    """Draw how frequent each value of a pixel is, by channel, with mean and standard deviation."""
+    # Of grayscale images three curves would lie on each other.
+    channels = {"gray": "#404040"} if pixels["greyscale"] == 1 else CHANNELS
+    counts = np.array(pixels["histogram"][: len(channels)], dtype=float)
     shares = counts / counts.sum(1, keepdims=True)
-    colours, names = CHANNEL_COLOURS, CHANNEL_NAMES
-    if pixels["greyscale"] == 1:  # three curves would lie on each other
-        shares, colours, names = shares[:1], ("#404040",), ("grey",)
     figure = blank_figure(9, 4.5)
     axes = figure.subplots()
-    levels = np.arange(256) / 255
-    for place, share in enumerate(shares):
-        mean, std = pixels["mean"][place], pixels["std"][place]
-        seen = np.where(share > 0, share, np.nan)
-        marker = {"marker": "o", "markersize": 2} if (share > 0).sum() < 64 else {}  # few levels stand alone
-        axes.plot(levels, seen, color=colours[place], linewidth=1, **marker,
-                  label=f"{names[place]}: mean {mean:.4f}, standard deviation {std:.4f}")  # fmt: skip
-        axes.axvline(mean, color=colours[place], linestyle="--", linewidth=1)
-        axes.axvspan(mean - std, mean + std, color=colours[place], alpha=0.06, linewidth=0)
-    is_peaked = shares.max() > PEAK
-    if is_peaked:
-        axes.set_yscale("log")
+    for (name, color), share, mean, std in zip(channels.items(), shares, pixels["mean"], pixels["std"], strict=False):
+        marker = "o" if (share > 0).sum() < 64 else None  # few levels stand alone
+        axes.plot(np.arange(256) / 255, np.where(share > 0, share, np.nan), color=color, linewidth=1, marker=marker,
+                  markersize=2, label=f"{name}: mean {mean:.4f}, standard deviation {std:.4f}")  # fmt: skip
+        axes.axvline(mean, color=color, linestyle="--", linewidth=1)
+        axes.axvspan(mean - std, mean + std, color=color, alpha=0.06, linewidth=0)
+    axes.set(xlim=(-0.01, 1.01), xlabel="value, 0 dark to 1 bright (dashed: mean; shaded: one standard deviation)",
+             ylabel="share of the training pixels")  # fmt: skip
+    if shares.max() > PEAK:
+        axes.set(yscale="log", ylabel="share of the training pixels (logarithmic)")
     else:
         axes.set_ylim(0)
-    axes.set(xlim=(-0.01, 1.01), xlabel="value, 0 dark to 1 bright (dashed: mean; shaded: one standard deviation)",
-             ylabel=f"share of the training pixels{' (logarithmic)' if is_peaked else ''}")  # fmt: skip
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=len(shares), fontsize=8, frameon=False)
-    plots.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_correlation(path: Path, correlation: dict) -> None:
-    """Draw how much pixels correlate with others at a distance, and the channels with each other.
-
-    Args:
-        correlation: as in explore.json.
-    """
+    """Draw how much pixels correlate with others at a distance, and the channels with each other."""
     figure = blank_figure(10.5, 4.2)
     decay, channels = figure.subplots(1, 2, width_ratios=(1.5, 1))
     for direction, marker in (("horizontal", "o"), ("vertical", "s")):
-        values = [np.nan if value is None else value for value in correlation[direction]]
+        values = np.array(correlation[direction], dtype=float)  # None becomes NaN
         decay.plot(correlation["distance"], values, marker=marker, label=f"{direction}ly")
-    decay.axhline(0, color="grey", linewidth=0.8)
-    decay.set(xlabel="distance in pixels", ylabel="correlation of grey values", title="pixels and their neighbours")
+    decay.axhline(0, color="gray", linewidth=0.8)
+    decay.set(xlabel="distance in pixels", ylabel="correlation of gray values", title="pixels and their neighbors")
     decay.set_ylim(top=1.02)
     decay.xaxis.get_major_locator().set_params(integer=True)
     decay.grid(alpha=0.3)
@@ -130,54 +113,50 @@ def draw_correlation(path: Path, correlation: dict) -> None:
     matrix = np.array(correlation["channels"], dtype=float)
     image = channels.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     for (row, column), value in np.ndenumerate(matrix):
-        text, colour = ("-", "black") if np.isnan(value) else (f"{value:.3f}", "white" if abs(value) > 0.6 else "black")
-        channels.text(column, row, text, ha="center", va="center", color=colour)
-    channels.set_xticks(range(len(matrix)), CHANNEL_NAMES)
-    channels.set_yticks(range(len(matrix)), CHANNEL_NAMES)
+        text = "-" if np.isnan(value) else f"{value:.3f}"
+        channels.text(column, row, text, ha="center", va="center", color="white" if abs(value) > 0.6 else "black")
+    channels.set_xticks(range(len(matrix)), CHANNELS)
+    channels.set_yticks(range(len(matrix)), CHANNELS)
     channels.set_title("channels")
     figure.colorbar(image, ax=channels, label="correlation", fraction=0.046)
-    plots.save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
-def draw_copies(path: Path, copies: Sequence, parts: dict[str, Part]) -> None:
-    """Draw pairs of copies side by side, three in a row, with part, class and id; red where the classes differ.
-
-    Args:
-        copies: of common.exploring.explore.Copy, the most interesting first.
-    """
+def draw_copies(path: Path, copies: list[Copy], parts: dict[str, Part]) -> None:
+    """Draw pairs of copies side by side, three in a row, with part, class and id; red where the classes differ."""
     sheets = []
     for is_exact, kind in ((True, "the same pixels"), (False, "nearly the same")):
-        of_kind = [copy for copy in copies if copy.exact == is_exact]
+        of_kind = [copy for copy in noteworthy(copies) if copy.exact == is_exact]
         if of_kind:
             shown = f" (the first {PAIRS} of {len(of_kind):,} pairs)" if len(of_kind) > PAIRS else ""
             images, titles = [], []
             for number, copy in enumerate(of_kind[:PAIRS]):
-                _add_pair(images, titles, copy, parts)
+                for image, title in _pair(copy, parts):
+                    images.append(image)
+                    titles.append(title)
                 if number % 3 < 2:  # a gap between the pairs of a row
                     images.append(np.ones_like(images[-1]))
                     titles.append((" ", "black"))
-            sheets.append((f"{kind}{shown}; red: two different labels", np.stack(images), titles))
-    plots.save_figure(sheets_figure(sheets), path)
+            sheets.append((f"{kind}{shown}; red: two different labels", images, titles))
+    figures.save_sheets(path, sheets)
 
 
-def _add_pair(images: list[np.ndarray], titles: list[tuple[str, str]], copy, parts: dict[str, Part]) -> None:
-    """Append both images, (H, W, C) from 0 to 1, and their titles."""
-    colour = WRONG_COLOUR if copy.labels_differ else "black"
-    lines = ["", "" if copy.exact else f"{'mirrored ' if copy.mirrored else ''}{copy.correlation:.2f}"]
-    for part, sample, label, line in zip(copy.parts, copy.samples, copy.labels, lines, strict=True):
+def _pair(copy: Copy, parts: dict[str, Part]) -> Iterator[tuple[np.ndarray, Title]]:
+    """Yield both images, (H, W, C) from 0 to 1, with their titles."""
+    color = WRONG_COLOR if copy.labels_differ else "black"
+    similarity = "" if copy.exact else f"{' mirrored' if copy.mirrored else ''} {copy.correlation:.2f}"
+    for part, sample, label, line in zip(copy.parts, copy.samples, copy.labels, ("", similarity), strict=True):
         dataset = parts[part].dataset
-        images.append(_upright(dataset.batch(torch.tensor([sample]))[0])[0])
-        identifier = dataset.ids[sample]
-        tail = identifier if len(identifier) <= LONGEST_ID else "…" + identifier[1 - LONGEST_ID :]
-        words = f"{part} {line}".strip()
-        titles.append((f"{words}\n{_class_name(label, dataset.classes)}\n{plain(tail, LONGEST_ID)}", colour))
+        pixels, _ = dataset.batch(torch.tensor([sample]))
+        identifier = plain(dataset.ids[sample], LONGEST_ID, keep_end=True)
+        title = f"{part}{line}\n{_class_name(label, dataset.classes)}\n{identifier}"
+        yield _upright(pixels / 255)[0], (title, color)
 
 
-def _class_name(label: int, classes: Sequence[str]) -> str:
+def _class_name(label: int, classes: list[str]) -> str:
     return plain(classes[label]) if label >= 0 else "no label"
 
 
 def _upright(images: torch.Tensor) -> np.ndarray:
-    """Return (n, C, H, W), uint8 or from 0 to 1, as (n, H, W, C) float from 0 to 1."""
-    pixels = images.permute(0, 2, 3, 1)
-    return (pixels.float() / 255 if images.dtype == torch.uint8 else pixels).numpy()
+    """(n, C, H, W) -> (n, H, W, C)."""
+    return images.permute(0, 2, 3, 1).numpy()

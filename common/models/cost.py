@@ -7,7 +7,7 @@ import io
 import torch
 from torch import nn
 
-from common.inside.maps import evaluating
+from common.models.modes import eval_mode
 
 
 def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
@@ -85,7 +85,7 @@ def _address(tensor: torch.Tensor) -> int:
 def _restored(model: nn.Module):
     """Put running statistics, modes and random numbers back to what they were. A copy would double the memory."""
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with evaluating(model):
+    with eval_mode(model):
         try:
             yield
         finally:

@@ -201,7 +201,7 @@ def write_csv(name: str, predictions: list[Prediction], classes: list[str], topk
 
 def write_montage(name: str, predictions: list[Prediction], classifier: Classifier) -> None:
     """Draw the images of some predictions, evenly spread over all of them, as the network sees them."""
-    from common.runs import plots  # imports matplotlib, which nothing else here needs
+    from common import figures  # imports matplotlib, which nothing else here needs
 
     if not predictions:
         say(f"{_line(name)} is not written: there is nothing to show")
@@ -209,12 +209,14 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
     count = min(len(predictions), MONTAGE_IMAGES)
     shown = [predictions[place] for place in np.linspace(0, len(predictions) - 1, count).astype(int)]
     inputs = classifier.inputs([classifier.read(one.image.path) for one in shown])
-    images = classifier.transform.normalize.invert(inputs).permute(0, 2, 3, 1).cpu().numpy()
-    labels = [-1 if one.image.true is None else classifier.classes.index(one.image.true) for one in shown]
-    shares = [one.probabilities for one in shown]
-    files = [one.image.path.name for one in shown]
+    titles = []
+    for one in shown:
+        label = -1 if one.image.true is None else classifier.classes.index(one.image.true)
+        text, color = figures.verdict(label, one.probabilities, classifier.classes)
+        titles.append((f"{text}\n{figures.plain(one.image.path.name)}" if label < 0 else text, color))
     heading = f"{count} of {len(predictions):,} images{', evenly spread' if count < len(predictions) else ''}"
-    plots.draw_montage(Path(name).resolve(), heading, images, labels, shares, classifier.classes, files)
+    sheet = (heading, figures.viewable(inputs, classifier.transform), titles)
+    figures.save_sheets(Path(name).resolve(), [sheet], columns=min(count, figures.SHEET_COLUMNS))
     say(f"{_line(name)}: {heading}")
 
 

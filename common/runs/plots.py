@@ -1,25 +1,28 @@
-"""The pictures of a run. Drawn without pyplot, so that there is no window, no global state and no display needed."""
+"""The pictures of a run: its curves, what it took of the machine, its images and its mistakes.
 
-import io
-import math
-import warnings
+`probabilities` are (N, classes), in the order of the test images.
+"""
+
 from pathlib import Path
 
 import numpy as np
-import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullLocator
 
+from common import figures
 from common.data.batches import Batches
+from common.figures import SHEET_COLUMNS, TRAIN_COLOR, VAL_COLOR, blank_figure, plain, random_places
 from common.runs.history import best_record
-from common.system.files import write_bytes
-from common.transforms.random_streams import shuffled
 
-TRAIN_COLOUR, VAL_COLOUR = "#1f77b4", "#d95f02"
-RIGHT_COLOUR, WRONG_COLOUR = "#1b7837", "#b2182b"
-LONGEST_NAME = 18  # characters of a class name in a picture
-SHEET_COLUMNS = 8
+MOST_PERCENTAGES = 25  # classes of a confusion matrix whose cells hold numbers
+CLASS_IMAGES = 10  # shown of each class
+RESOURCES = {  # of an epoch's record -> label
+    "seconds": "seconds an epoch",
+    "images_per_second": "images a second, training",
+    "process_memory_mb": "peak memory of the process, MB",
+    "peak_memory_mb": "peak memory of the GPU, MB",
+    "gpu_utilization": "GPU utilization, %",
+    "gpu_power_w": "GPU power, W",
+}
 
 
 def draw_history(folder: Path, history: list[dict]) -> None:
@@ -29,52 +32,35 @@ def draw_history(folder: Path, history: list[dict]) -> None:
     for quantity in ("loss", "accuracy"):
         figure = blank_figure(7.5, 4.5)
         axes = figure.subplots()
-        for part, name, colour in (("train", "training", TRAIN_COLOUR), ("val", "validation", VAL_COLOUR)):
+        for part, name, color in (("train", "training", TRAIN_COLOR), ("val", "validation", VAL_COLOR)):
             values = [record[f"{part}_{quantity}"] for record in history]
-            axes.plot(epochs, values, color=colour, label=name, marker="o" if len(epochs) < 30 else None, markersize=3)
-        axes.axvline(best["epoch"], color="grey", linestyle="--", linewidth=1)
+            axes.plot(epochs, values, color=color, label=name, marker="o" if len(epochs) < 30 else None, markersize=3)
+        axes.axvline(best["epoch"], color="gray", linestyle="--", linewidth=1)
         value = best[f"val_{quantity}"]
         label = f"best epoch {best['epoch']}: validation {quantity} {value:.4f}"
-        axes.plot(best["epoch"], value, "*", color=VAL_COLOUR, markersize=13, markeredgecolor="black", label=label)
-        axes.set(xlabel="epoch", ylabel=f"{quantity} (cross-entropy)" if quantity == "loss" else quantity)
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlim(0.5, max(epochs) + 0.5)
-        axes.grid(alpha=0.3)
+        axes.plot(best["epoch"], value, "*", color=VAL_COLOR, markersize=13, markeredgecolor="black", label=label)
+        axes.set_ylabel(f"{quantity} (cross-entropy)" if quantity == "loss" else quantity)
+        figures.epoch_axis(axes, epochs)
         axes.legend()
-        save_figure(figure, folder / f"{quantity}.png")
-
-
-RESOURCES = {  # of an epoch's record -> label
-    "seconds": "seconds an epoch",
-    "images_per_second": "images a second, training",
-    "process_memory_mb": "peak memory of the process, MB",
-    "peak_memory_mb": "peak memory of the GPU, MB",
-    "gpu_utilization": "GPU utilisation, %",
-    "gpu_power_w": "GPU power, W",
-}
+        figures.save_figure(figure, folder / f"{quantity}.png")
 
 
 def draw_resources(path: Path, history: list[dict]) -> None:
     """Draw what each epoch took of the machine, as far as it is known; of the GPU only if there is one."""
-    on_gpu = any(record["peak_memory_mb"] != record["process_memory_mb"] for record in history)
-    known = [
-        name
-        for name in RESOURCES
-        if any(record.get(name) is not None for record in history) and (on_gpu or name != "peak_memory_mb")
-    ]
+    series = {name: [record.get(name) for record in history] for name in RESOURCES}
+    if series["peak_memory_mb"] == series["process_memory_mb"]:  # without a GPU
+        del series["peak_memory_mb"]
+    known = {name: np.array(values, float) for name, values in series.items() if any(v is not None for v in values)}
     rows, columns = -(-len(known) // 3), min(3, len(known))
     figure = blank_figure(4.2 * columns, 3 * rows)
     epochs = [record["epoch"] for record in history]
-    for number, name in enumerate(known, 1):
+    for number, (name, values) in enumerate(known.items(), 1):
         axes = figure.add_subplot(rows, columns, number)
-        values = [math.nan if record.get(name) is None else record[name] for record in history]
-        axes.plot(epochs, values, color=TRAIN_COLOUR, marker="o", markersize=3)
-        axes.set(title=RESOURCES[name], xlabel="epoch", xlim=(0.5, max(epochs) + 0.5))
-        axes.set_ylim(0, 1.1 * max(np.nanmax(values), 1e-9))
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
-        axes.grid(alpha=0.3)
-    save_figure(figure, path)
+        axes.plot(epochs, values, color=TRAIN_COLOR, marker="o", markersize=3)
+        axes.set(title=RESOURCES[name], ylim=(0, 1.1 * max(np.nanmax(values), 1e-9)))
+        axes.yaxis.set_major_formatter("{x:,.6g}")
+        figures.epoch_axis(axes, epochs)
+    figures.save_figure(figure, path)
 
 
 def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
@@ -86,31 +72,30 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
     sizes = [row["batch_size"] for row in rows]
     figure = blank_figure(8, 6.5)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for axes, key, label, colour in (
-        (upper, "images_per_second", "images a second", TRAIN_COLOUR),
-        (lower, "peak_memory_mb", "peak memory, MB", VAL_COLOUR),
+    for axes, key, label, color in (
+        (upper, "images_per_second", "images a second", TRAIN_COLOR),
+        (lower, "peak_memory_mb", "peak memory, MB", VAL_COLOR),
     ):
         values = [row[key] or 0.0 for row in rows]
-        axes.plot(sizes, values, marker="o", color=colour)
-        axes.plot(sizes[-1], values[-1], "*", color=colour, markersize=15, markeredgecolor="black",
+        axes.plot(sizes, values, marker="o", color=color)
+        axes.plot(sizes[-1], values[-1], "*", color=color, markersize=15, markeredgecolor="black",
                   label=f"largest batch: {sizes[-1]:,}")  # fmt: skip
         axes.set(xscale="log", ylabel=label)
         if max(values) > 2 * min(values):
             axes.set_yscale("log")
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+            axes.yaxis.set_major_formatter("{x:,.0f}")
             axes.yaxis.set_minor_locator(NullLocator())
         axes.grid(alpha=0.3)
-    fastest = max(rows, key=lambda row: row["images_per_second"])
-    label = f"fastest batch: {fastest['batch_size']:,}"
-    upper.axvline(fastest["batch_size"], color="grey", linestyle="--", linewidth=1, label=label)
+    fastest = max(rows, key=lambda row: row["images_per_second"])["batch_size"]
+    upper.axvline(fastest, color="gray", linestyle="--", linewidth=1, label=f"fastest batch: {fastest:,}")
     upper.legend()
     lower.legend()
     lower.set_xlabel("batch size (images in a step)")
     lower.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
     lower.xaxis.set_minor_locator(NullLocator())
     figure.suptitle(plain(title, longest=90), fontsize=11)
-    save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
@@ -119,9 +104,10 @@ def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndar
     Up to 25 classes have their percentages written in; up to 200 have their names at the axes.
 
     Args:
-        labels: (N,) int64. probabilities: (N, classes).
+        labels: (N,) int64.
     """
     count = len(classes)
+    is_small = count <= MOST_PERCENTAGES
     matrix = np.zeros((count, count))
     np.add.at(matrix, (labels, probabilities.argmax(1)), 1)
     shares = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
@@ -130,173 +116,76 @@ def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndar
     figure = blank_figure(side + 1.5, side + 0.5)
     axes = figure.subplots()
     # Of many classes few shares come near 1: there the darkest blue is the largest share.
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1 if count <= 25 else shares.max())
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1 if is_small else shares.max())
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.045, pad=0.02)
-    size = 10 if count <= 25 else max(3.0, 7.5 * 100 / max(count, 100))
+    size = 10 if is_small else max(3.0, 7.5 * 100 / max(count, 100))
     names = [plain(name) for name in classes]
     axes.set_xticks(range(count), names, rotation=90 if count > 5 else 0, fontsize=size)
     axes.set_yticks(range(count), names, fontsize=size)
-    if count > 25:  # a fine grid leads the eye from a cell to its names
+    if is_small:
+        for row, column in np.argwhere(matrix):
+            share = shares[row, column]
+            percent = f"{100 * share:.0f}" if share >= 0.005 else "<1"
+            color = "white" if share > 0.5 else "black"
+            axes.text(column, row, percent, ha="center", va="center", color=color, fontsize=9)
+    else:  # a fine grid leads the eye from a cell to its names
         axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
-        axes.grid(which="minor", color="grey", linewidth=0.2)
+        axes.grid(which="minor", color="gray", linewidth=0.2)
         axes.tick_params(which="minor", length=0)
-    else:
-        for (row, column), share in np.ndenumerate(shares):
-            if matrix[row, column]:
-                colour = "white" if share > 0.5 else "black"
-                percent = f"{100 * share:.0f}" if share >= 0.005 else "<1"
-                axes.text(column, row, percent, ha="center", va="center", color=colour, fontsize=9)
     accuracy = matrix.trace() / matrix.sum()
-    unit = "; cells in % of the true class" if count <= 25 else ""
+    unit = "; cells in % of the true class" if is_small else ""
     axes.set(xlabel="predicted", ylabel="true", title=f"{len(labels):,} test images, {accuracy:.2%} right{unit}")
-    save_figure(figure, path)
+    figures.save_figure(figure, path)
 
 
 def draw_samples(path: Path, train: Batches, classes: list[str]) -> None:
-    """Draw training images as the network sees them in the first epoch: after augmentation and normalisation."""
-    inputs, labels = train.first_batch()
-    images = viewable(inputs[: 4 * SHEET_COLUMNS], train)
-    titles = [(plain(classes[label]), "black") for label in labels[: 4 * SHEET_COLUMNS].tolist()]
+    """Draw training images as the network sees them in the first epoch: after augmentation and normalization."""
+    inputs, labels = (first[: 4 * SHEET_COLUMNS] for first in train.first_batch())
     height, width = inputs.shape[-2:]
     heading = f"training images as the network sees them ({height}x{width} pixels)"
-    save_figure(sheets_figure([(heading, images, titles)]), path)
+    titles = [(plain(classes[label]), "black") for label in labels.tolist()]
+    figures.save_sheets(path, [(heading, figures.viewable(inputs, train.transform), titles)])
 
 
 def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, classes: list[str]) -> None:
-    """Draw test images with predicted name and confidence: some at random, then the most confident mistakes.
-
-    Args:
-        probabilities: (N, classes), in the order of the test images.
-    """
+    """Draw test images with predicted name and confidence: some at random, then the most confident mistakes."""
     labels, predicted = np.array(test.part.labels), probabilities.argmax(1)
-    random = random_places(len(labels))[: 2 * SHEET_COLUMNS]
     wrong = np.flatnonzero((labels != predicted) & (labels >= 0))
-    worst = wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")][: 2 * SHEET_COLUMNS].tolist()
-    sheets = []
-    for heading, places in (("test images at random", random), ("the most confident mistakes", worst)):
-        if places:
-            sheets.append(_predicted_sheet(heading, places, test, probabilities, classes))
-    save_figure(sheets_figure(sheets), path)
+    shown = {
+        "test images at random": random_places(len(labels)),
+        "the most confident mistakes": wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")].tolist(),
+    }
+    sheets = [
+        _predicted_sheet(heading, places[: 2 * SHEET_COLUMNS], test, probabilities, classes)
+        for heading, places in shown.items()
+        if places
+    ]
+    figures.save_sheets(path, sheets)
 
 
 def draw_class_predictions(
     path: Path, test: Batches, probabilities: np.ndarray, classes: list[str], shown_classes: int
 ) -> None:
-    """Draw ten random test images of each of the first `shown_classes` classes, with predicted name and confidence.
-
-    Args:
-        probabilities: (N, classes), in the order of the test images.
-    """
-    labels = np.array(test.part.labels)
+    """Draw ten random test images of each of the first `shown_classes` classes, with predicted name and confidence."""
+    labels = test.part.labels
     random = random_places(len(labels))
     sheets = []
-    for label in range(min(shown_classes, len(classes))):
-        places = [place for place in random if labels[place] == label][:10]
+    for label, name in enumerate(classes[:shown_classes]):
+        places = [place for place in random if labels[place] == label][:CLASS_IMAGES]
         if places:
-            hits = sum(probabilities[place].argmax() == label for place in places)
-            heading = f"{plain(classes[label])}: {hits} of {len(places)} right"
+            correct = (probabilities[places].argmax(1) == label).sum()
+            heading = f"{plain(name)}: {correct} of {len(places)} right"
             sheets.append(_predicted_sheet(heading, places, test, probabilities, classes))
-    save_figure(sheets_figure(sheets, columns=10), path)
-
-
-def random_places(count: int) -> list[int]:
-    """Return 0 … count - 1 in an order that is always the same."""
-    return shuffled(torch.arange(count), seed=0, epoch=0).tolist()
+    figures.save_sheets(path, sheets, columns=CLASS_IMAGES)
 
 
 def _predicted_sheet(
     heading: str, places: list[int], test: Batches, probabilities: np.ndarray, classes: list[str]
-) -> tuple[str, np.ndarray, list[tuple[str, str]]]:
-    """Return the sheet, as `sheets_figure` takes it, of the test images at `places`."""
+) -> figures.Sheet:
+    """Return the sheet of the test images at `places`."""
     images, labels = test.part.dataset.batch(test.part.samples[places])
-    verdicts = [
-        verdict(label, probabilities[place], classes) for label, place in zip(labels.tolist(), places, strict=True)
+    titles = [
+        figures.verdict(label, row, classes) for label, row in zip(labels.tolist(), probabilities[places], strict=True)
     ]
-    return heading, viewable(test.transform(images), test), verdicts
-
-
-def draw_montage(
-    path: Path,
-    heading: str,
-    images: np.ndarray,
-    labels: list[int],
-    probabilities: list[np.ndarray],
-    classes: list[str],
-    files: list[str],
-) -> None:
-    """Draw images with predicted name and confidence, and with the true name or, where it is unknown, the file's.
-
-    Args:
-        images: (N, H, W, 3) float from 0 to 1. labels: N class numbers, -1 where unknown.
-        probabilities: N of (classes,). files: N names.
-    """
-    titles = []
-    for label, row, file in zip(labels, probabilities, files, strict=True):
-        text, colour = verdict(label, row, classes)
-        titles.append((f"{text}\n{plain(file)}" if label < 0 else text, colour))
-    save_figure(sheets_figure([(heading, images, titles)], columns=min(len(images), SHEET_COLUMNS)), path)
-
-
-def plain(name: str, longest: int = LONGEST_NAME) -> str:
-    """Return a name that is safe and short enough to stand in a picture: one line, no mathematics."""
-    line = " ".join(name.encode("utf-8", "backslashreplace").decode().split())  # a file system can hold any bytes
-    shortened = line if len(line) <= longest else line[: longest - 1] + "…"
-    return shortened.replace("$", r"\$")
-
-
-def verdict(label: int, row: np.ndarray, classes: list[str]) -> tuple[str, str]:
-    """Return what is said of a prediction below its image: name and confidence, the true name, and a colour."""
-    predicted = int(row.argmax())
-    text = f"{plain(classes[predicted])} {row[predicted]:.0%}"
-    if label < 0:
-        return text, "black"
-    return f"{text}\ntrue: {plain(classes[label])}", RIGHT_COLOUR if label == predicted else WRONG_COLOUR
-
-
-def viewable(inputs: torch.Tensor, batches: Batches) -> np.ndarray:
-    """Return (N, H, W, C) float from 0 to 1 of what the network takes."""
-    return batches.transform.normalize.invert(inputs).permute(0, 2, 3, 1).cpu().numpy()
-
-
-def sheets_figure(sheets: list[tuple[str, np.ndarray, list[tuple[str, str]]]], columns: int = SHEET_COLUMNS) -> Figure:
-    """Return a figure of (heading, images (N, H, W, 3), (title, colour) of each image), one sheet below the other.
-
-    All images lie in one coordinate system with sides of length 1: an axes for each would take seconds to lay out.
-    """
-    row_height, heading_height = 1.36, 0.45
-    rows = [-(-len(images) // columns) for _, images, _ in sheets]
-    height = sum(rows) * row_height + len(sheets) * heading_height
-    width = 1.05 * columns - 0.05
-    figure = Figure(figsize=(1.36 * (width + 0.1), 1.36 * height), dpi=120)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.05 / (width + 0.1), 0, width / (width + 0.1), 1))
-    top = 0.0
-    for (heading, images, titles), count in zip(sheets, rows, strict=True):
-        axes.text(width / 2, top + 0.2, heading, ha="center", va="center", fontsize=13)
-        top += heading_height
-        for place, (image, (title, colour)) in enumerate(zip(images, titles, strict=True)):
-            left, bottom = 1.05 * (place % columns), top + row_height * (place // columns + 1)
-            axes.imshow(image, extent=(left, left + 1, bottom - 0.05, bottom - 1.05), interpolation="nearest")
-            size = min(8, 160 / max(map(len, title.split("\n"))))  # 20 characters of 8 points are as wide as an image
-            axes.text(left + 0.5, bottom - 1.07, title, ha="center", va="bottom", fontsize=size, color=colour)
-        top += count * row_height
-    axes.set(xlim=(0, width), ylim=(top, 0))
-    axes.axis("off")
-    return figure
-
-
-def blank_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches."""
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to the file `path`, whole or not at all."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():  # names in scripts that the font lacks are drawn as boxes; that is no news
-        warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(buffer, format="png")
-    write_bytes(path, buffer.getbuffer())
+    return heading, figures.viewable(test.transform(images), test.transform), titles

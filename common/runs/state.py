@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from common.inside.maps import Watch
+from common.inside.watch import Watch
 from common.optim.ema import EMA
 from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe

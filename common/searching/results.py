@@ -6,7 +6,7 @@ import warnings
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from common.runs.plots import plain
+from common.figures import plain
 from common.searching.search import STATES, Search
 from common.searching.spaces import OneOf, Parameter, Value, Weighted
 from common.system.files import write_bytes

@@ -1,0 +1,249 @@
+"""Images that are the same or nearly so, in one part of the data or in two."""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import torch
+from torch.nn.functional import adaptive_avg_pool2d
+
+from common.data.arrays import HASH_BYTES, Part
+from common.exploring.pixels import PixelStatistics, reduced
+from common.exploring.sample import blocks
+from common.system.log import progress
+
+LISTED = 20  # pairs of copies that explore.json names; all are counted
+
+# Near copies. Two images are candidates if their gray thumbnails, or one and the mirrored other, correlate by so much.
+# Of the near copies that were seen in CIFAR-10, most correlate by 0.95 or more.
+THUMBNAIL, CANDIDATE = 8, 0.9
+# They are near copies if the differences of their neighboring pixels do so too. Of all candidates among 29,100
+# photographs from ImageNet none reached 0.45. Of 14 pairs from CIFAR-10 each that were looked at, 3 with 0.50 to 0.55
+# were different pictures, 3 with 0.55 to 0.60 (airplanes of one kind) and one with 0.60 to 0.65; of about 30 above that
+# all were one picture, cut out, colored or compressed differently.
+NEAR = 0.55
+# Of strokes on a plain ground, or of very few pixels, two different images can be that similar: digits of 8x8 pixels
+# written by two people reach 0.978.
+NEAR_DRAWINGS = 0.98
+DRAWING = 0.25  # share of the values that are the most frequent one: 0.49 in digits, at most 0.03 in photographs
+TINY = 16  # pixels
+DETAIL_SIDE = 32  # larger images are reduced to this first: at full size a shift by one pixel hides a copy
+FRAME = 6  # the share of an image, one in so many pixels from each edge, that may be a frame
+LARGEST_DIFFERENCE = 3  # times the mean one; without a limit the edge of a black frame outweighs the picture in it
+FLAT = 1.0  # of 255: a thumbnail with a smaller standard deviation shows nothing that could be compared
+COMPARED = 1024  # thumbnails compared with as many others at once: the results stay in the processor's cache
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Two images that are the same or nearly so.
+
+    `parts` are the names of the parts they are in, `samples` their indices into the parts' data sets. `correlation`,
+    of their differences, is 1 for exact copies; `mirrored` tells that one is the other's mirror image.
+    """
+
+    parts: tuple[str, str]
+    samples: tuple[int, int]
+    labels: tuple[int, int]
+    correlation: float = 1.0
+    mirrored: bool = False
+    exact: bool = False
+
+    @property
+    def labels_differ(self) -> bool:
+        """Whether both labels are known and not the same."""
+        return min(self.labels) >= 0 and self.labels[0] != self.labels[1]
+
+
+def pairs_of_parts(parts: dict[str, Part]) -> list[tuple[str, str]]:
+    """Return each name with itself, and each with every later one: in the second of them copies are counted."""
+    return list(combinations_with_replacement(parts, 2))
+
+
+def has_pixel_hashes(part: Part) -> bool:
+    """Tell whether `part.hashes` are digests of pixels; images of an HDF5 file have keys instead."""
+    return len(part) > 0 and len(part.hashes[0]) == HASH_BYTES
+
+
+def all_exact_copies(parts: dict[str, Part]) -> list[Copy] | None:
+    """Return the exact copies in and between all parts, or None where only reading every image could find them."""
+    if not all(map(has_pixel_hashes, parts.values())):
+        return None
+    return [copy for names in pairs_of_parts(parts) for copy in _exact_copies(parts, names)]
+
+
+def _exact_copies(parts: dict[str, Part], names: tuple[str, str]) -> list[Copy]:
+    """Return one Copy for each image of the second part that has a copy in the first; in one part, before it.
+
+    Of several copies it is paired with one of another label, if there is one.
+    """
+    copies = []
+    seen: dict[bytes, dict[int, int]] = defaultdict(dict)  # of each picture the first sample with each label
+    for name in dict.fromkeys(names):  # a part and itself are gone through once
+        part = parts[name]
+        for sample, label, digest in zip(part.samples.tolist(), part.labels, part.hashes, strict=True):
+            if name == names[1] and digest in seen:
+                others = seen[digest].items()
+                pairs = [Copy(names, (other, sample), (known, label), exact=True) for known, other in others]
+                copies.append(max(pairs, key=lambda copy: copy.labels_differ))
+            if name == names[0]:
+                seen[digest].setdefault(label, sample)
+    return copies
+
+
+def near_limit(statistics: PixelStatistics) -> float:
+    """Return the correlation of differences from which on two images are near copies in such a data set."""
+    is_hard = statistics.shares().max() > DRAWING or statistics.side < TINY
+    return NEAR_DRAWINGS if is_hard else NEAR
+
+
+def all_near_copies(parts: dict[str, Part], thumbnails_of: dict[str, torch.Tensor], limit: float) -> list[Copy]:
+    """Return the near copies in and between all parts: one Copy for each image, with the one most similar to it.
+
+    Exact copies are left out: of those in one part the first stands for all.
+
+    Args:
+        thumbnails_of: (N, …) each, as `thumbnails` returns them.
+        limit: as `near_limit` returns it.
+    """
+    originals = {name: _originals(part) for name, part in parts.items()}
+    copies = []
+    with progress(sum(len(originals[name]) for _, name in pairs_of_parts(parts)), "comparing images") as bar:
+        for first, second in pairs_of_parts(parts):
+            queries, others = originals[second], originals[first]
+            if first != second and has_pixel_hashes(parts[first]):
+                known = set(parts[first].hashes)
+                queries = [place for place in queries if parts[second].hashes[place] not in known]
+            found, similar, mirrored = most_similar(
+                thumbnails_of[second][queries], thumbnails_of[first][others], CANDIDATE, first == second
+            )
+            if len(found):
+                one = parts[first].subset([others[place] for place in similar.tolist()])
+                other = parts[second].subset([queries[place] for place in found.tolist()])
+                copies += _confirmed((first, second), one, other, mirrored, limit)
+            bar.update(len(originals[second]))
+    return copies
+
+
+def _originals(part: Part) -> list[int]:
+    """Return the places in `part` of the first of each exact copies."""
+    if not has_pixel_hashes(part):
+        return list(range(len(part)))
+    first = {}
+    for place, digest in enumerate(part.hashes):
+        first.setdefault(digest, place)
+    return list(first.values())
+
+
+def thumbnails(images: torch.Tensor) -> torch.Tensor:
+    """Return (n, 2, 32) float32 of (n, C, H, W) uint8: the halves of tiny gray pictures, summed and subtracted.
+
+    A picture of mean 0 and norm 1 is cut in the middle and its right half mirrored. With s the sum and d the
+    difference of the halves, over √2, two pictures a and b correlate by s_a·s_b + d_a·d_b, and a and the mirrored b by
+    s_a·s_b - d_a·d_b: both come from the same two products. Pictures that are nearly of one gray are zero.
+    Source of comparing tiny pictures, mirrored too: Torralba, Fergus, Freeman: "80 Million Tiny Images", 2008.
+    """
+    gray = adaptive_avg_pool2d(images.float().mean(1, keepdim=True), THUMBNAIL)[:, 0]
+    gray = gray - gray.mean((1, 2), keepdim=True)
+    norms = gray.square().sum((1, 2), keepdim=True).sqrt()
+    gray = torch.where(norms > FLAT * THUMBNAIL, gray / norms, 0)
+    left, right = gray[..., : THUMBNAIL // 2], gray.flip(-1)[..., : THUMBNAIL // 2]
+    return torch.stack((left + right, left - right), dim=1).flatten(2) / math.sqrt(2)
+
+
+def most_similar(
+    queries: torch.Tensor, others: torch.Tensor, limit: float, are_same: bool
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the queries that correlate with one of the others by more than `limit`, which it is, and if mirrored.
+
+    Args:
+        queries, others: (N, 2, 32) and (M, 2, 32), as `thumbnails` returns them.
+        are_same: both are the same images: then each is compared with those before it.
+
+    Returns:
+        Places in `queries`, places in `others`, and booleans, (n,) each.
+    """
+    best, place = torch.full((len(queries),), limit), torch.full((len(queries),), -1)
+    for start in range(0, len(queries), COMPARED):
+        rows = slice(start, start + COMPARED)
+        for first in range(0, start + COMPARED if are_same else len(others), COMPARED):
+            sums, differences = others[first : first + COMPARED].unbind(1)
+            scores = queries[rows, 0] @ sums.T + (queries[rows, 1] @ differences.T).abs_()
+            if are_same and first == start:
+                scores.tril_(-1)
+            higher = torch.nonzero(scores.amax(1) > best[rows])[:, 0]
+            best[start + higher], where = scores[higher].max(1)
+            place[start + higher] = first + where
+    found = torch.nonzero(place >= 0)[:, 0]
+    mirrored = (queries[found, 1] * others[place[found], 1]).sum(1) < 0
+    return found, place[found], mirrored
+
+
+def detail_correlation(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return (n,) how much n pairs of images, (n, C, H, W) uint8 each, correlate in detail.
+
+    It is the smaller one of the correlations of all and of the middle, because a frame around two different pictures
+    can outweigh them.
+    """
+    margin = max(one.shape[-1] // FRAME, 1)
+    middle = (..., slice(margin, -margin), slice(margin, -margin))
+    return torch.minimum((detail(one) * detail(other)).sum(1), (detail(one[middle]) * detail(other[middle])).sum(1))
+
+
+def detail(images: torch.Tensor) -> torch.Tensor:
+    """Return (n, …) float32: how the pixels of (n, C, H, W) uint8 images differ from their neighbors, norm 1.
+
+    A dark lower half makes any two pictures correlate, their detail does not. (Difference hashes rest on that too:
+    Krawetz: "Kind of Like That", 2013; these are their signs.)
+    """
+    pixels = reduced(images, DETAIL_SIDE)
+    differences = torch.cat((pixels.diff(dim=3).flatten(1), pixels.diff(dim=2).flatten(1)), dim=1)
+    largest = LARGEST_DIFFERENCE * differences.abs().mean(1, keepdim=True)
+    differences = differences.clamp(-largest, largest)
+    return differences / differences.norm(dim=1, keepdim=True).clamp(min=1e-6)
+
+
+def _confirmed(names: tuple[str, str], one: Part, other: Part, mirrored: torch.Tensor, limit: float) -> list[Copy]:
+    """Return those pairs, of the images at the same place in both parts, whose pixels correlate in detail.
+
+    Args:
+        mirrored: (n,): compare with the mirror image.
+    """
+    correlations: list[float] = []
+    for (images, _), (others, _) in zip(blocks(one), blocks(other), strict=True):
+        flip = mirrored[len(correlations) :][: len(images), None, None, None]
+        correlations += detail_correlation(images, torch.where(flip, others.flip(-1), others)).clamp(max=1).tolist()
+    samples = zip(one.samples.tolist(), other.samples.tolist(), strict=True)
+    labels = zip(one.labels, other.labels, strict=True)
+    rows = zip(samples, labels, correlations, mirrored.tolist(), strict=True)
+    return [Copy(names, *row) for row in rows if row[2] >= limit]
+
+
+def describe_copies(copies: list[Copy], parts: dict[str, Part]) -> dict:
+    """Return by "part" and "part/part" how many images of the latter have a copy, and the first pairs by their ids."""
+    found = {}
+    for names in pairs_of_parts(parts):
+        of_parts = [copy for copy in copies if copy.parts == names]
+        found["/".join(dict.fromkeys(names))] = {
+            "images": len(of_parts),
+            "labels_differ": sum(copy.labels_differ for copy in of_parts),
+            "mirrored": sum(copy.mirrored for copy in of_parts),
+            "pairs": [_describe_pair(copy, parts) for copy in noteworthy(of_parts)[:LISTED]],
+        }
+    return found
+
+
+def _describe_pair(copy: Copy, parts: dict[str, Part]) -> dict:
+    sets = [parts[name].dataset for name in copy.parts]
+    return {
+        "ids": [dataset.ids[sample] for dataset, sample in zip(sets, copy.samples, strict=True)],
+        "classes": [sets[0].classes[label] if label >= 0 else None for label in copy.labels],
+        "correlation": round(copy.correlation, 4),
+        "mirrored": copy.mirrored,
+    }
+
+
+def noteworthy(copies: list[Copy]) -> list[Copy]:
+    """Return copies as a person wants to see them: contradictory labels, then two parts; the most similar first."""
+    return sorted(copies, key=lambda copy: (not copy.labels_differ, copy.parts[0] == copy.parts[1], -copy.correlation))

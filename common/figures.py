@@ -1,0 +1,98 @@
+"""What every picture is made of. Drawn without pyplot, so that there is no window, no global state, no display needed.
+
+Whoever saves a picture calls `figures.save_figure` or `figures.save_sheets`: in one place saving can be switched off.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from common.system.files import write_bytes
+from common.system.text import printable
+from common.transforms.basic import Compose
+from common.transforms.random_streams import shuffled
+
+TRAIN_COLOR, VAL_COLOR = "#1f77b4", "#d95f02"
+RIGHT_COLOR, WRONG_COLOR = "#1b7837", "#b2182b"
+LONGEST_NAME = 18  # characters of a class name in a picture
+SHEET_COLUMNS = 8
+
+Title = tuple[str, str]  # text and color
+Sheet = tuple[str, Sequence[np.ndarray], Sequence[Title]]  # heading, images (H, W, 3), what stands below each
+
+
+def blank_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of so many inches."""
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure to the file `path`, whole or not at all."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():  # names in scripts that the font lacks are drawn as boxes; that is no news
+        warnings.filterwarnings("ignore", message="Glyph")
+        figure.savefig(buffer, format="png")
+    write_bytes(path, buffer.getbuffer())
+
+
+def save_sheets(path: Path, sheets: list[Sheet], columns: int = SHEET_COLUMNS) -> None:
+    """Draw sheets of images, one below the other.
+
+    All images lie in one coordinate system with sides of length 1: an axes for each would take seconds to lay out.
+    """
+    row_height, heading_height, inches = 1.36, 0.45, 1.36
+    rows = [-(-len(images) // columns) for _, images, _ in sheets]
+    height = sum(rows) * row_height + len(sheets) * heading_height
+    width = 1.05 * columns - 0.05
+    figure = Figure(figsize=(inches * (width + 0.1), inches * height), dpi=120)
+    axes = figure.add_axes((0.05 / (width + 0.1), 0, width / (width + 0.1), 1))
+    top = 0.0
+    for (heading, images, titles), count in zip(sheets, rows, strict=True):
+        axes.text(width / 2, top + 0.2, heading, ha="center", va="center", fontsize=13)
+        top += heading_height
+        for place, (image, (title, color)) in enumerate(zip(images, titles, strict=True)):
+            left, bottom = 1.05 * (place % columns), top + row_height * (place // columns + 1)
+            axes.imshow(image, extent=(left, left + 1, bottom - 0.05, bottom - 1.05), interpolation="nearest")
+            size = min(8, 160 / max(map(len, title.split("\n"))))  # 20 characters of 8 points are as wide as an image
+            axes.text(left + 0.5, bottom - 1.07, title, ha="center", va="bottom", fontsize=size, color=color)
+        top += count * row_height
+    axes.set(xlim=(0, width), ylim=(top, 0))
+    axes.axis("off")
+    save_figure(figure, path)
+
+
+def epoch_axis(axes: Axes, epochs: Sequence[int]) -> None:
+    """Let the x axis show whole epochs, the grid be faint."""
+    axes.set(xlabel="epoch", xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.grid(alpha=0.3)
+
+
+def plain(name: str, longest: int = LONGEST_NAME, keep_end: bool = False) -> str:
+    """Return a name that is safe and short enough to stand in a picture: one line, no mathematics."""
+    return printable(name, longest, keep_end).replace("$", r"\$")
+
+
+def verdict(label: int, row: np.ndarray, classes: list[str]) -> Title:
+    """Return what is said of a prediction below its image: name and confidence, the true name, and a color."""
+    predicted = int(row.argmax())
+    text = f"{plain(classes[predicted])} {row[predicted]:.0%}"
+    if label < 0:
+        return text, "black"
+    return f"{text}\ntrue: {plain(classes[label])}", RIGHT_COLOR if label == predicted else WRONG_COLOR
+
+
+def viewable(inputs: torch.Tensor, transform: Compose) -> np.ndarray:
+    """Return (N, H, W, 3) float from 0 to 1 of what the network takes, which `transform` made."""
+    return transform.normalize.invert(inputs).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def random_places(count: int) -> list[int]:
+    """Return 0 … count - 1 in an order that is always the same."""
+    return shuffled(torch.arange(count), seed=0, epoch=0).tolist()

@@ -1,0 +1,183 @@
+"""How strongly the layers of a network learn, and what they give, epoch by epoch."""
+
+import contextlib
+import math
+
+import torch
+from torch import nn
+from torch.nn.utils import get_total_norm
+
+from common.inside.layers import ACTIVATIONS, NotThere, find_layers, has_parameters, hooked, is_visible
+from common.inside.maps import first_filters
+from common.models.modes import eval_mode
+
+# What these make of negative inputs vanishes or nearly so, and its gradient with it.
+RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)
+CONSTANT = 1e-3  # an output of another activation that varies by no more than this says nothing of the image
+
+
+class Watch:
+    """Records, at every `every`-th step of training, how strongly each layer learns; and once an epoch what it gives.
+
+    The train loop calls `before_step` and `after_step` around `optimizer.step()`, and `end_epoch` after the epoch:
+
+        loss.backward()
+        watch.before_step(step)
+        optimizer.step()
+        watch.after_step(step)
+
+    Training is the same bit for bit as without it. A step that is not watched costs nothing; one that is watched
+    needs the memory of a second copy of the trained weights. The device is waited for in `end_epoch` alone.
+
+    Args:
+        model: the network, before its training: its first filters are kept to be compared with the trained ones.
+        every: steps 0, `every`, 2 * `every`, ... are watched.
+
+    Attributes:
+        records: what `end_epoch` returned for each epoch.
+        initial_filters: (filters, channels, h, w) of the first convolution before training; None if there is none.
+
+    Raises:
+        ValueError: `every` is below 1.
+    """
+
+    def __init__(self, model: nn.Module, every: int):
+        if every < 1:
+            raise ValueError(f"every is {every}: it must be at least 1")
+        self.model, self.every = model, every
+        self.records: list[dict] = []
+        self.initial_filters = None
+        with contextlib.suppress(NotThere):
+            self.initial_filters = first_filters(model)
+        # Of each layer: sum of gradient norms, number of them, sum of update ratios, number of them.
+        self._sums: dict[str, torch.Tensor] = {}
+        self._before: dict[str, tuple] = {}
+
+    def is_watched(self, step: int) -> bool:
+        """Tell whether `step` is recorded, so that a loss scaler can be told to unscale the gradients before it."""
+        return step % self.every == 0
+
+    @torch.no_grad()
+    def before_step(self, step: int) -> None:
+        """Note the gradients, which must not be scaled any more, and the weights.
+
+        Args:
+            step: the number of the step, from 0 on, so that each epoch has a watched one if steps count anew in each.
+        """
+        if not self.is_watched(step):
+            return
+        self._before = {}
+        for name, layer in find_layers(self.model, has_parameters).items():
+            trained = [p for p in layer.parameters(recurse=False) if p.requires_grad and p.grad is not None]
+            if trained:
+                self._before[name] = (get_total_norm([p.grad for p in trained]), trained, [p.clone() for p in trained])
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """Note by how much the step changed the weights.
+
+        A step with gradients that are not finite does not count: in float16 it is left out by the loss scaler.
+        """
+        if not self.is_watched(step) or not self._before:
+            return
+        finite = torch.stack([norm for norm, _, _ in self._before.values()]).isfinite().all()
+        for name, (gradient_norm, trained, before) in self._before.items():
+            change = get_total_norm([p - old for p, old in zip(trained, before, strict=True)])
+            size, one = get_total_norm(before), torch.ones_like(change)
+            has_ratio = finite & (size > 0)
+            values = torch.stack([gradient_norm, one, change / size, one])
+            count = torch.stack([finite, finite, has_ratio, has_ratio])
+            self._sums[name] = self._sums.get(name, 0) + values.where(count, 0)
+        self._before = {}
+
+    def end_epoch(self, epoch: int, probe_inputs: torch.Tensor) -> dict:
+        """Return, and append to `records`, what the epoch showed.
+
+        Args:
+            epoch: its number.
+            probe_inputs: inputs (N, ...) of the network, the same after each epoch, on its device.
+
+        Returns:
+            {"epoch": number, "layers": {name: {...}}}, the layers in the order in which they are used, with
+
+            - "gradient_norm": L2 norm of the gradients of all trained parameters of the layer;
+            - "update_ratio": L2 norm of what a step changed in them, divided by their own L2 norm before it;
+            - "activation_mean", "activation_std": of all numbers that the layer gives for the probe inputs, with the
+              network in evaluation mode;
+            - "dead_share": of an activation's units, the share that is dead, see `dead_share`.
+
+            The first two are means of the watched steps. None stands for what a layer does not have: gradients
+            where it is frozen, dead units where it is no activation, an output where it is not used.
+        """
+        outputs = _read(_activation_statistics(self.model, probe_inputs))
+        steps = _read(self._sums)
+        self._sums = {}
+        layers = {}
+        for name in dict.fromkeys([*outputs, *find_layers(self.model, has_parameters)]):
+            norms, norm_count, ratios, ratio_count = steps.get(name, [0.0] * 4)
+            mean, std, dead = outputs.get(name, [math.nan] * 3)
+            layers[name] = {
+                "gradient_norm": norms / norm_count if norm_count else None,
+                "update_ratio": ratios / ratio_count if ratio_count else None,
+                "activation_mean": _finite(mean),
+                "activation_std": _finite(std),
+                "dead_share": _finite(dead),
+            }
+        record = {"epoch": epoch, "layers": layers}
+        self.records.append(record)
+        return record
+
+    def state_dict(self) -> dict:
+        """Return what a resume after an epoch needs: plain values and a tensor."""
+        return {"records": list(self.records), "initial_filters": self.initial_filters}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from what `state_dict` returned after an epoch."""
+        self.records = list(state["records"])
+        self.initial_filters = state["initial_filters"]
+        self._sums, self._before = {}, {}
+
+
+def dead_share(layer: nn.Module, output: torch.Tensor) -> torch.Tensor:
+    """Return which share () of an activation's units is dead, that is, gives the same for all images and places.
+
+    A unit of a rectifier (ReLU, GELU, SiLU, ...) is dead if its output is nowhere above 0, so that no gradient, or
+    nearly none, passes it (Lu et al.: "Dying ReLU and Initialization", 2019). A unit of any other activation, such as
+    Sigmoid or Tanh, is dead if its output varies by no more than CONSTANT (Glorot and Bengio: "Understanding the
+    difficulty of training deep feedforward neural networks", 2010, show how such layers saturate). Fewer images make
+    more units look dead.
+
+    Args:
+        layer: the activation.
+        output: (N, C, H, W) with channels as units, (N, F) with features, or (N, tokens, F) with features.
+    """
+    units = output.movedim(-1 if output.dim() == 3 else 1, 0).flatten(1)
+    highest, lowest = units.amax(1), units.amin(1)
+    dead = highest <= 0 if isinstance(layer, RECTIFIERS) else highest - lowest <= CONSTANT
+    return dead.float().mean()
+
+
+def _activation_statistics(model: nn.Module, inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return {name of the use: (mean, standard deviation, dead share or NaN)} on the device."""
+    statistics = {}
+
+    def note(name: str, layer: nn.Module, output: torch.Tensor) -> None:
+        values = output.float()
+        is_activation = isinstance(layer, ACTIVATIONS)
+        dead = dead_share(layer, values) if is_activation else torch.full((), math.nan, device=values.device)
+        statistics[name] = torch.stack([values.mean(), values.std(correction=0), dead])
+
+    with eval_mode(model), torch.no_grad(), hooked(find_layers(model, is_visible), note):
+        model(inputs)
+    return statistics
+
+
+def _read(tensors: dict[str, torch.Tensor]) -> dict[str, list[float]]:
+    """Return the numbers of tensors of one length; the device is waited for once."""
+    if not tensors:
+        return {}
+    return dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
