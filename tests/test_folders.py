@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import common.data.folders
-from common.data.arrays import ArrayDataset, FolderDataset
+from common.data.arrays import ArrayDataset
 from common.data.batches import make_batches
-from common.data.folders import load_folder
+from common.data.folders import FolderDataset, load_folder
 from common.data.load import load_data
 from common.system.device import Machine
 from common.system.errors import BadInput

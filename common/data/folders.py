@@ -4,7 +4,8 @@ import contextlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.data.arrays import ArrayDataset, FolderDataset, Part, pixel_hash
-from common.data.images import stored_shape
+from common.data.arrays import ArrayDataset, Part, pixel_hash
+from common.data.images import frame, read_image, square, stored_shape
 from common.system.device import available_memory
 from common.system.errors import BadInput
 from common.system.log import complain, progress, say
+from common.transforms.random_streams import Draws
 
 MEMORY_SHARE = 0.5  # of the memory that is free, for decoded images; a larger set is decoded anew in every epoch
 LISTED = 20  # unreadable files that are shown; all are counted
@@ -172,6 +174,59 @@ def _stored_size(shapes: list[tuple[int, int]], size: int) -> int:
         return size
     width, height = shapes[0]
     return width if width == height and 2 * width <= size else size
+
+
+class FolderDataset:
+    """Image files, decoded in threads whenever a batch is asked for (decoding releases the interpreter lock).
+
+    What has been decoded can be kept in `held`, by index; such images are not decoded again.
+
+    Args:
+        root, paths: the files, and the folder that their ids are relative to.
+        size: side in pixels of the square that every image becomes.
+        fit: one of FITS, how it does.
+    """
+
+    def __init__(self, root: Path, paths: list[Path], labels, classes: list[str], size: int, fit: str, workers: int):
+        self.paths, self.size, self.fit, self.classes = paths, size, fit, classes
+        self.labels = torch.as_tensor(labels, dtype=torch.int64)
+        self.ids = [path.relative_to(root).as_posix() for path in paths]
+        self.held: dict[int, np.ndarray] = {}
+        self._threads = ThreadPoolExecutor(workers)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(self, indices: torch.Tensor, draws: Draws | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the squares that lie in the middle of the images, or at random places along them if there are `draws`.
+
+        Raises:
+            BadInput: a file cannot be read any more.
+        """
+        numbers = indices.tolist()
+        places = draws.uniform().tolist() if draws else [None] * len(numbers)
+        squares = []
+        for decoded, place in zip(self.decode(numbers), places, strict=True):
+            if isinstance(decoded, BadInput):
+                raise decoded
+            squares.append(square(decoded[0], place))
+        return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2), self.labels[indices]
+
+    def decode(self, indices: Iterable[int]) -> Iterator[tuple[np.ndarray, list[str]] | BadInput]:
+        """Yield what follows for each index, or the error of a file that cannot be read.
+
+        Pixels as `frame` returns them, and what `read_image` tells of the picture.
+        """
+        return self._threads.map(self._decode_one, indices)
+
+    def _decode_one(self, index: int) -> tuple[np.ndarray, list[str]] | BadInput:
+        if index in self.held:
+            return self.held[index], []
+        try:
+            image, kinds = read_image(self.paths[index])
+            return frame(image, self.size, self.fit), kinds
+        except BadInput as error:
+            return error
 
 
 def _scan(dataset: FolderDataset, in_memory: bool, part: str, reading: Reading) -> Part:
