@@ -243,10 +243,10 @@ class WorksheetHDF5:
 
 def streamed(folder: Path):
     """Return the training images of an HDF5 file, read from it batch by batch as if they did not fit into memory."""
-    from common.data import folders
     from common.data.hdf5 import load_hdf5
+    from common.system import device
 
-    folders.MEMORY_SHARE = 0.0
+    device.MEMORY_SHARE = 0.0
     return load_hdf5(str(write_hdf5(folder)))["train"]
 
 

@@ -15,12 +15,11 @@ from PIL import Image
 
 from common.data.arrays import ArrayDataset, Part, pixel_hash
 from common.data.images import frame, read_image, square, stored_shape
-from common.system.device import available_memory
+from common.system.device import fits_in_memory
 from common.system.errors import BadInput
 from common.system.log import complain, progress, say
 from common.transforms.random_streams import Draws
 
-MEMORY_SHARE = 0.5  # of the memory that is free, for decoded images; a larger set is decoded anew in every epoch
 LISTED = 20  # unreadable files that are shown; all are counted
 CHUNK = 256  # images decoded between two movements of the bar
 LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # what operating systems leave in folders
@@ -76,7 +75,7 @@ def load_folder(
     if all(width == height for width, height in shapes):
         fit = "crop"  # of squares, all fits are the same
     stored_bytes = sum(3 * math.prod(stored_shape(*shape, size, fit)) for shape in shapes)
-    in_memory = stored_bytes <= MEMORY_SHARE * available_memory()
+    in_memory = fits_in_memory(stored_bytes)
     if not in_memory:
         say(f"{len(shapes):,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
     reading, parts = Reading(sizes=Counter(shapes)), {}
