@@ -9,7 +9,7 @@ from PIL import Image
 import common.exploring.explore as exploration
 from common.data.arrays import ArrayDataset, Part, whole
 from common.data.folders import Reading
-from common.data.load import Data, load_data
+from common.data.load import Data, Source
 from common.exploring.explore import PixelStatistics, balanced_sample, blocks, explore, most_similar, thumbnails
 
 SIDE = 24
@@ -233,7 +233,7 @@ def test_pictures_that_share_light_or_a_frame_are_no_copies(look):
 
 
 def test_two_people_writing_one_digit_are_no_copies(look):
-    report = look(load_data("digits", None, 32, 0.1, 0))
+    report = look(*Source(["digits"]).load(32, 0.1))
     assert report["copies"]["near_limit"] == exploration.NEAR_DRAWINGS
     assert not any(count["images"] for kind in ("exact", "near") for count in report["copies"][kind].values())
     for words in ("greyscale", "49% of all pixel values are exactly 0", "tiny, 8x8 pixels"):

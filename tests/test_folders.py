@@ -16,7 +16,7 @@ import common.system.device
 from common.data.arrays import ArrayDataset
 from common.data.batches import make_batches
 from common.data.folders import FolderDataset, load_folder
-from common.data.load import load_data
+from common.data.load import Source
 from common.system.device import Machine
 from common.system.errors import BadInput
 from common.transforms.basic import Compose
@@ -49,8 +49,9 @@ def write_parts(root, *parts, count=6):
     return root
 
 
-def load(root, image_size=SIZE, val_fraction=0.2, seed=0, limit=None):
-    return load_data("folder", str(root), image_size, val_fraction, seed, limit)
+def load(root, image_size=SIZE, val_fraction=0.2, fit="crop", **options):
+    [data] = Source(["folder"], str(root), **options).load(image_size, val_fraction, fit)
+    return data
 
 
 def refusal(root, **options):
@@ -352,7 +353,7 @@ def test_of_many_broken_files_twenty_are_named_and_all_counted(tmp_path, capsys)
 def test_broken_files_are_skipped_and_listed_if_that_is_asked_for(tmp_path, capsys):
     write_classes(tmp_path, {"ant": 9, "bee": 9})
     (tmp_path / "ant" / "003.png").write_bytes(b"")
-    data = load_data("folder", str(tmp_path), SIZE, 0.2, 0, skip_unreadable=True)
+    data = load(tmp_path, skip_unreadable=True)
     assert len(data.train) + len(data.val) + len(data.test) == 17
     (skipped,) = data.reading.skipped
     assert str(tmp_path / "ant" / "003.png") in skipped and skipped in capsys.readouterr().err
@@ -365,7 +366,7 @@ def test_a_class_of_broken_files_only_cannot_be_skipped(tmp_path):
     for path in (tmp_path / "bee").iterdir():
         path.write_bytes(b"")
     with pytest.raises(BadInput, match="none of the train images of class 'bee' can be read"):
-        load_data("folder", str(tmp_path), SIZE, 0.2, 0, skip_unreadable=True)
+        load(tmp_path, skip_unreadable=True)
 
 
 def test_what_was_done_to_the_pictures_is_counted(tmp_path):
@@ -407,7 +408,7 @@ def test_training_sees_all_of_a_long_photograph_and_the_others_its_middle(tmp_pa
         path = tmp_path / name / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(path)
-    data = load_data("folder", str(tmp_path), SIZE, 0.2, 0, fit="slide")
+    data = load(tmp_path, fit="slide")
     identity = Compose([lambda images, draws: images])
     train, _, test = make_batches(data, identity, identity, 5, Machine(torch.device("cpu"), None), seed=0)
     starts = {image[0, 1, 0].item() for epoch in range(1, 40) for images, _ in train.epoch(epoch) for image in images}

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.data.splits import stratified_split
+
 HASH_BYTES = 16  # of a hash of pixels
 
 
@@ -67,6 +69,11 @@ class Part:
     def subset(self, places: list[int]) -> "Part":
         """Return the part made of the images at `places` of this one."""
         return Part(self.dataset, self.samples[torch.tensor(places)], [self.hashes[place] for place in places])
+
+    def set_aside(self, fraction: float, seed: int) -> tuple["Part", "Part"]:
+        """Return (the rest, the `fraction` of every class that is set aside), as `stratified_split` divides them."""
+        rest, aside = stratified_split(self.labels, self.hashes, self.dataset.classes, fraction, seed)
+        return self.subset(rest), self.subset(aside)
 
 
 def whole(dataset: ArrayDataset) -> Part:
