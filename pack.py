@@ -11,7 +11,7 @@ all are read back and compared before the file gets its name.
 import os
 from pathlib import Path
 
-from common.data.packing import Decoding, check_target, find_sources, pack, report
+from common.data.packing import check_target, find_parts, pack, report
 from common.options.parser import Parser
 from common.options.types import folder, integer, one_of
 from common.system.errors import run_script
@@ -47,13 +47,10 @@ def main(argv=None):
     """
     options = parse_options(argv)
     target = Path(options.file)
-    sources, classes = find_sources(options.folder)
-    pixels = options.size**2 * sum(map(len, sources.values()))
+    parts = find_parts(options.folder, options.size, options.fit, options.workers)
+    pixels = options.size**2 * sum(map(len, parts.values()))
     check_target(target, Path(options.folder), options.overwrite, 3 * pixels)
-
-    decoding = Decoding(options.size, options.fit, options.workers)
-    counts = pack(sources, classes, target, decoding, options.skip_unreadable)
-    report(target, counts, classes, options.size)
+    report(target, pack(parts, target, options.skip_unreadable))
     return target
 
 

@@ -212,10 +212,10 @@ def pil_augmentation(experiment: str, options):
 def digits():
     """Return scanned digits at CIFAR's size, 32x32."""
     from common.data.arrays import ArrayDataset, whole
-    from common.data.load import load_data
+    from common.data.load import Source
     from common.transforms.basic import Resize
 
-    scans = load_data("digits", None, 32, 0.1, seed=0).train.dataset
+    scans = Source(["digits"]).load(32, 0.1)[0].train.dataset
     small, labels = scans.batch(scans.labels.new_tensor(range(len(scans))))
     pixels = Resize((32, 32))(small).permute(0, 2, 3, 1).contiguous()
     return whole(ArrayDataset(pixels, labels, scans.classes, scans.ids))
@@ -248,10 +248,10 @@ class WorksheetHDF5:
 
 def streamed(folder: Path):
     """Return the training images of an HDF5 file, read from it batch by batch as if they did not fit into memory."""
-    from common.data import folders
     from common.data.hdf5 import load_hdf5
+    from common.system import device
 
-    folders.MEMORY_SHARE = 0.0
+    device.MEMORY_SHARE = 0.0
     return load_hdf5(str(write_hdf5(folder)))["train"]
 
 

@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.data.folders import MEMORY_SHARE
 from common.optim.optimizers import build_optimizer
 from common.optim.recipe import Recipe
 from common.runs.config import describe_network, describe_origin
 from common.runs.folder import make_folder
-from common.system.device import Machine, available_memory
+from common.system.device import MEMORY_SHARE, Machine, available_memory
 from common.system.errors import BadInput, is_out_of_memory, is_single_value
 from common.system.files import write_json
 from common.system.log import progress, say

@@ -19,7 +19,7 @@ from torchvision.datasets import CIFAR10
 import common.data.cifar
 import common.system.download
 from common.data.cifar import load_cifar
-from common.data.load import load_data
+from common.data.load import Source
 from common.system.errors import BadInput
 
 NAMES = [f"class {label}" for label in range(10)]
@@ -302,7 +302,7 @@ def test_two_processes_may_extract_at_once(tmp_path, monkeypatch):
 
 def test_all_images_arrive_in_their_parts(tmp_path):
     extract(tmp_path)
-    data = load_data("cifar10", str(tmp_path), 32, val_fraction=0.1, seed=0)
+    [data] = Source(["cifar10"], str(tmp_path)).load(32, val_fraction=0.1)
     assert data.classes == NAMES
     assert [len(part) for part in (data.train, data.val, data.test)] == [90, 10, 30]
     images, labels = data.test.dataset.batch(torch.tensor([3]))

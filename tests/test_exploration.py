@@ -8,7 +8,7 @@ from PIL import Image
 
 from common.data.arrays import ArrayDataset, Part, whole
 from common.data.folders import Reading
-from common.data.load import Data, load_data
+from common.data.load import Data, Source
 from common.exploring import copies as copying
 from common.exploring import explore as exploring
 from common.exploring import sample as sampling
@@ -238,7 +238,7 @@ def test_pictures_that_share_light_or_a_frame_are_no_copies(look):
 
 
 def test_two_people_writing_one_digit_are_no_copies(look):
-    report = look(load_data("digits", None, 32, 0.1, 0))
+    report = look(*Source(["digits"]).load(32, 0.1))
     assert report["copies"]["near_limit"] == copying.NEAR_DRAWINGS
     assert not any(count["images"] for kind in ("exact", "near") for count in report["copies"][kind].values())
     for words in ("grayscale", "49% of all pixel values are exactly 0", "tiny, 8x8 pixels"):

@@ -2,10 +2,14 @@ import errno
 import json
 import math
 import os
+import subprocess
+import sys
 
 import pytest
+from conftest import ROOT
 
-from common.system.errors import explain
+from common.runs.folder import lock
+from common.system.errors import BadInput, explain
 from common.system.files import partial_file, remove_partial_files, write_bytes, write_json
 
 
@@ -140,3 +144,35 @@ def test_content_that_is_no_json_leaves_the_old_file(tmp_path):
         write_json(path, {"a": object()})
     assert strict(path) == {"a": 1}
     assert names_in(tmp_path) == ["a.json"]
+
+
+def test_a_folder_has_one_user_at_a_time_and_keeps_no_trace(tmp_path):
+    for _ in range(2):
+        with lock(tmp_path):
+            with pytest.raises(BadInput, match="in use by another process"):
+                lock(tmp_path)
+        assert names_in(tmp_path) == []
+    with pytest.raises(BadInput, match="cannot be written to"):
+        lock(tmp_path / ("long" * 100))
+
+
+LOCKING_PROGRAM = """
+import sys
+from pathlib import Path
+from common.runs.folder import lock
+held = lock(Path(sys.argv[1]))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_killed_process_gives_its_folder_up(tmp_path):
+    words = [sys.executable, "-c", LOCKING_PROGRAM, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(words, cwd=ROOT, text=True, **pipes) as process:
+        assert process.stdout.readline() == "locked\n"
+        with pytest.raises(BadInput, match="in use by another process"):
+            lock(tmp_path)
+        process.kill()
+    lock(tmp_path).close()
+    assert names_in(tmp_path) == []

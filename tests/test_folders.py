@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 import common.data.folders
-from common.data.arrays import ArrayDataset, FolderDataset
+import common.system.device
+from common.data.arrays import ArrayDataset
 from common.data.batches import make_batches
-from common.data.folders import load_folder
-from common.data.load import load_data
+from common.data.folders import FolderDataset, load_folder
+from common.data.load import Source
 from common.system.device import Machine
 from common.system.errors import BadInput
 from common.transforms.basic import Compose
@@ -48,8 +49,9 @@ def write_parts(root, *parts, count=6):
     return root
 
 
-def load(root, image_size=SIZE, val_fraction=0.2, seed=0, limit=None):
-    return load_data("folder", str(root), image_size, val_fraction, seed, limit)
+def load(root, image_size=SIZE, val_fraction=0.2, fit="crop", **options):
+    [data] = Source(["folder"], str(root), **options).load(image_size, val_fraction, fit)
+    return data
 
 
 def refusal(root, **options):
@@ -74,7 +76,7 @@ def pixels_by_id(part):
 
 @pytest.fixture
 def never_fits(monkeypatch):
-    monkeypatch.setattr(common.data.folders, "available_memory", lambda: 0)
+    monkeypatch.setattr(common.system.device, "available_memory", lambda: 0)
 
 
 def test_class_names_are_sorted_and_labels_follow_them(tmp_path):
@@ -322,7 +324,7 @@ SHORT_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0cIHDR" + bytes(20)
 )
 def test_files_that_cannot_be_read_are_named_before_anything_starts(tmp_path, monkeypatch, memory, content, reason):
     if memory != "fits":
-        monkeypatch.setattr(common.data.folders, "available_memory", lambda: 0)
+        monkeypatch.setattr(common.system.device, "available_memory", lambda: 0)
     write_classes(tmp_path, {"ant": 5, "bee": 5})
     broken = tmp_path / "bee" / "003.png"
     broken.write_bytes(broken.read_bytes()[:300] if content is None else content)
@@ -351,7 +353,7 @@ def test_of_many_broken_files_twenty_are_named_and_all_counted(tmp_path, capsys)
 def test_broken_files_are_skipped_and_listed_if_that_is_asked_for(tmp_path, capsys):
     write_classes(tmp_path, {"ant": 9, "bee": 9})
     (tmp_path / "ant" / "003.png").write_bytes(b"")
-    data = load_data("folder", str(tmp_path), SIZE, 0.2, 0, skip_unreadable=True)
+    data = load(tmp_path, skip_unreadable=True)
     assert len(data.train) + len(data.val) + len(data.test) == 17
     (skipped,) = data.reading.skipped
     assert str(tmp_path / "ant" / "003.png") in skipped and skipped in capsys.readouterr().err
@@ -364,7 +366,7 @@ def test_a_class_of_broken_files_only_cannot_be_skipped(tmp_path):
     for path in (tmp_path / "bee").iterdir():
         path.write_bytes(b"")
     with pytest.raises(BadInput, match="none of the train images of class 'bee' can be read"):
-        load_data("folder", str(tmp_path), SIZE, 0.2, 0, skip_unreadable=True)
+        load(tmp_path, skip_unreadable=True)
 
 
 def test_what_was_done_to_the_pictures_is_counted(tmp_path):
@@ -398,7 +400,7 @@ def test_images_decoded_on_demand_equal_those_held_in_memory(tmp_path, request):
 def test_training_sees_all_of_a_long_photograph_and_the_others_its_middle(tmp_path, monkeypatch, memory):
     """Columns of a photograph tell where a square of it was cut out."""
     if memory != "fits":
-        monkeypatch.setattr(common.data.folders, "available_memory", lambda: 0)
+        monkeypatch.setattr(common.system.device, "available_memory", lambda: 0)
     columns = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, :, None], (SIZE, 40, 3))
     for number, name in itertools.product(range(12), ("ant", "bee")):
         pixels = columns.copy()
@@ -406,7 +408,7 @@ def test_training_sees_all_of_a_long_photograph_and_the_others_its_middle(tmp_pa
         path = tmp_path / name / f"{number}.png"
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(path)
-    data = load_data("folder", str(tmp_path), SIZE, 0.2, 0, fit="slide")
+    data = load(tmp_path, fit="slide")
     identity = Compose([lambda images, draws: images])
     train, _, test = make_batches(data, identity, identity, 5, Machine(torch.device("cpu"), None), seed=0)
     starts = {image[0, 1, 0].item() for epoch in range(1, 40) for images, _ in train.epoch(epoch) for image in images}

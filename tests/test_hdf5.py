@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-import common.data.folders
+import common.system.device
 from common.data.arrays import ArrayDataset
 from common.data.hdf5 import HDF5Dataset, load_hdf5
 from common.data.splits import balanced_subset, stratified_split
@@ -77,7 +77,7 @@ def all_of(part):
 
 @pytest.fixture
 def never_fits(monkeypatch):
-    monkeypatch.setattr(common.data.folders, "available_memory", lambda: 0)
+    monkeypatch.setattr(common.system.device, "available_memory", lambda: 0)
 
 
 @pytest.fixture(params=["in memory", "in the file"])
@@ -384,7 +384,7 @@ def test_a_file_that_breaks_during_the_run_is_named(tmp_path, never_fits, layout
 @pytest.mark.parametrize("memory", ["fits", "does not fit"])
 def test_chunks_that_cannot_be_unpacked_are_found_at_once(tmp_path, monkeypatch, memory):
     if memory != "fits":
-        monkeypatch.setattr(common.data.folders, "available_memory", lambda: 0)
+        monkeypatch.setattr(common.system.device, "available_memory", lambda: 0)
     path = write_file(tmp_path / "a.hdf5", **LAYOUTS["packed"])
     with h5py.File(path) as file:
         chunk = file["images-train"].id.get_chunk_info(0)
@@ -397,9 +397,9 @@ def test_chunks_that_cannot_be_unpacked_are_found_at_once(tmp_path, monkeypatch,
 MEMORY_PROGRAM = """
 import resource, sys
 import torch
-from common.data import folders
 from common.data.hdf5 import load_hdf5
-folders.available_memory = lambda: 8 * 2**30
+from common.system import device
+device.available_memory = lambda: 8 * 2**30
 dataset = load_hdf5(sys.argv[1])["train"].dataset
 order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
 for indices in order[: 300 * 128].split(128):
@@ -432,7 +432,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 FUZZ_PROGRAM = """
 import random, signal, sys
 from pathlib import Path
-import common.data.folders
+from common.system import device
 from common.system.errors import BadInput
 from common.data.hdf5 import load_hdf5
 path, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -446,7 +446,7 @@ for seed in range(first, last):
         del changed[chance.randrange(len(changed)) :]
     damaged = path.with_name("damaged.hdf5")
     damaged.write_bytes(changed)
-    common.data.folders.available_memory = lambda: seed % 2 * 2**30
+    device.available_memory = lambda: seed % 2 * 2**30
     print("seed", seed, flush=True)
     signal.alarm(5)
     try:

@@ -199,7 +199,7 @@ def test_a_class_of_unreadable_files_cannot_be_left_out(tmp_path):
     write_parts(tmp_path / "data", "train", "val", count=2)
     for path in (tmp_path / "data" / "val" / "bee").iterdir():
         path.write_bytes(b"")
-    assert "none of the val images can be read" in refusal(tmp_path / "data", "--skip_unreadable")
+    assert "none of the val images of class 'bee' can be read" in refusal(tmp_path / "data", "--skip_unreadable")
 
 
 def test_places_where_no_file_can_be_are_refused_before_the_work(tmp_path, monkeypatch):

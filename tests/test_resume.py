@@ -13,6 +13,7 @@ import torch
 from conftest import ROOT, command, environment, read, same_result, small_run, without_pictures
 
 import ex_1
+from common.runs.folder import lock
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.errors import BadInput, Diverged
 from common.training import fit as training
@@ -182,9 +183,7 @@ def test_a_diverged_run_is_not_resumed(tmp_path):
 
 @pytest.mark.slow
 def test_a_second_process_on_the_same_run_is_refused(interrupted, uninterrupted):
-    fcntl = pytest.importorskip("fcntl")
-    with open(interrupted / "log.txt", "ab") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    with lock(interrupted):
         before = {path.name: path.read_bytes() for path in interrupted.iterdir()}
         done = command(ROOT / "ex_1.py", "--resume", interrupted)
         assert done.returncode == 2

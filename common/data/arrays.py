@@ -6,18 +6,14 @@ A data set is anything with
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from common.data.images import frame, read_image, square
-from common.system.errors import BadInput
-from common.transforms.random_streams import Draws
+from common.data.splits import stratified_split
 
 HASH_BYTES = 16  # of a hash of pixels
 
@@ -51,59 +47,6 @@ class ArrayDataset:
         return ArrayDataset(self.pixels.to(device), self.labels.to(device), self.classes, self.ids)
 
 
-class FolderDataset:
-    """Image files, decoded in threads whenever a batch is asked for (decoding releases the interpreter lock).
-
-    What has been decoded can be kept in `held`, by index; such images are not decoded again.
-
-    Args:
-        root, paths: the files, and the folder that their ids are relative to.
-        size: side in pixels of the square that every image becomes.
-        fit: one of FITS, how it does.
-    """
-
-    def __init__(self, root: Path, paths: list[Path], labels, classes: list[str], size: int, fit: str, workers: int):
-        self.paths, self.size, self.fit, self.classes = paths, size, fit, classes
-        self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.ids = [path.relative_to(root).as_posix() for path in paths]
-        self.held: dict[int, np.ndarray] = {}
-        self._threads = ThreadPoolExecutor(workers)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def batch(self, indices: torch.Tensor, draws: Draws | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the squares that lie in the middle of the images, or at random places along them if there are `draws`.
-
-        Raises:
-            BadInput: a file cannot be read any more.
-        """
-        numbers = indices.tolist()
-        places = draws.uniform().tolist() if draws else [None] * len(numbers)
-        squares = []
-        for decoded, place in zip(self.decode(numbers), places, strict=True):
-            if isinstance(decoded, BadInput):
-                raise decoded
-            squares.append(square(decoded[0], place))
-        return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2), self.labels[indices]
-
-    def decode(self, indices: Iterable[int]) -> Iterator[tuple[np.ndarray, list[str]] | BadInput]:
-        """Yield what follows for each index, or the error of a file that cannot be read.
-
-        Pixels as `frame` returns them, and what `read_image` tells of the picture.
-        """
-        return self._threads.map(self._decode_one, indices)
-
-    def _decode_one(self, index: int) -> tuple[np.ndarray, list[str]] | BadInput:
-        if index in self.held:
-            return self.held[index], []
-        try:
-            image, kinds = read_image(self.paths[index])
-            return frame(image, self.size, self.fit), kinds
-        except BadInput as error:
-            return error
-
-
 @dataclass
 class Part:
     """The images of a data set that serve one purpose.
@@ -126,6 +69,11 @@ class Part:
     def subset(self, places: list[int]) -> "Part":
         """Return the part made of the images at `places` of this one."""
         return Part(self.dataset, self.samples[torch.tensor(places)], [self.hashes[place] for place in places])
+
+    def set_aside(self, fraction: float, seed: int) -> tuple["Part", "Part"]:
+        """Return (the rest, the `fraction` of every class that is set aside), as `stratified_split` divides them."""
+        rest, aside = stratified_split(self.labels, self.hashes, self.dataset.classes, fraction, seed)
+        return self.subset(rest), self.subset(aside)
 
 
 def whole(dataset: ArrayDataset) -> Part:

@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,15 +12,16 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.data.arrays import ArrayDataset, FolderDataset, Part, pixel_hash
-from common.data.images import stored_shape
-from common.system.device import available_memory
+from common.data.arrays import ArrayDataset, Part, pixel_hash
+from common.data.images import frame, read_image, square, stored_shape
+from common.system.device import fits_in_memory
 from common.system.errors import BadInput
 from common.system.log import complain, progress, say
+from common.system.threads import read_ahead
+from common.transforms.random_streams import Draws
 
-MEMORY_SHARE = 0.5  # of the memory that is free, for decoded images; a larger set is decoded anew in every epoch
 LISTED = 20  # unreadable files that are shown; all are counted
-CHUNK = 256  # images decoded between two movements of the bar
+AHEAD = 4  # images that each thread may be ahead of who takes them
 LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # what operating systems leave in folders
 NAMES_OF_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # in any case
 
@@ -67,23 +68,23 @@ def load_folder(
     classes = folder_names(folders["train"])
     if len(classes) == 1 and folder_names(folders["train"] / classes[0]):
         raise BadInput(f"{folders['train']} has one folder only{suggestion(root)}")
-    files = {part: labelled_files(folder, classes, part) for part, folder in folders.items()}
+    files = {part: labeled_files(folder, classes, part) for part, folder in folders.items()}
 
     shapes = _shapes([path for part in files.values() for path, _ in part])
     size = _stored_size(shapes, size)
     if all(width == height for width, height in shapes):
         fit = "crop"  # of squares, all fits are the same
     stored_bytes = sum(3 * math.prod(stored_shape(*shape, size, fit)) for shape in shapes)
-    in_memory = stored_bytes <= MEMORY_SHARE * available_memory()
+    in_memory = fits_in_memory(stored_bytes)
     if not in_memory:
         say(f"{len(shapes):,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
     reading, parts = Reading(sizes=Counter(shapes)), {}
-    for part, listed in files.items():
-        dataset = FolderDataset(root, [path for path, _ in listed], [label for _, label in listed], classes, size, fit,
-                                workers)  # fmt: skip
-        parts[part] = _scan(dataset, in_memory, part, reading)
+    for part in files:
+        dataset = FolderDataset(root, files[part], classes, size, fit, workers)
+        parts[part] = scan(dataset, in_memory, f"reading {part} images", reading)
     if reading.skipped:
-        _report_unreadable(reading.skipped, skip_unreadable, parts)
+        more = check_unreadable(reading.skipped, skip_unreadable, parts)
+        say(f"warning: {len(reading.skipped)} file(s) that cannot be read are skipped{more}; config.json names all")
     return parts, reading
 
 
@@ -115,7 +116,7 @@ def suggestion(root: Path) -> str:
     return f"; did you mean {inner[0]}?" if inner else ""
 
 
-def labelled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Path, int]]:
+def labeled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Path, int]]:
     """Return (path, label) of every image in `folder`, sorted; the label is -1 if there are no class folders."""
     names = folder_names(folder)
     if part != "test" and not names:
@@ -174,7 +175,77 @@ def _stored_size(shapes: list[tuple[int, int]], size: int) -> int:
     return width if width == height and 2 * width <= size else size
 
 
-def _scan(dataset: FolderDataset, in_memory: bool, part: str, reading: Reading) -> Part:
+class FolderDataset:
+    """Image files, decoded in threads whenever a batch is asked for (decoding releases the interpreter lock).
+
+    What has been decoded can be kept in `held`, by index; such images are not decoded again.
+
+    Args:
+        root: the folder that the names of the images are relative to.
+        files: path and label of each.
+        size: side in pixels of the square that every image becomes.
+        fit: one of FITS, how it does.
+        workers: threads.
+    """
+
+    def __init__(
+        self, root: Path, files: list[tuple[Path, int]], classes: list[str], size: int, fit: str, workers: int
+    ):
+        self.classes, self.size, self.fit, self.workers = classes, size, fit, workers
+        self.paths = [path for path, _ in files]
+        self.labels = torch.tensor([label for _, label in files], dtype=torch.int64)
+        self.ids = [path.relative_to(root).as_posix() for path in self.paths]
+        self.held: dict[int, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batch(self, indices: torch.Tensor, draws: Draws | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the squares that lie in the middle of the images, or at random places along them if there are `draws`.
+
+        Raises:
+            BadInput: a file cannot be read any more.
+        """
+        numbers = indices.tolist()
+        places = draws.uniform().tolist() if draws else [None] * len(numbers)
+        squares = []
+        for decoded, place in zip(self._decode(numbers), places, strict=True):
+            if isinstance(decoded, BadInput):
+                raise decoded
+            squares.append(square(decoded[0], place))
+        return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2), self.labels[indices]
+
+    def readable(
+        self, indices: Sequence[int], title: str, failures: list[str]
+    ) -> Iterator[tuple[int, np.ndarray, list[str]]]:
+        """Yield (index, pixels as `frame` returns them, what `read_image` tells) of all images that can be read.
+
+        Args:
+            title: of the progress bar.
+            failures: gets a line for each of the others.
+        """
+        with progress(len(indices), title) as bar:
+            for index, decoded in zip(indices, self._decode(indices), strict=True):
+                if isinstance(decoded, BadInput):
+                    failures.append(str(decoded))
+                else:
+                    yield index, *decoded
+                bar.update()
+
+    def _decode(self, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, list[str]] | BadInput]:
+        return read_ahead(self._decode_one, indices, self.workers, AHEAD)
+
+    def _decode_one(self, index: int) -> tuple[np.ndarray, list[str]] | BadInput:
+        if index in self.held:
+            return self.held[index], []
+        try:
+            image, kinds = read_image(self.paths[index])
+            return frame(image, self.size, self.fit), kinds
+        except BadInput as error:
+            return error
+
+
+def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) -> Part:
     """Decode every image once: keep the pixels if they fit, their hashes in any case, and add to `reading`.
 
     Files that cannot be read are in `reading.skipped`, and not in the part that is returned.
@@ -182,31 +253,26 @@ def _scan(dataset: FolderDataset, in_memory: bool, part: str, reading: Reading) 
     are_squares = dataset.fit != "slide"
     pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8) if in_memory and are_squares else None
     readable, hashes = [], []
-    with progress(len(dataset), f"reading {part} images") as bar:
-        for start in range(0, len(dataset), CHUNK):
-            chunk = dataset.decode(range(start, min(start + CHUNK, len(dataset))))
-            for index, decoded in enumerate(chunk, start):
-                if isinstance(decoded, BadInput):
-                    reading.skipped.append(str(decoded))
-                    continue
-                image, kinds = decoded
-                reading.converted.update(kinds)
-                readable.append(index)
-                hashes.append(pixel_hash(image))
-                if pixels is not None:
-                    pixels[index] = image
-                elif in_memory:
-                    dataset.held[index] = image
-            bar.update(min(CHUNK, len(dataset) - start))
+    for index, image, kinds in dataset.readable(range(len(dataset)), title, reading.skipped):
+        reading.converted.update(kinds)
+        readable.append(index)
+        hashes.append(pixel_hash(image))
+        if pixels is not None:
+            pixels[index] = image
+        elif in_memory:
+            dataset.held[index] = image
     held = dataset if pixels is None else ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids)
     return Part(held, torch.tensor(readable, dtype=torch.int64), hashes)
 
 
-def list_unreadable(failures: list[str], skip: bool, at_most: int = LISTED) -> str:
+def check_unreadable(failures: list[str], skip: bool, parts: dict[str, Part], at_most: int = LISTED) -> str:
     """List files that cannot be read, and return a remark if those are not all.
 
+    Args:
+        parts: what is left without these files.
+
     Raises:
-        BadInput: unless they may be skipped.
+        BadInput: they may not be skipped, or a part has none left of a class.
     """
     if len(failures) == 1 and not skip:
         raise BadInput(f"{failures[0]}; repair or remove it, or add --skip_unreadable")
@@ -215,15 +281,8 @@ def list_unreadable(failures: list[str], skip: bool, at_most: int = LISTED) -> s
     more = f" (the first {at_most} are listed above)" if len(failures) > at_most else ""
     if not skip:
         raise BadInput(f"{len(failures)} files cannot be read{more}: repair or remove them, or add --skip_unreadable")
-    return more
-
-
-def _report_unreadable(failures: list[str], skip: bool, parts: dict[str, Part]) -> None:
-    """List the files that cannot be read; raise unless they may be skipped and each part keeps some of each class."""
-    more = list_unreadable(failures, skip)
-    say(f"warning: {len(failures)} file(s) that cannot be read are skipped{more}; config.json names all")
     for name, part in parts.items():
-        empty = set(part.dataset.labels.tolist()) - set(part.labels)
-        if empty:
-            which = f" of class {part.dataset.classes[min(empty)]!r}" if min(empty) >= 0 else ""
+        for label in sorted(set(part.dataset.labels.tolist()) - set(part.labels)):
+            which = f" of class {part.dataset.classes[label]!r}" if label >= 0 else ""
             raise BadInput(f"none of the {name} images{which} can be read")
+    return more

@@ -19,8 +19,8 @@ import h5py
 import numpy as np
 import torch
 
-from common.data import folders
 from common.data.arrays import ArrayDataset, Part, pixel_hash
+from common.system.device import fits_in_memory
 from common.system.errors import BadInput
 from common.system.log import complain, progress, say
 from common.transforms.random_streams import Draws
@@ -157,7 +157,7 @@ def load_hdf5(location: str | None) -> dict[str, Part]:
     """
     datasets = open_hdf5(location)
     sizes = [len(dataset) * _image_bytes(dataset.size) for dataset in datasets.values()]
-    in_memory = sum(sizes) <= folders.MEMORY_SHARE * folders.available_memory()
+    in_memory = fits_in_memory(sum(sizes))
     if not in_memory:
         count, size = sum(map(len, datasets.values())), datasets["train"].size
         say(f"{count:,} images of {size}x{size} do not fit into memory: reading them from the file in every epoch")

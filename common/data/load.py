@@ -7,7 +7,7 @@ import numpy as np
 from common.data.arrays import ArrayDataset, Part, whole
 from common.data.cifar import CIFAR, load_cifar
 from common.data.folders import Reading, load_folder
-from common.data.splits import balanced_subset, split_digest, stratified_split
+from common.data.splits import balanced_subset, split_digest
 from common.system.distributed import first_on_each_machine
 from common.system.errors import BadInput
 from common.system.log import say
@@ -40,11 +40,11 @@ class Source:
     """Which data sets an experiment runs on: the shared data options by name; `--help` says what each does."""
 
     dataset: list[str]
-    data: str | None
-    limit: int | None
-    seed: int
-    workers: int
-    skip_unreadable: bool
+    data: str | None = None
+    limit: int | None = None
+    seed: int = 0
+    workers: int = 2
+    skip_unreadable: bool = False
 
     @classmethod
     def of(cls, options: dict) -> "Source":
@@ -56,37 +56,18 @@ class Source:
 
         The arguments are those of `load_data`, as are the errors.
         """
-        return [
-            load_data(
-                name, self.data, image_size, val_fraction, self.seed, self.limit, self.workers, fit,
-                self.skip_unreadable,
-            )
-            for name in self.dataset
-        ]  # fmt: skip
+        return [load_data(self, name, image_size, val_fraction, fit) for name in self.dataset]
 
 
-def load_data(
-    name: str,
-    location: str | None,
-    image_size: int,
-    val_fraction: float,
-    seed: int,
-    limit: int | None = None,
-    workers: int = 2,
-    fit: str = "crop",
-    skip_unreadable: bool = False,
-) -> Data:
-    """Load the data set `name` and divide it.
+def load_data(source: Source, name: str, image_size: int, val_fraction: float, fit: str = "crop") -> Data:
+    """Load one of the data sets of `source` and divide it.
 
     Args:
-        name: one of DATASETS.
-        location: see `--data`; `folder` and `hdf5` need it, `digits` ignores it.
+        name: one of DATASETS; `folder` and `hdf5` need `source.data`, `digits` ignores it.
         image_size: side in pixels of the squares that photographs become; much smaller square images of one size
             keep their own.
         val_fraction: share of the training images set aside for validation, unless the set has its own.
-        seed: of that division.
-        limit: train on at most so many images, the same number of each class.
-        workers, fit, skip_unreadable: of image files, see `load_folder`.
+        fit: how image files become squares, see `load_folder`.
 
     Raises:
         BadInput: something is missing, damaged or contradictory; the text names it.
@@ -96,26 +77,24 @@ def load_data(
         parts = _digits()
     elif name in CIFAR:
         with first_on_each_machine():  # so that one downloads and the others find it
-            parts = _cifar(name, location)
+            parts = _cifar(name, source.data)
     elif name == "hdf5":
         from common.data.hdf5 import load_hdf5  # imports h5py, which other data does not need
 
-        parts = load_hdf5(location)
+        parts = load_hdf5(source.data)
     else:
-        parts, reading = load_folder(location, image_size, workers, fit, skip_unreadable)
+        parts, reading = load_folder(source.data, image_size, source.workers, fit, source.skip_unreadable)
 
     train, classes = parts["train"], parts["train"].dataset.classes
     if len(classes) < 2:
-        raise BadInput(f"{location or name} has one class only, {classes[0]!r}: there is nothing to tell apart")
+        raise BadInput(f"{source.data or name} has one class only, {classes[0]!r}: there is nothing to tell apart")
     if "test" not in parts:
-        rest, aside = stratified_split(train.labels, train.hashes, classes, TEST_FRACTION, TEST_SEED)
-        parts["test"], train = train.subset(aside), train.subset(rest)
+        train, parts["test"] = train.set_aside(TEST_FRACTION, TEST_SEED)
     if "val" not in parts:
-        rest, aside = stratified_split(train.labels, train.hashes, classes, val_fraction, seed)
-        parts["val"], train = train.subset(aside), train.subset(rest)
+        train, parts["val"] = train.set_aside(val_fraction, source.seed)
     _warn_of_shared_images(train, parts["val"], parts["test"])
-    if limit is not None and limit < len(train):
-        train = train.subset(balanced_subset(train.labels, train.hashes, classes, limit))
+    if source.limit is not None and source.limit < len(train):
+        train = train.subset(balanced_subset(train.labels, train.hashes, classes, source.limit))
     return Data(name, classes, train, parts["val"], parts["test"], reading)
 
 
@@ -130,10 +109,10 @@ def _digits() -> dict[str, Part]:
     from sklearn.datasets import load_digits  # imports half of SciPy
 
     digits = load_digits()
-    grey = (digits.images * 255 / 16).round().astype(np.uint8)  # (1797, 8, 8), 17 levels of grey
+    gray = (digits.images * 255 / 16).round().astype(np.uint8)  # (1797, 8, 8), 17 levels of gray
     names = [str(name) for name in digits.target_names]
-    ids = [f"digits/{index}" for index in range(len(grey))]
-    return {"train": whole(ArrayDataset(np.repeat(grey[..., None], 3, axis=-1), digits.target, names, ids))}
+    ids = [f"digits/{index}" for index in range(len(gray))]
+    return {"train": whole(ArrayDataset(np.repeat(gray[..., None], 3, axis=-1), digits.target, names, ids))}
 
 
 def _cifar(name: str, location: str | None) -> dict[str, Part]:

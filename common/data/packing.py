@@ -1,69 +1,44 @@
 """Writing class folders into one HDF5 file, laid out as common/data/hdf5.py reads it."""
 
 import contextlib
-import itertools
+import glob
 import os
 import re
 import shlex
 import shutil
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 
-from common.data.arrays import pixel_hash
-from common.data.folders import LISTED, folder_names, labelled_files, list_unreadable, part_folders, suggestion
+from common.data.arrays import Part, pixel_hash
+from common.data.folders import (
+    LISTED,
+    FolderDataset,
+    Reading,
+    check_unreadable,
+    folder_names,
+    labeled_files,
+    part_folders,
+    scan,
+    suggestion,
+)
 from common.data.hdf5 import PARTS, HDF5Dataset, open_hdf5
-from common.data.images import frame, read_image
-from common.data.splits import stratified_split
 from common.system.errors import BadInput
 from common.system.files import PARTIAL, check_writable, partial_file
 from common.system.log import progress, say
 
 VAL_FRACTION, VAL_SEED = 0.1, 0  # set aside of the training images of a folder without val/
-AHEAD = 4  # images that each thread may be ahead of the writer
 ENDINGS = (".hdf5", ".h5")  # by which --data knows such a file
 BLOCK = 256  # images read back at once
 FORMAT = ("v108", "v108")  # every HDF5 library since 2008 reads it; the one before has no room for 10,000 class names
 NAME = h5py.string_dtype("utf-8")
 
 
-@dataclass
-class Source:
-    """The image files of one part: `labels` are class numbers, -1 where they are unknown."""
-
-    folder: Path
-    paths: list[Path]
-    labels: list[int]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @property
-    def names(self) -> list[str]:
-        """The files' paths in the folder, as every system writes them."""
-        return [_text(path.relative_to(self.folder).as_posix()) for path in self.paths]
-
-    def subset(self, places: list[int]) -> "Source":
-        """Return the files at `places`."""
-        return Source(self.folder, [self.paths[place] for place in places], [self.labels[place] for place in places])
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How image files become squares of one size, and in how many threads."""
-
-    size: int
-    fit: str
-    workers: int
-
-
-def find_sources(location: str) -> tuple[dict[str, Source], list[str]]:
-    """Return the parts of the folder, which are what they are called, and the names of the classes.
+def find_parts(location: str, size: int, fit: str, workers: int) -> dict[str, Part]:
+    """Return the parts of the folder, which are what they are called; the other arguments are of FolderDataset.
 
     Raises:
         BadInput: no such folder, no images, or a class that training does not have.
@@ -71,16 +46,17 @@ def find_sources(location: str) -> tuple[dict[str, Source], list[str]]:
     root = Path(location)
     if not root.is_dir():
         raise BadInput(f"{location}: there is no such folder")
-    parts = part_folders(root)
-    classes = folder_names(parts["train"])
+    folders = part_folders(root)
+    classes = folder_names(folders["train"])
     if len(classes) == 1:
-        only = f"{parts['train']} has one class folder only, {classes[0]!r}"
+        only = f"{folders['train']} has one class folder only, {classes[0]!r}"
         raise BadInput(f"{only}: nothing to tell apart{suggestion(root)}")
-    sources = {}
-    for part in sorted(parts, key=PARTS.index):
-        files = labelled_files(parts[part], classes, part)
-        sources[part] = Source(parts[part], [path for path, _ in files], [label for _, label in files])
-    return sources, classes
+    parts = {}
+    for name in sorted(folders, key=PARTS.index):
+        files = labeled_files(folders[name], classes, name)
+        dataset = FolderDataset(folders[name], files, classes, size, fit, workers)
+        parts[name] = Part(dataset, torch.arange(len(files)))
+    return parts
 
 
 def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) -> None:
@@ -103,15 +79,18 @@ def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) 
     if folder.resolve() in target.resolve().parents:
         raise BadInput(f"{target} would lie among the images in {folder}: write it elsewhere")
     check_writable(target, str(target))
-    for left in target.parent.glob(f".{_escaped(target.name)}.*{PARTIAL}"):
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}"):
         say(f"note: {left} is half of a file; unless another process is writing it now, remove it")
-    _check_room(target, image_bytes)
+    free = shutil.disk_usage(target.parent).free
+    if image_bytes > free:
+        raise BadInput(
+            f"{target} needs {image_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there: free some space, "
+            "write elsewhere or choose a smaller --size"
+        )
 
 
-def pack(
-    sources: dict[str, Source], classes: list[str], target: Path, decoding: Decoding, skip_unreadable: bool
-) -> dict[str, int]:
-    """Write the images, read them back, and give the file its name; return the number of images of each part.
+def pack(parts: dict[str, Part], target: Path, skip_unreadable: bool) -> dict[str, Part]:
+    """Write the images, read them back, and give the file its name; return what was written.
 
     Without a part "val", VAL_FRACTION of the training images of every class become it, copies of an image together.
 
@@ -119,28 +98,27 @@ def pack(
         BadInput: files cannot be read, or what was written does not read back the same. There is no file then.
         OSError: the file cannot be written.
     """
-    failures = []
-    if "val" not in sources:
-        sources = _with_validation(sources, classes, decoding, failures, skip_unreadable)
+    if "val" not in parts:
+        parts = _with_validation(parts, skip_unreadable)
+    failures, written = [], {}
     with partial_file(target) as partial:
         with _new_file(partial) as file:
-            file.attrs.create("classes", [_text(name) for name in classes], dtype=NAME)
-            written = {}
-            for part, source in sources.items():
-                written[part] = _write_part(file, part, source, decoding, failures)
-            _check_failures(failures, skip_unreadable, sources, {part: kept for part, (kept, _) in written.items()})
+            classes = [_text(name) for name in parts["train"].dataset.classes]
+            file.attrs.create("classes", classes, dtype=NAME)
+            for name, part in parts.items():
+                written[name] = _write_part(file, name, part, failures)
+            _check_failures(failures, skip_unreadable, written)
         _flush_to_disk(partial)
-        _verify(partial, written, classes)
-    if failures:
-        say(f"warning: {len(failures)} file(s) that cannot be read are left out, see above")
-    return {part: len(kept) for part, (kept, _) in written.items()}
+        _verify(partial, written)
+    return written
 
 
-def report(target: Path, counts: dict[str, int], classes: list[str], size: int) -> None:
+def report(target: Path, written: dict[str, Part]) -> None:
     """Say what the file holds and how to use it."""
-    images = ", ".join(f"{count:,} {part}" for part, count in counts.items())
-    megabytes = target.stat().st_size / 1e6
-    say(f"{target}: {images} images of {size}x{size}, {len(classes)} classes, {megabytes:,.1f} MB")
+    images = ", ".join(f"{len(part):,} {name}" for name, part in written.items())
+    dataset, megabytes = written["train"].dataset, target.stat().st_size / 1e6
+    size, classes = dataset.size, len(dataset.classes)
+    say(f"{target}: {images} images of {size}x{size}, {classes} classes, {megabytes:,.1f} MB")
     say(f"python ex_3.py --data {shlex.quote(str(target))}")
 
 
@@ -161,99 +139,62 @@ def _new_file(path: Path) -> Iterator[h5py.File]:
             file.close()
 
 
-def _with_validation(
-    sources: dict[str, Source], classes: list[str], decoding: Decoding, failures: list[str], skip_unreadable: bool
-) -> dict[str, Source]:
-    """Return `sources` with a part "val" taken from "train", and without the files that cannot be read."""
-    readable, hashes = {}, {}
-    for part, source in sources.items():
-        digests = {
-            place: pixel_hash(square) for place, square in _squares(source, decoding, f"checking {part}", failures)
-        }
-        readable[part], hashes[part] = source.subset(list(digests)), list(digests.values())
-    _check_failures(failures, skip_unreadable, sources, readable)
-    train = readable["train"]
-    rest, aside = stratified_split(train.labels, hashes["train"], classes, VAL_FRACTION, VAL_SEED)
-    say(f"there is no val folder: {len(aside):,} of {len(train):,} training images are set aside for validation")
-    return readable | {"train": train.subset(rest), "val": train.subset(aside)}
+def _with_validation(parts: dict[str, Part], skip_unreadable: bool) -> dict[str, Part]:
+    """Return `parts` with a part "val" taken from "train", and without the files that cannot be read."""
+    reading = Reading()
+    readable = {name: scan(part.dataset, False, f"checking {name}", reading) for name, part in parts.items()}
+    _check_failures(reading.skipped, skip_unreadable, readable)
+    train, val = readable["train"].set_aside(VAL_FRACTION, VAL_SEED)
+    count = len(readable["train"])
+    say(f"there is no val folder: {len(val):,} of {count:,} training images are set aside for validation")
+    return readable | {"train": train, "val": val}
 
 
-def _write_part(
-    file: h5py.File, part: str, source: Source, decoding: Decoding, failures: list[str]
-) -> tuple[Source, list[bytes]]:
-    """Write all that can be read; return these files and the hashes of their pixels, in the order of the file."""
-    shape = (decoding.size, decoding.size, 3)
+def _write_part(file: h5py.File, name: str, part: Part, failures: list[str]) -> Part:
+    """Write all images that can be read, and return these; add to `failures` the others."""
+    shape = (part.dataset.size, part.dataset.size, 3)
     images = file.create_dataset(
-        f"images-{part}", (len(source), *shape), np.uint8, chunks=(1, *shape), maxshape=(len(source), *shape)
+        f"images-{name}", (len(part), *shape), np.uint8, chunks=(1, *shape), maxshape=(len(part), *shape)
     )
-    places, hashes = [], []
-    for place, square in _squares(source, decoding, f"packing {part}", failures):
-        images.id.write_direct_chunk((len(places), 0, 0, 0), square)
-        places.append(place)
+    kept, hashes = [], []
+    for index, square, _ in part.dataset.readable(part.samples.tolist(), f"packing {name}", failures):
+        images.id.write_direct_chunk((len(kept), 0, 0, 0), np.ascontiguousarray(square))
+        kept.append(index)
         hashes.append(pixel_hash(square))
-    images.resize(len(places), axis=0)
-    kept = source.subset(places)
-    if any(label >= 0 for label in source.labels):
-        file.create_dataset(f"labels-{part}", data=np.array(kept.labels, np.int64))
-    file.create_dataset(f"files-{part}", data=kept.names, dtype=NAME)
-    return kept, hashes
+    images.resize(len(kept), axis=0)
+    written = Part(part.dataset, torch.tensor(kept, dtype=torch.int64), hashes)
+    if max(part.labels) >= 0:
+        file.create_dataset(f"labels-{name}", data=np.array(written.labels, np.int64))
+    file.create_dataset(f"files-{name}", data=_names(written), dtype=NAME)
+    return written
 
 
-def _squares(source: Source, decoding: Decoding, title: str, failures: list[str]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (place in `source`, (size, size, 3) uint8) of every file that can be read; add to `failures` the others."""
-    with progress(len(source), title) as bar:
-        for place, decoded in enumerate(_decoded(source.paths, decoding)):
-            if isinstance(decoded, BadInput):
-                failures.append(str(decoded))
-            else:
-                yield place, decoded
-            bar.update()
+def _names(part: Part) -> list[str]:
+    return [_text(part.dataset.ids[index]) for index in part.samples.tolist()]
 
 
-def _decoded(paths: list[Path], decoding: Decoding) -> Iterator[np.ndarray | BadInput]:
-    """Yield the square or the error of each file in turn, decoded in threads that stay a few images ahead."""
-
-    def decode(path: Path) -> np.ndarray | BadInput:
-        try:
-            image, _ = read_image(path)
-            return np.ascontiguousarray(frame(image, decoding.size, decoding.fit))
-        except BadInput as error:
-            return error
-
-    threads = ThreadPoolExecutor(decoding.workers)
-    try:
-        coming = iter(paths)
-        waiting = deque(threads.submit(decode, path) for path in itertools.islice(coming, AHEAD * decoding.workers))
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(threads.submit(decode, path) for path in itertools.islice(coming, 1))
-    finally:
-        threads.shutdown(cancel_futures=True)
+def _text(name: str) -> str:
+    """Return `name` with what is no Unicode in it spelled out, as every reader can show it."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _check_failures(
-    failures: list[str], skip_unreadable: bool, before: dict[str, Source], after: dict[str, Source]
-) -> None:
-    """List the files that cannot be read; raise unless they may be skipped and each class keeps some in each part."""
-    if not failures:
-        return
-    list_unreadable(failures, skip_unreadable, at_most=len(failures) if skip_unreadable else LISTED)
-    for part, source in after.items():
-        if set(source.labels) != set(before[part].labels):
-            raise BadInput(f"of a class in {source.folder}, none of the {part} images can be read")
+def _check_failures(failures: list[str], skip_unreadable: bool, readable: dict[str, Part]) -> None:
+    if failures:
+        check_unreadable(failures, skip_unreadable, readable, len(failures) if skip_unreadable else LISTED)
+        say(f"warning: {len(failures)} file(s) that cannot be read are left out, see above")
 
 
-def _verify(path: Path, written: dict[str, tuple[Source, list[bytes]]], classes: list[str]) -> None:
+def _verify(path: Path, written: dict[str, Part]) -> None:
     datasets = open_hdf5(str(path))
     if datasets.keys() != written.keys():
         raise _fault(path, "its parts")
-    for part, (source, hashes) in written.items():
-        dataset = datasets[part]
-        if dataset.classes != [_text(name) for name in classes] or dataset.labels.tolist() != source.labels:
-            raise _fault(path, f"the labels of {part}")
-        if list(dataset.ids) != source.names:
-            raise _fault(path, f"the names of the {part} images")
-        _verify_pixels(path, dataset, hashes, part)
+    for name, part in written.items():
+        dataset = datasets[name]
+        if dataset.classes != [_text(one) for one in part.dataset.classes] or dataset.labels.tolist() != part.labels:
+            raise _fault(path, f"the labels of {name}")
+        if list(dataset.ids) != _names(part):
+            raise _fault(path, f"the names of the {name} images")
+        _verify_pixels(path, dataset, part.hashes, name)
         dataset.close()  # Windows renames no open file
 
 
@@ -274,22 +215,3 @@ def _fault(path: Path, what: str) -> BadInput:
 def _flush_to_disk(path: Path) -> None:
     with open(path, "rb+") as file:
         os.fsync(file.fileno())
-
-
-def _check_room(target: Path, image_bytes: int) -> None:
-    free = shutil.disk_usage(target.parent).free
-    if image_bytes > free:
-        raise BadInput(
-            f"{target} needs {image_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there: free some space, "
-            "write elsewhere or choose a smaller --size"
-        )
-
-
-def _text(name: str) -> str:
-    """Return `name` with what is no Unicode in it spelled out, as every reader can show it."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _escaped(name: str) -> str:
-    """Return a pattern for `glob` that only `name` matches."""
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)

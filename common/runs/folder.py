@@ -1,10 +1,12 @@
 """Making a run folder that is nobody else's, locking it, and reading what is in it."""
 
+import contextlib
 import os
 import shutil
-import sys
 import time
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from common.system.errors import DISK_FULL, BadInput
 from common.system.files import Unreadable, first_free, read_json, write_json
@@ -39,30 +41,29 @@ def _rename_folder(source: Path, target: Path) -> None:
         raise
 
 
-def lock(folder: Path):
-    """Return an open file whose lock the system gives up when the process ends, however it ends.
+def lock(folder: Path) -> contextlib.ExitStack:
+    """Keep other processes out of `folder` until what is returned is closed, or the process ends, however it ends.
 
     Raises:
         BadInput: another process has it.
     """
+    path = folder / ".lock"
+    held = FileLock(path, blocking=False)
     try:
-        file = open(folder / "log.txt", "ab")
+        held.acquire()
+    except Timeout as error:
+        raise BadInput(f"{folder} is in use by another process; wait for it to end") from error
     except OSError as error:
         raise BadInput(f"{folder} cannot be written to ({error.strerror})") from error
-    try:
-        if sys.platform == "win32":
-            import msvcrt
 
-            file.seek(2**30)  # a lock there hinders nobody from reading what the log says
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
+    def give_up() -> None:
+        with contextlib.suppress(OSError):  # Windows keeps files that are open; there `release` removes it
+            path.unlink()  # while it is held, so that nobody locks a file that goes away
+        held.release()
 
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        file.close()
-        raise BadInput(f"{folder} is in use by another process; wait for it to end") from error
-    return file
+    stack = contextlib.ExitStack()
+    stack.callback(give_up)
+    return stack
 
 
 def read_config(folder: Path) -> dict:

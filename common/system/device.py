@@ -6,6 +6,7 @@ import platform
 import sys
 from dataclasses import dataclass
 
+import psutil
 import torch
 
 from common.system.distributed import Processes, join
@@ -15,6 +16,7 @@ from common.system.log import say
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 HALF_TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+MEMORY_SHARE = 0.5  # of the main memory that is free, for what may as well stay out of it
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,16 @@ class Machine:
             "sync_batch_norm": self.sync_batch_norm,
         }
 
-    def peak_memory_mb(self) -> float | None:
-        """Return the most memory used so far: of the GPU if there is one, else of the process; None if unknown."""
+    def peak_memory_mb(self) -> float:
+        """Return the most memory used so far: of the GPU if there is one, else of the process."""
         if self.device.type == "cuda":
             return round(torch.cuda.max_memory_allocated() / 1e6, 1)
         return self.process_memory_mb()
 
-    def process_memory_mb(self) -> float | None:
-        """Return the most main memory that the process has used so far; None if unknown."""
+    def process_memory_mb(self) -> float:
+        """Return the most main memory that the process has used so far."""
         if sys.platform == "win32":
-            return None
+            return round(psutil.Process().memory_info().peak_wset / 1e6, 1)
         import resource  # does not exist on Windows
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -87,12 +89,13 @@ class Machine:
 
 
 def available_memory() -> int:
-    """Return the bytes of main memory that are free, or a cautious guess where the system does not say."""
-    try:
-        with open("/proc/meminfo") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return 4 * 2**30
+    """Return the bytes of main memory that are free."""
+    return psutil.virtual_memory().available
+
+
+def fits_in_memory(n_bytes: float) -> bool:
+    """Tell whether so many bytes take no more than their share of the main memory that is free."""
+    return n_bytes <= MEMORY_SHARE * available_memory()
 
 
 def prepare_machine(device: str, precision: str, deterministic: bool, sync_batch_norm: bool = False) -> Machine:
