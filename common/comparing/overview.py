@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from common.comparing.contrasts import Contrast, find_contrasts
-from common.comparing.finished_runs import FinishedRun
+from common.comparing.finished_runs import FinishedRun, PassedOver
 from common.comparing.groups import NO_DIFFERENCE, Group, differing_options, group_by_seed, key_of, shown
 from common.comparing.mistakes import Mistakes
 from common.options.types import nearest
@@ -21,21 +21,24 @@ class Overview:
 
     runs: list[FinishedRun]
     metric: str
-    options: dict[str, list]  # those that differ -> the value of each run, UNKNOWN where it has none
+    options: dict[str, dict]  # those that differ -> run -> value, UNKNOWN where it has none
     groups: list[Group]
     notes: list[str]
     contrasts: list[Contrast]
+    mistakes: dict[FinishedRun, Mistakes]  # of those runs that tell them
+    passed: list[PassedOver]
 
     def group_of(self, run: FinishedRun) -> Group:
         """Return the group of one of the runs."""
-        return next(group for group in self.groups if any(run is one for one in group.runs))
+        return next(group for group in self.groups if run in group.runs)
 
 
-def compare(runs: Sequence[FinishedRun], metric: str, mistakes: dict[str, Mistakes]) -> Overview:
+def compare(
+    runs: Sequence[FinishedRun], metric: str, mistakes: dict[FinishedRun, Mistakes], passed: list[PassedOver]
+) -> Overview:
     """Sort the runs by `metric`, find what differs, group those that differ in the seed alone, and contrast the groups.
 
-    Args:
-        mistakes: label of a run -> what is known of its test images.
+    `mistakes` and `passed` become part of the overview.
     """
     lower = bool(LOWER_IS_BETTER.search(metric))
     runs = sorted(runs, key=lambda run: _rank(run.scores.get(metric), lower))
@@ -43,7 +46,7 @@ def compare(runs: Sequence[FinishedRun], metric: str, mistakes: dict[str, Mistak
     groups = sorted(group_by_seed(runs, options, metric), key=lambda group: _rank(group.mean, lower))
     groups = [replace(group, number=number) for number, group in enumerate(groups, 1)]
     notes = [*_notes(runs, metric), *_notes_on_repeats(groups, metric)]
-    return Overview(runs, metric, options, groups, notes, find_contrasts(groups, mistakes))
+    return Overview(runs, metric, options, groups, notes, find_contrasts(groups, mistakes), mistakes, passed)
 
 
 def check_metric(runs: Sequence[FinishedRun], metric: str) -> None:
