@@ -563,7 +563,7 @@ def in_memory(folder, name, option, value, seed=0, accuracy=0.5):
     return FinishedRun(
         folder=Path(folder) / f"{seed}", label=f"{name}{seed}", script=name, dataset=name, classes=[name], options={
             "seed": seed, option: value, "lr": accuracy}, config={"command": name, "git_commit": name}, diverged=False,
-        epochs=records, scores={"val_accuracy": accuracy, name: 1.5}, of_test=frozenset(), interval=(0.1, 0.9),
+        epochs=records, scores={"val_accuracy": accuracy, name: 1.5}, of_test=frozenset(),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from common.system.files import Unreadable, read_json
 from common.system.log import progress
 
 LARGEST_NUMBER = 1e100  # what is beyond is no result, and would overflow in pictures and statistics
-TEST_NAMES = ("accuracy", "loss", "images")  # of test.json that need a "test_" before them
+TEST_NAMES = ("accuracy", "loss", "images", "low", "high")  # of the test that need a "test_" before them
 
 
 class PassedOver(NamedTuple):
@@ -44,7 +44,6 @@ class FinishedRun:
     epochs: list[dict[str, float]]
     scores: dict[str, float]
     of_test: frozenset[str]  # the names of those scores that are of the test images
-    interval: tuple[float, float] | None  # 95 %, of the test accuracy
 
     @property
     def seed(self):
@@ -74,8 +73,7 @@ def read_runs(locations: list[str]) -> tuple[list[FinishedRun], list[PassedOver]
                 passed.append(PassedOver(folder, str(error)))
             bar.update()
     if not any(not run.diverged for run in runs):
-        reasons = [f"{one.path}: {one.reason}" for one in passed]
-        reasons += [f"{run.folder}: diverged" for run in runs]
+        reasons = [f"{one.path}: {one.reason}" for one in passed] + [f"{run.folder}: diverged" for run in runs]
         reason = f" ({'; '.join(reasons[:3])}{'; …' if len(reasons) > 3 else ''})" if reasons else ""
         raise BadInput(f"there is no finished run in {', '.join(locations)}{reason}; train something first")
     return runs, passed
@@ -102,9 +100,7 @@ def _find_folders(locations: list[str]) -> tuple[list[Path], list[PassedOver]]:
 
 def _expand(location: str) -> list[Path]:
     """Return what a path or a pattern means: not every shell expands patterns, and quoted ones stay as they are."""
-    if os.path.lexists(location):
-        return [Path(location)]
-    matches = sorted(glob.glob(location, recursive=True))
+    matches = [location] if os.path.lexists(location) else sorted(glob.glob(location, recursive=True))
     if not matches:
         raise BadInput(f"{location}: there is no such folder")
     return [Path(match) for match in matches]
@@ -168,6 +164,8 @@ def _build(folder: Path, label: str, config: dict, train: dict) -> FinishedRun:
     if dataset in ("folder", "hdf5") and isinstance(data, str):
         dataset = data.replace("\\", "/").rstrip("/").rpartition("/")[2] or dataset
     from_training = {} if diverged else _training_scores(config, train, records)
+    interval = test.get("accuracy_interval_95")
+    test |= dict(zip(("low", "high"), interval, strict=False)) if isinstance(interval, list) else {}
     from_test = {f"test_{name}" if name in TEST_NAMES else name: value for name, value in _numbers(test).items()}
     return FinishedRun(
         folder=folder,
@@ -181,7 +179,6 @@ def _build(folder: Path, label: str, config: dict, train: dict) -> FinishedRun:
         epochs=records,
         scores=from_test | from_training,
         of_test=frozenset(from_test.keys() - from_training.keys()),
-        interval=_interval(test.get("accuracy_interval_95")),
     )
 
 
@@ -197,9 +194,3 @@ def _training_scores(config: dict, train: dict, records: list[dict]) -> dict[str
 
 def _numbers(values: dict) -> dict[str, float]:
     return {name: value for name, value in values.items() if number(value) is not None}
-
-
-def _interval(pair) -> tuple[float, float] | None:
-    if not isinstance(pair, list) or len(pair) != 2 or any(number(end) is None for end in pair):
-        return None
-    return pair[0], pair[1]

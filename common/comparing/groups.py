@@ -131,13 +131,11 @@ def words(settings: dict[str, str]) -> str:
 def short_names(groups: Sequence[Group]) -> list[str]:
     """Return names of groups with nothing in them that is the same in all."""
     differing = [name for name in groups[0].settings if len({group.settings[name] for group in groups}) > 1]
-    names = []
-    for group in groups:
-        settings = {name: group.settings[name] for name in differing}
-        paths = {name: text for name, text in settings.items() if "/" in text}
-        settings |= {name: printable(text, LONGEST_VALUE, keep_end=True) for name, text in paths.items()}
-        names.append(f"{group.number}: {words(settings)}")
-    return names
+    return [f"{group.number}: {words({name: _short(group.settings[name]) for name in differing})}" for group in groups]
+
+
+def _short(text: str) -> str:
+    return printable(text, LONGEST_VALUE, keep_end=True) if "/" in text else text
 
 
 def _is_off(value) -> bool:

@@ -77,15 +77,9 @@ def read_mistakes(path: Path, classes: list[str]) -> Mistakes | None:
 
 
 def _check(labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray, classes: int) -> None:
-    count = len(labels) if labels.ndim == 1 else 0
-    if (
-        count == 0
-        or labels.dtype.kind not in "iu"
-        or probabilities.dtype.kind != "f"
-        or probabilities.shape != (count, classes)
-        or ids.shape != (count,)
-        or ids.dtype.kind not in "Uiu"
-    ):
+    have_kinds = labels.dtype.kind in "iu" and probabilities.dtype.kind == "f" and ids.dtype.kind in "Uiu"
+    have_shapes = labels.ndim == 1 and probabilities.shape == (*labels.shape, classes) and ids.shape == labels.shape
+    if not (have_kinds and have_shapes and labels.size):
         raise ValueError("the arrays in predictions.npz do not have the shapes of a run with these classes")
     if labels.max() >= classes or not np.isfinite(probabilities).all():
         raise ValueError("predictions.npz has labels or probabilities that cannot be")

@@ -70,8 +70,7 @@ def draw_by_option(path: Path, overview: Overview, option: str) -> None:
         lower.set_xticks([], minor=True)
     lower.margins(x=0.08)
     lower.set_xlabel(plain(option, LONGEST_LABEL))
-    handles, labels = upper.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=9, frameon=False)
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9, frameon=False)
     save_figure(figure, path)
 
 

@@ -45,8 +45,8 @@ def compare(
     options = differing_options(runs)
     groups = sorted(group_by_seed(runs, options, metric), key=lambda group: _rank(group.mean, lower))
     groups = [replace(group, number=number) for number, group in enumerate(groups, 1)]
-    notes = [*_notes(runs, metric), *_notes_on_repeats(groups, metric)]
-    return Overview(runs, metric, options, groups, notes, find_contrasts(groups, mistakes), mistakes, passed)
+    contrasts = find_contrasts(groups, mistakes)
+    return Overview(runs, metric, options, groups, _notes(runs, groups, metric), contrasts, mistakes, passed)
 
 
 def check_metric(runs: Sequence[FinishedRun], metric: str) -> None:
@@ -86,7 +86,7 @@ def _rank(value: float | None, lower: bool) -> tuple[bool, float]:
     return (True, 0.0) if value is None else (False, value if lower else -value)
 
 
-def _notes(runs: Sequence[FinishedRun], metric: str) -> list[str]:
+def _notes(runs: Sequence[FinishedRun], groups: Sequence[Group], metric: str) -> list[str]:
     """Return what a person must know before comparing."""
     notes = []
     if any(metric in run.of_test for run in runs):
@@ -109,11 +109,7 @@ def _notes(runs: Sequence[FinishedRun], metric: str) -> list[str]:
     commits = {run.config.get("git_commit") for run in runs if isinstance(run.config.get("git_commit"), str)}
     if len(commits) > 1:
         notes.append(f"the runs were made by {len(commits)} states of the code (git_commit in config.json)")
+    repeats = sum(metric in run.scores for run in runs) - sum(len(group.values) for group in groups)
+    if repeats:
+        notes.append(f"{repeats} run(s) repeat a seed of their group: one seed counts once, as the mean of its runs")
     return notes
-
-
-def _notes_on_repeats(groups: list[Group], metric: str) -> list[str]:
-    repeats = sum(sum(metric in run.scores for run in group.runs) - len(group.values) for group in groups)
-    if not repeats:
-        return []
-    return [f"{repeats} run(s) repeat a seed of their group: one seed counts once, as the mean of its runs"]

@@ -24,7 +24,7 @@ GENERATOR = b'<meta name="generator" content="compare.py">'  # by which an older
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 MOST_POINTS = 300  # of a curve
 LONGEST_OPTION, LONGEST_NAME = 2000, 200  # characters
-LEGEND = 10  # groups that have a colour in the page
+LEGEND = 10  # groups that have a color in the page
 BUDGET = 24 * 2**20  # bytes of pictures in the page; with the data of 200 runs it stays below 30 MB
 LARGEST_FILE, LARGEST_PICTURE, WIDEST = 20 * 2**20, 40_000_000, 900  # bytes; pixels; pixels in the page
 # First of every run the picture that shows its worst mistakes, then the others, run by run from the best on.
@@ -154,14 +154,15 @@ def _short_texts(row: Sequence) -> list:
 
 def _curves(run: FinishedRun) -> dict[str, list]:
     """Return the curves with five digits and few enough points; the last and the best epoch are always among them."""
-    records, times = run.epochs, run.times
-    step = max(1, -(-len(records) // MOST_POINTS))
-    kept = {*range(0, len(records), step), *range(len(records))[-1:]}
-    kept |= {place for place, record in enumerate(records) if record["epoch"] == run.scores.get("best_epoch")}
-    kept = sorted(kept)
-    curves = {key: [_digits(records[place].get(key)) for place in kept] for key in CURVES}
-    epochs = [records[place]["epoch"] for place in kept]
-    return {"epoch": epochs, "time": [_digits(times[place]) for place in kept]} | curves
+    records = [record | {"time": time} for record, time in zip(run.epochs, run.times, strict=True)]
+    step, best = -(-len(records) // MOST_POINTS), run.scores.get("best_epoch")
+    kept = [
+        record
+        for place, record in enumerate(records)
+        if place % step == 0 or record is records[-1] or record["epoch"] == best
+    ]
+    curves = {key: [_digits(record.get(key)) for record in kept] for key in ("time", *CURVES)}
+    return {"epoch": [record["epoch"] for record in kept]} | curves
 
 
 def _digits(value: float | None) -> float | None:

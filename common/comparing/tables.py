@@ -57,10 +57,9 @@ def run_columns(overview: Overview) -> tuple[list[Column], list[Column]]:
     if len({shown(run.seed) for run in runs}) > 1:
         chosen.append(Column("seed", [shown(run.seed) for run in runs]))
 
-    lows, highs = zip(*(run.interval or (None, None) for run in runs), strict=True)
-    results = [scores("val_accuracy"), scores("test_accuracy"), Column("test_low", lows, 4)]
-    results += [Column("test_high", highs, 4), scores("best_epoch", None)]
-    results += [Column("trained_epochs", [len(run.epochs) for run in runs]), scores("train_time", 1)]
+    results = [scores(name) for name in ("val_accuracy", "test_accuracy", "test_low", "test_high")]
+    trained = Column("trained_epochs", [len(run.epochs) for run in runs])
+    results += [scores("best_epoch", None), trained, scores("train_time", 1)]
     if len({run.config.get("parameters") for run in runs if isinstance(run.config.get("parameters"), int)}) > 1:
         results.append(scores("parameters", None))
     if overview.metric not in [column.name for column in results]:
@@ -136,7 +135,7 @@ def print_overview(overview: Overview) -> None:
 def text_table(columns: list[Column], most_rows: int) -> list[str]:
     """Return the lines of a table whose columns are aligned, numbers to the right."""
     count = min(most_rows, len(columns[0].values))
-    cells = [[column.name, *(column.text(row) for row in range(count))] for column in columns]
+    cells = [[printable(column.name), *(column.text(row) for row in range(count))] for column in columns]
     widths = [max(map(len, column)) for column in cells]
     is_text = [any(isinstance(value, str) for value in column.values) for column in columns]
     aligned = [
@@ -206,9 +205,7 @@ def _write_columns(path: Path, columns: list[Column]) -> None:
 
 def _harmless(value):
     """Return a cell that no spreadsheet takes for a formula: names come from files."""
-    if not isinstance(value, str):
-        return value
-    return f"'{value}" if value.startswith(FORMULA_STARTS) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
 
 
 def _markdown_table(columns: list[Column]) -> list[str]:
