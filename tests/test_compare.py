@@ -168,7 +168,7 @@ def test_networks_are_not_compared_on_other_images(real, tmp_path):
     assert data["contrasts"][0][2] == "they were not tested on the same images"
 
 
-def test_a_clear_difference_is_told_and_a_faint_one_says_how_many_seeds_it_takes(real, tmp_path):
+def test_a_clear_difference_is_significant_and_a_faint_one_says_how_many_seeds_it_takes(real, tmp_path):
     for seed, (clear, faint, best) in enumerate([(0.5, 0.90, 0.91), (0.51, 0.93, 0.92), (0.52, 0.89, 0.93)]):
         for lr, accuracy in ((1.0, clear), (0.1, faint), (0.01, best)):
             scored(real[0], tmp_path / "runs" / f"{lr}-{seed}", accuracy, lr=lr, seed=seed)
@@ -277,7 +277,7 @@ def test_the_data_set_of_folders_is_the_last_part_of_their_path(real, tmp_path):
     assert any("2 data sets (bees, birds)" in note for note in overview.notes) and not overview.contrasts
 
 
-def test_other_images_under_one_name_and_seed_are_told_of(real, tmp_path):
+def test_other_images_under_one_name_and_seed_are_noted(real, tmp_path):
     altered(real[0], tmp_path / "a")
     altered(real[0], tmp_path / "b", config={"split_sha256": "other"}, lr=0.5)
     assert any("have not had the same images" in note for note in overview_of(tmp_path).notes)
