@@ -1,4 +1,4 @@
-"""Compare finished runs: a table, curves over each other, and whether a difference is more than noise.
+"""Compare finished runs: a table, curves over each other, and whether a difference is significant.
 
     python compare.py
     python compare.py outputs/ex_1/cifar10 --by lr
@@ -55,9 +55,9 @@ def main(argv=None):
     by = option_to_draw(runs, options.by)
 
     mistakes, damaged = read_all_mistakes(runs)
-    overview = compare(runs, metric, mistakes)
-    print_overview(overview, [*passed, *damaged])
-    target = write_comparison(options.out, overview, [*passed, *damaged], mistakes, by)
+    overview = compare(runs, metric, mistakes, [*passed, *damaged])
+    print_overview(overview)
+    target = write_comparison(options.out, overview, by)
     say(f"\nwritten to {target}: report.html, compare.md, compare.csv, compare_groups.csv and pictures")
     return target
 

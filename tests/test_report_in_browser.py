@@ -227,7 +227,7 @@ def test_a_name_opens_the_run_with_its_mistakes_and_pictures(opened, report):
     assert first.locator("img").count() == 2
     page.shoot(f"{count}-run")
     page.page.locator("#notes summary").click()
-    assert "config.json is no JSON" in page.page.locator("#notes").inner_text()
+    assert "config.json is damaged: it is not JSON" in page.page.locator("#notes").inner_text()
 
 
 def test_groups_and_contrasts_are_told(opened, report):

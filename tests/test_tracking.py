@@ -38,11 +38,8 @@ def clean_environment(tmp_path_factory):
     """No account and no settings of W&B but offline mode, and a home folder where nothing is."""
     home = tmp_path_factory.mktemp("home")
     kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB")}
-    kept |= {
-        "HOME": str(home),
-        "WANDB_MODE": "offline",
-        "MPLCONFIGDIR": matplotlib.get_cachedir(),
-    }  # has a list of fonts
+    kept |= {"HOME": str(home), "WANDB_MODE": "offline"}
+    kept |= {"MPLCONFIGDIR": matplotlib.get_cachedir()}  # has a list of fonts
     with mock.patch.dict(os.environ, kept, clear=True):
         yield
 
@@ -217,11 +214,8 @@ def test_wandb_has_the_options_and_the_pictures(tracked):
 
 def test_a_tracked_run_ends_as_any_other(tracked, plain):
     assert same_result(tracked, plain)
-    assert {path.name for path in tracked.iterdir()} - {path.name for path in plain.iterdir()} >= {
-        "tensorboard",
-        "wandb",
-    }
-    assert {"tensorboard", "wandb"}.isdisjoint(path.name for path in plain.iterdir())
+    ours, others = ({path.name for path in folder.iterdir()} for folder in (tracked, plain))
+    assert {"tensorboard", "wandb"} <= ours and {"tensorboard", "wandb"}.isdisjoint(others)
 
 
 def test_an_interrupted_run_is_closed_as_such_and_has_its_best(resumed):
@@ -252,7 +246,7 @@ def test_what_the_server_of_wandb_has_is_not_sent_again():
 def test_a_tracker_that_is_new_to_a_resumed_run_gets_all_epochs(tmp_path, plain):
     folder = tmp_path / "ex_1" / "digits" / "copy"
     shutil.copytree(plain, folder)
-    with mock.patch("common.runs.tracking.WeightsAndBiases", Failing):
+    with mock.patch("common.runs.tracking.WeightsAndBiases", lambda *_: failing("start")):
         without_pictures(["--resume", str(folder), "-e", "3", "--tensorboard", "--wandb"])
     check_tensorboard(folder)
 
@@ -339,28 +333,16 @@ def test_without_a_key_it_records_offline_and_asks_nothing(tmp_path):
     assert not list((tmp_path / "here").iterdir())
 
 
-class Failing:
-    """A tracker that raises in one method; what it is told otherwise is in `calls`."""
+def failing(method, error=None):
+    """Return a tracker that raises in one method."""
+    tracker = mock.Mock(spec=["start", "epoch", "finish", "close"])
+    tracker.name = f"failing_{method}"
+    getattr(tracker, method).side_effect = error or RuntimeError(f"the {method}\nfails")
+    return tracker
 
-    def __init__(self, *arguments, method="start"):
-        self.name, self.method, self.calls = f"failing_{method}", method, []
 
-    def _do(self, method):
-        self.calls.append(method)
-        if method == self.method:
-            raise RuntimeError(f"the {method}\nfails")
-
-    def start(self, folder, config):
-        self._do("start")
-
-    def epoch(self, record, best):
-        self._do("epoch")
-
-    def finish(self, scores, pictures):
-        self._do("finish")
-
-    def close(self, status):
-        self._do("close")
+def calls(tracker):
+    return [name for name, *_ in tracker.method_calls]
 
 
 def run_with(trackers, output_dir, *options):
@@ -369,7 +351,7 @@ def run_with(trackers, output_dir, *options):
 
 
 def test_a_tracker_that_fails_warns_once_and_changes_nothing(tmp_path, plain, capsys):
-    trackers = [Failing(method=method) for method in ("start", "epoch", "finish", "close")]
+    trackers = [failing(method) for method in ("start", "epoch", "finish", "close")]
     folder = run_with(trackers, tmp_path)
     assert same_result(folder, plain)
     assert read(folder, "train.json")["status"] == "finished"
@@ -378,7 +360,7 @@ def test_a_tracker_that_fails_warns_once_and_changes_nothing(tmp_path, plain, ca
         f"warning: --failing_{name} has failed and is left out: RuntimeError: the {name} fails"
         for name in ("close", "epoch", "finish", "start")
     ]
-    assert [tracker.calls for tracker in trackers] == [
+    assert [calls(tracker) for tracker in trackers] == [
         ["start", "close"],
         ["start", "epoch", "close"],
         ["start", "epoch", "epoch", "finish", "close"],
@@ -388,20 +370,24 @@ def test_a_tracker_that_fails_warns_once_and_changes_nothing(tmp_path, plain, ca
     assert [line for line in log if line.startswith("warning")] == warnings
 
 
-def test_a_tracker_that_hangs_does_not_hold_the_run(tmp_path, plain, capsys, monkeypatch):
-    monkeypatch.setattr(tracking, "CLOSE_SECONDS", 0.2)
-    tracker = Failing(method="none")
-    tracker.abandon = lambda: tracker.calls.append("abandon")
-    release = threading.Event()
-    tracker.start = lambda folder, config: release.wait()
-    folder = run_with([tracker], tmp_path)
-    release.set()
-    assert same_result(folder, plain)
-    assert tracker.calls[0] == "abandon"
-    assert (
-        capsys.readouterr().err
-        == "warning: --failing_none has failed and is left out: it did not end within 0.2 seconds\n"
-    )
+def test_a_tracker_that_exits_does_not_end_the_run(tmp_path, capsys):
+    """W&B exits when it finds that its own process has crashed."""
+    folder = run_with([failing("close", SystemExit(255))], tmp_path)
+    assert read(folder, "train.json")["status"] == "finished"
+    assert capsys.readouterr().err == "warning: --failing_close has failed and is left out: SystemExit: 255\n"
+
+
+def test_ctrl_c_in_a_tracker_is_for_the_run(tmp_path, plain, capsys):
+    """The epoch is saved before it is tracked, so that nothing is lost."""
+    tracker, other = failing("epoch", KeyboardInterrupt()), failing("finish")
+    with pytest.raises(KeyboardInterrupt):
+        run_with([tracker, other], tmp_path)
+    [folder] = tmp_path.glob("*/*/*")
+    train = read(folder, "train.json")
+    assert (train["status"], len(train["epochs"])) == ("interrupted", 1)
+    assert (calls(tracker), calls(other)) == (["start", "epoch", "close"], ["start", "close"])
+    assert "warning" not in capsys.readouterr().err
+    assert same_result(without_pictures(["--resume", str(folder)]), plain)
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
@@ -458,15 +444,20 @@ def is_alive(number):
         return False
 
 
+def start(parent):
+    """Return a process that trains for long, after its second epoch, and its run folder."""
+    words = [sys.executable, str(ROOT / "ex_1.py"), *WORDS, "-e", "200", "--output_dir", str(parent / "ö ü")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=parent)
+    while process.poll() is None and not list(parent.glob("*/*/*/*/previous.pth")):
+        time.sleep(0.05)
+    [folder] = parent.glob("*/*/*/*")
+    return process, folder
+
+
 @pytest.fixture
 def under_way(tmp_path):
     """A process that trains with both trackers, its run folder, and what W&B has started for it."""
-    words = [sys.executable, str(ROOT / "ex_1.py"), *WORDS, "-e", "200", "--output_dir", str(tmp_path / "ö ü")]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    while process.poll() is None and not list(tmp_path.glob("*/*/*/*/wandb/*/*.wandb")):
-        time.sleep(0.05)
-    time.sleep(1)
-    [folder] = tmp_path.glob("*/*/*/*")
+    process, folder = start(tmp_path)
     started = children(process)
     assert started
     yield process, folder, started
@@ -502,17 +493,16 @@ def test_after_sigkill_a_resume_shows_every_epoch_once(under_way, monkeypatch):
 
 
 @pytest.mark.slow
-def test_wandb_that_is_stopped_dead_does_not_hold_the_process(under_way):
-    process, _, started = under_way
+def test_wandb_whose_process_is_killed_is_left_out(under_way):
+    process, folder, started = under_way
     for number in started:
-        os.kill(number, signal.SIGSTOP)
+        os.kill(number, signal.SIGKILL)
+    time.sleep(1)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 143
-    assert err.splitlines() == [
-        "warning: --wandb has failed and is left out: it did not end within 10 seconds", "terminated"
-    ]  # fmt: skip
-    assert not any(is_alive(number) for number in started)
+    assert (process.returncode, err.splitlines()[1:]) == (143, ["terminated"])
+    assert err.startswith("warning: --wandb has failed and is left out: ")
+    check_tensorboard(folder)
 
 
 @pytest.mark.slow
@@ -531,6 +521,8 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Answers)
         self.rows, self.summary, self.exit_codes = [], {}, []
+        self.answers = threading.Event()  # as long as it is not set, what is sent gets no answer
+        self.answers.set()
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request, client_address):
@@ -580,6 +572,7 @@ class Answers(http.server.BaseHTTPRequestHandler):
             asked = json.loads(body)
             answer = self.server.answer(asked["query"], asked.get("variables") or {})
         elif self.path.endswith("/file_stream"):
+            self.server.answers.wait()
             self.server.take_in(json.loads(body))
         content = json.dumps(answer).encode()
         self.send_response(200)
@@ -615,6 +608,34 @@ def test_online_a_resumed_run_goes_on_where_it_was(tmp_path, server, capfd):
     assert all(server.summary[name] == train[name] for name in ("best_val_accuracy", "best_epoch", "status"))
     out, err = capfd.readouterr()
     assert "wandb" not in out and err == ""
+
+
+@pytest.mark.slow
+def test_an_upload_that_hangs_is_given_up(tmp_path, server, plain, capsys, monkeypatch):
+    monkeypatch.setattr(tracking, "FINISH_SECONDS", 2)
+    server.answers.clear()
+    folder = small_run(tmp_path, "--wandb")
+    server.answers.set()
+    assert same_result(folder, plain) and read(folder, "train.json")["status"] == "finished"
+    assert capsys.readouterr().err == (
+        "warning: --wandb has failed and is left out: TimeoutError: Timed out finishing run.\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_the_wait_for_an_upload(tmp_path, server):
+    server.answers.clear()
+    process, folder = start(tmp_path)
+    process.send_signal(signal.SIGTERM)
+    while read(folder, "train.json")["status"] == "running":
+        time.sleep(0.05)
+    time.sleep(2)
+    assert process.poll() is None and read(folder, "train.json")["status"] == "interrupted"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=40)
+    server.answers.set()
+    assert (process.returncode, err) == (143, "terminated\n")
+    check_tensorboard(folder)
 
 
 @pytest.mark.slow

@@ -15,10 +15,8 @@ ENOUGH_SEEDS = 3  # what one does without any knowledge of the spread
 
 @dataclass(frozen=True)
 class Pair:
-    """Two networks on the same test images: on how many each alone is right, and McNemar's p-value."""
+    """Two networks on the same test images: on how many each alone is correct, and McNemar's p-value."""
 
-    best: FinishedRun
-    other: FinishedRun
     images: int
     only_best: int
     only_other: int
@@ -51,18 +49,13 @@ class Contrast:
         return " against ".join(sides)
 
     @property
-    def can_be_told(self) -> bool:
-        """Whether the means differ by more than noise."""
+    def is_significant(self) -> bool:
+        """Whether the means differ significantly."""
         return self.corrected_p is not None and self.corrected_p < LEVEL
 
 
-def find_contrasts(groups: Sequence[Group], mistakes: dict[str, Mistakes]) -> list[Contrast]:
-    """Return the contrasts of the best group of each data set with each other group of it.
-
-    Args:
-        groups: the best first.
-        mistakes: label of a run -> what is known of its test images.
-    """
+def find_contrasts(groups: Sequence[Group], mistakes: dict[FinishedRun, Mistakes]) -> list[Contrast]:
+    """Return the contrasts of the best group of each data set, which comes first, with each other group of it."""
     contrasts = []
     for dataset in dict.fromkeys(group.dataset for group in groups):
         best, *others = [group for group in groups if group.dataset == dataset and group.values] or [None]
@@ -74,11 +67,10 @@ def find_contrasts(groups: Sequence[Group], mistakes: dict[str, Mistakes]) -> li
 
 
 def verdict(one: Contrast, metric: str) -> str:
-    """Return in words whether the two groups can be told apart, and what it would take."""
+    """Return in words whether the difference of the two groups is significant, and what it would take."""
     counts = f"{len(one.best.values)} and {len(one.other.values)} seeds"
-    difference = f"{metric} {one.difference:+.4f}"
     chance = "" if one.p is None else f", Welch {_p(one.p)}, corrected {_p(one.corrected_p)}"
-    return f"{difference} with {counts}{chance}: {_judgement(one)}"
+    return f"{metric} {one.difference:+.4f} with {counts}{chance}: {_judgement(one)}"
 
 
 def network_verdict(one: Contrast) -> str:
@@ -87,50 +79,50 @@ def network_verdict(one: Contrast) -> str:
         return "they were not tested on the same images"
     if len(one.pairs) == 1:
         [pair] = one.pairs
-        what = "these two networks differ" if pair.p < LEVEL else "these two networks cannot be told apart"
+        what = "significant" if pair.p < LEVEL else "not significant"
         return (
-            f"of {pair.images:,} test images {pair.only_best} are right in the one alone, {pair.only_other} in the "
-            f"other alone (McNemar {_p(pair.p)}): {what}"
+            f"of {pair.images:,} test images {pair.only_best} are correct in the one network alone, "
+            f"{pair.only_other} in the other alone (McNemar {_p(pair.p)}): {what}"
         )
-    differing = sum(pair.p < LEVEL for pair in one.pairs)
-    median = float(np.median([pair.p for pair in one.pairs]))
-    return f"in {differing} of {len(one.pairs)} pairs of one seed the networks differ (McNemar, median {_p(median)})"
+    significant = sum(pair.p < LEVEL for pair in one.pairs)
+    counts = f"{significant} of {len(one.pairs)} pairs of one seed"
+    return f"in {counts} the networks differ significantly (McNemar, median {_p(np.median([p.p for p in one.pairs]))})"
 
 
-def _pairs(best: Group, other: Group, mistakes: dict[str, Mistakes]) -> list[Pair]:
+def _pairs(best: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> list[Pair]:
     """Return the pairs of one seed; without any, the best run of each group."""
-    sides = [{}, {}]
+    sides = ({}, {})
     for side, group in zip(sides, (best, other), strict=True):
         for run in group.runs:  # sorted, so the best of each seed
-            if run.label in mistakes:
-                side.setdefault(key_of(run.seed), run)
-    seeds = [seed for seed in sides[0] if seed in sides[1]]
-    candidates = [(sides[0][seed], sides[1][seed]) for seed in seeds]
+            if run in mistakes:
+                side.setdefault(key_of(run.seed), mistakes[run])
+    candidates = [(sides[0][seed], sides[1][seed]) for seed in sides[0] if seed in sides[1]]
     if not candidates and all(sides):
-        candidates = [(next(iter(sides[0].values())), next(iter(sides[1].values())))]
+        candidates = [[next(iter(side.values())) for side in sides]]
     pairs = []
     for one, two in candidates:
-        first, second = mistakes[one.label], mistakes[two.label]
-        if first.images == second.images:
-            only_one, only_two = int((first.right & ~second.right).sum()), int((second.right & ~first.right).sum())
-            pairs.append(Pair(one, two, len(first.right), only_one, only_two, mcnemar(only_one, only_two)))
+        if one.images == two.images:
+            only = int((one.correct & ~two.correct).sum()), int((two.correct & ~one.correct).sum())
+            pairs.append(Pair(len(one.correct), *only, mcnemar(*only)))
     return pairs
 
 
 def _judgement(one: Contrast) -> str:
-    fewest = min(len(one.best.values), len(one.other.values))
-    if one.can_be_told:
-        return "more than noise"
+    sizes = len(one.best.values), len(one.other.values)
+    fewest = min(sizes)
+    if one.is_significant:
+        return "significant"
     if abs(one.difference) < 1e-12:
-        return "no difference"
+        return "the means are equal"
     if fewest > 1 and one.p is None:
         return "every seed gave the same, so there is no spread to judge it by"
     if fewest > 1:
-        enough = f"it would take about {max(one.seeds, fewest + 1):,}" if one.seeds else "it would take thousands of"
-        return f"cannot be told from noise; {enough} seeds each"
+        count = " and ".join(map(str, dict.fromkeys(sizes)))
+        enough = f"about {max(one.seeds, fewest + 1):,}" if one.seeds else "thousands of"
+        return f"not significant at n = {count}; it would take {enough} seeds each"
     if one.seeds:
-        return f"cannot be told from one seed; it would take about {one.seeds:,} seeds each"
-    return f"cannot be told from one seed; begin with {ENOUGH_SEEDS} seeds each, which show the spread"
+        return f"one seed allows no test; it would take about {one.seeds:,} seeds each"
+    return f"one seed allows no test; begin with {ENOUGH_SEEDS} seeds each, which show the spread"
 
 
 def _p(value: float) -> str:

@@ -1,20 +1,20 @@
 """Finding run folders and reading what is in them, in whatever state they are: what cannot be used is named."""
 
 import glob
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
 from common.runs.folder import NO_RUNS
 from common.system.errors import BadInput
+from common.system.files import Unreadable, read_json
 from common.system.log import progress
 
 LARGEST_NUMBER = 1e100  # what is beyond is no result, and would overflow in pictures and statistics
-LARGEST_JSON = 50 * 2**20  # bytes; 10,000 epochs are 5 MB
-TEST_NAMES = ("accuracy", "loss", "images")  # of test.json that need a "test_" before them
+TEST_NAMES = ("accuracy", "loss", "images", "low", "high")  # of the test that need a "test_" before them
 
 
 class PassedOver(NamedTuple):
@@ -24,11 +24,7 @@ class PassedOver(NamedTuple):
     reason: str
 
 
-class _Unusable(Exception):
-    """A folder is no run that can be compared; the text says why."""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two runs are equal if they are the same one
 class FinishedRun:
     """A run that is finished or diverged.
 
@@ -48,12 +44,16 @@ class FinishedRun:
     epochs: list[dict[str, float]]
     scores: dict[str, float]
     of_test: frozenset[str]  # the names of those scores that are of the test images
-    interval: tuple[float, float] | None  # 95 %, of the test accuracy
 
     @property
     def seed(self):
         """Whatever the run says its seed is."""
         return self.options.get("seed", self.config.get("seed"))
+
+    @property
+    def times(self) -> list[float]:
+        """The seconds of training until the end of each epoch."""
+        return list(accumulate(record.get("seconds", 0) for record in self.epochs))
 
 
 def read_runs(locations: list[str]) -> tuple[list[FinishedRun], list[PassedOver]]:
@@ -69,12 +69,11 @@ def read_runs(locations: list[str]) -> tuple[list[FinishedRun], list[PassedOver]
         for folder, label in zip(folders, labels, strict=True):
             try:
                 runs.append(_read_run(folder, label))
-            except _Unusable as error:
+            except Unreadable as error:
                 passed.append(PassedOver(folder, str(error)))
             bar.update()
     if not any(not run.diverged for run in runs):
-        reasons = [f"{one.path}: {one.reason}" for one in passed]
-        reasons += [f"{run.folder}: diverged" for run in runs]
+        reasons = [f"{one.path}: {one.reason}" for one in passed] + [f"{run.folder}: diverged" for run in runs]
         reason = f" ({'; '.join(reasons[:3])}{'; …' if len(reasons) > 3 else ''})" if reasons else ""
         raise BadInput(f"there is no finished run in {', '.join(locations)}{reason}; train something first")
     return runs, passed
@@ -101,9 +100,7 @@ def _find_folders(locations: list[str]) -> tuple[list[Path], list[PassedOver]]:
 
 def _expand(location: str) -> list[Path]:
     """Return what a path or a pattern means: not every shell expands patterns, and quoted ones stay as they are."""
-    if os.path.lexists(location):
-        return [Path(location)]
-    matches = sorted(glob.glob(location, recursive=True))
+    matches = [location] if os.path.lexists(location) else sorted(glob.glob(location, recursive=True))
     if not matches:
         raise BadInput(f"{location}: there is no such folder")
     return [Path(match) for match in matches]
@@ -135,38 +132,41 @@ def _labels(folders: list[Path]) -> list[str]:
 
 
 def _read_run(folder: Path, label: str) -> FinishedRun:
+    """Return the run in a folder.
+
+    Raises:
+        Unreadable: it is no run that can be compared.
+    """
     if not (folder / "train.json").exists() and any((folder / name).exists() for name in NO_RUNS):
-        raise _Unusable("no training, but a look at the data or the speed")
-    config, train = _read_json(folder / "config.json"), _read_json(folder / "train.json")
+        raise Unreadable("no training, but a look at the data or the speed")
+    config, train = read_json(folder / "config.json"), read_json(folder / "train.json")
     kinds = {"script": str, "dataset": str, "classes": list, "options": dict}
     if not all(isinstance(config.get(name), kind) for name, kind in kinds.items()):
-        raise _Unusable("foreign: its config.json is none of these experiments'")
+        raise Unreadable("foreign: its config.json is none of these experiments'")
     epochs = train.get("epochs")
     if not isinstance(epochs, list) or not all(isinstance(record, dict) for record in epochs):
-        raise _Unusable("damaged: train.json has no records of epochs")
+        raise Unreadable("damaged: train.json has no records of epochs")
     status = train.get("status")
     if status in ("running", "interrupted"):
         what = "running, or killed" if status == "running" else "interrupted"
-        raise _Unusable(f"{what}, after {len(epochs)} epoch(s)")
+        raise Unreadable(f"{what}, after {len(epochs)} epoch(s)")
     if status not in ("finished", "diverged"):
-        raise _Unusable("damaged: train.json does not say how the run ended")
+        raise Unreadable("damaged: train.json does not say how the run ended")
     return _build(folder, label, config, train)
 
 
 def _build(folder: Path, label: str, config: dict, train: dict) -> FinishedRun:
     """Return the run of JSON files that have the right shape; numbers that are none are left out."""
-    records = [
-        {str(key): value for key, value in record.items() if number(value) is not None} for record in train["epochs"]
-    ]
-    records = [record for record in records if "epoch" in record]
+    records = [record for record in map(_numbers, train["epochs"]) if "epoch" in record]
     diverged = train["status"] == "diverged"
-    test, test_path = {}, folder / "test.json"
-    if test_path.exists() and not diverged:
-        test = _read_json(test_path)
+    test = read_json(folder / "test.json") if (folder / "test.json").exists() and not diverged else {}
     dataset, data = config["dataset"], config["options"].get("data")
     if dataset in ("folder", "hdf5") and isinstance(data, str):
         dataset = data.replace("\\", "/").rstrip("/").rpartition("/")[2] or dataset
-    from_training, from_test = ({}, {}) if diverged else (_training_scores(config, train, records), _test_scores(test))
+    from_training = {} if diverged else _training_scores(config, train, records)
+    interval = test.get("accuracy_interval_95")
+    test |= dict(zip(("low", "high"), interval, strict=False)) if isinstance(interval, list) else {}
+    from_test = {f"test_{name}" if name in TEST_NAMES else name: value for name, value in _numbers(test).items()}
     return FinishedRun(
         folder=folder,
         label=label,
@@ -179,7 +179,6 @@ def _build(folder: Path, label: str, config: dict, train: dict) -> FinishedRun:
         epochs=records,
         scores=from_test | from_training,
         of_test=frozenset(from_test.keys() - from_training.keys()),
-        interval=_interval(test.get("accuracy_interval_95")),
     )
 
 
@@ -190,37 +189,8 @@ def _training_scores(config: dict, train: dict, records: list[dict]) -> dict[str
     scores |= {"best_epoch": train.get("best_epoch"), "train_time": train.get("train_time")}
     scores |= {"val_accuracy": train.get("best_val_accuracy")} | kept  # a run of no epochs has no record
     scores.pop("epoch", None)  # which is best_epoch
-    return {name: value for name, value in scores.items() if number(value) is not None}
+    return _numbers(scores)
 
 
-def _test_scores(test: dict) -> dict[str, float]:
-    names = {name: f"test_{name}" if name in TEST_NAMES else name for name in test}
-    return {names[name]: value for name, value in test.items() if number(value) is not None}
-
-
-def _interval(pair) -> tuple[float, float] | None:
-    if not isinstance(pair, list) or len(pair) != 2 or any(number(end) is None for end in pair):
-        return None
-    return pair[0], pair[1]
-
-
-def _read_json(path: Path) -> dict:
-    """Return the object in a JSON file.
-
-    Raises:
-        _Unusable: it is missing, damaged, too large or no object.
-    """
-    try:
-        if not path.is_file():
-            raise _Unusable(f"damaged: it has no {path.name}")
-        if path.stat().st_size > LARGEST_JSON:
-            raise _Unusable(f"damaged: {path.name} is too large to be a run's")
-        content = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(content)  # it is nested no deeper than can be written again
-    except OSError as error:
-        raise _Unusable(f"damaged: {path.name} cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
-        raise _Unusable(f"damaged: {path.name} is no JSON") from error
-    if not isinstance(content, dict):
-        raise _Unusable(f"foreign: {path.name} is none of these experiments'")
-    return content
+def _numbers(values: dict) -> dict[str, float]:
+    return {name: value for name, value in values.items() if number(value) is not None}

@@ -1,18 +1,15 @@
 """The folder that a comparison writes: it takes the place of an older comparison, and of nothing else."""
 
-import contextlib
 import re
 import time
 from pathlib import Path
 
-from common.comparing.finished_runs import PassedOver
-from common.comparing.mistakes import Mistakes
 from common.comparing.overlays import draw_by_option, draw_curves
 from common.comparing.overview import Overview
 from common.comparing.report import is_our_report, write_report
 from common.comparing.tables import write_csvs, write_markdown
 from common.system.errors import DISK_FULL, BadInput
-from common.system.files import check_writable
+from common.system.files import check_writable, first_free
 
 DEFAULT = Path("outputs", "compare")
 NAMES = ("report.html", "compare.md", "compare.csv", "compare_groups.csv", "loss.png", "accuracy.png")
@@ -30,21 +27,20 @@ def check_folder(folder: Path) -> None:
             raise BadInput(f"--out {folder} is no folder")
         return
     report = folder / "report.html"
-    is_ours = report.is_file() and is_our_report(report)
-    taken = [path.name for path in sorted(folder.glob("*")) if path.name in NAMES or path.match("by_*.png")]
-    if (folder / "config.json").exists() or (taken and not is_ours):
-        name = "config.json" if (folder / "config.json").exists() else taken[0]
-        raise BadInput(f"--out {folder} has a {name} that is no comparison's; choose another folder")
+    foreign = [path for path in sorted(folder.glob("*")) if path.name in NAMES or path.match("by_*.png")]
+    if (folder / "config.json").exists():
+        foreign = [folder / "config.json"]
+    elif report.is_file() and is_our_report(report):
+        foreign = []
+    if foreign:
+        raise BadInput(f"--out {folder} has a {foreign[0].name} that is no comparison's; choose another folder")
     check_writable(report, f"--out {folder}: report.html")
 
 
-def write_comparison(
-    out: str | None, overview: Overview, passed: list[PassedOver], mistakes: dict[str, Mistakes], by: str | None
-) -> Path:
+def write_comparison(out: str | None, overview: Overview, by: str | None) -> Path:
     """Write everything and return the folder: `out`, or one of its own for this second.
 
     Args:
-        mistakes: label of a run -> what is known of its mistakes.
         by: the option that results are drawn against; None for no such picture.
     """
     folder = _make_folder(out)
@@ -54,8 +50,8 @@ def write_comparison(
         draw_by_option(folder / name, overview, by)
         pictures.append(name)
     write_csvs(folder, overview)
-    write_markdown(folder / "compare.md", overview, passed, pictures)
-    write_report(folder / "report.html", overview, passed, mistakes)
+    write_markdown(folder / "compare.md", overview, pictures)
+    write_report(folder / "report.html", overview)
     return folder
 
 
@@ -65,14 +61,8 @@ def _make_folder(out: str | None) -> Path:
             Path(out).mkdir(parents=True, exist_ok=True)
             return Path(out)
         DEFAULT.mkdir(parents=True, exist_ok=True)
-        stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-        for count in range(1, 10_000):
-            folder = DEFAULT / (stamp if count == 1 else f"{stamp}-{count}")
-            with contextlib.suppress(FileExistsError):  # another comparison of this second has it
-                folder.mkdir()
-                return folder
+        return first_free(DEFAULT, time.strftime("%Y-%m-%d_%H-%M-%S"), Path.mkdir)
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
         raise BadInput(f"--out {out or DEFAULT}: nothing can be written there ({error.strerror})") from error
-    raise BadInput(f"{DEFAULT} has thousands of comparisons of this second")

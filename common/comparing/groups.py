@@ -9,6 +9,7 @@ import numpy as np
 
 from common.comparing.finished_runs import FinishedRun
 from common.comparing.significance import t_interval
+from common.system.text import printable
 
 # Options that change nothing of what is compared, or that have a column of their own.
 NO_DIFFERENCE = {
@@ -21,7 +22,7 @@ UNKNOWN = object()  # the value of an option that a run does not know
 LONGEST_VALUE, LONGEST_SETTING = 18, 200  # characters
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Runs that are equal in all but the seed.
 
@@ -59,39 +60,31 @@ class Group:
         return t_interval(self.values)
 
 
-def group_by_seed(runs: Sequence[FinishedRun], options: dict[str, list], metric: str) -> list[Group]:
+def group_by_seed(runs: Sequence[FinishedRun], options: dict[str, dict], metric: str) -> list[Group]:
     """Return the groups of runs that are equal in all but the seed, not yet ranked.
 
     Args:
         options: those that differ, as `differing_options` returns them.
     """
     members = defaultdict(list)
-    for place, run in enumerate(runs):
-        members[(run.script, run.dataset, *(key_of(values[place]) for values in options.values()))].append(place)
+    for run in runs:
+        members[(run.script, run.dataset, *(key_of(values[run]) for values in options.values()))].append(run)
     named = [name for name in ("script", "dataset") if len({getattr(run, name) for run in runs}) > 1]
     groups = []
-    for (_, dataset, *_), places in members.items():
-        settings = {name: getattr(runs[places[0]], name) for name in named}
-        settings |= {name: shown(values[places[0]])[:LONGEST_SETTING] for name, values in options.items()}
+    for alike in members.values():
+        settings = {name: getattr(alike[0], name) for name in named}
+        settings |= {name: shown(values[alike[0]])[:LONGEST_SETTING] for name, values in options.items()}
         of_seed = defaultdict(list)
-        for place in places:
-            if metric in runs[place].scores:
-                of_seed[key_of(runs[place].seed)].append(runs[place].scores[metric])
-        groups.append(
-            Group(
-                number=0,
-                settings=settings,
-                dataset=dataset,
-                runs=[runs[place] for place in places],
-                diverged=sum(runs[place].diverged for place in places),
-                values=[float(np.mean(values)) for values in of_seed.values()],
-            )
-        )
+        for run in alike:
+            if metric in run.scores:
+                of_seed[key_of(run.seed)].append(run.scores[metric])
+        values = [float(np.mean(scores)) for scores in of_seed.values()]
+        groups.append(Group(0, settings, alike[0].dataset, alike, sum(run.diverged for run in alike), values))
     return groups
 
 
-def differing_options(runs: Sequence[FinishedRun]) -> dict[str, list]:
-    """Return the options that have more than one value: name -> the value of each run.
+def differing_options(runs: Sequence[FinishedRun]) -> dict[str, dict]:
+    """Return the options that have more than one value: name -> run -> value.
 
     A run that is older than an option counts as having it switched off. What another script does not know at all is
     no difference in itself: the name of the script says it.
@@ -103,9 +96,8 @@ def differing_options(runs: Sequence[FinishedRun]) -> dict[str, list]:
                 known[run.script][name] = value if _is_off(value) else UNKNOWN
     differing = {}
     for name in dict.fromkeys(name for run in runs for name in run.options if name not in NO_DIFFERENCE):
-        values = [run.options.get(name, known[run.script].get(name, UNKNOWN)) for run in runs]
-        knowing = [value for value, run in zip(values, runs, strict=True) if name in known[run.script]]
-        if len({key_of(value) for value in knowing}) > 1:
+        values = {run: run.options.get(name, known[run.script].get(name, UNKNOWN)) for run in runs}
+        if len({key_of(value) for run, value in values.items() if name in known[run.script]}) > 1:
             differing[name] = values
     return differing
 
@@ -139,14 +131,11 @@ def words(settings: dict[str, str]) -> str:
 def short_names(groups: Sequence[Group]) -> list[str]:
     """Return names of groups with nothing in them that is the same in all."""
     differing = [name for name in groups[0].settings if len({group.settings[name] for group in groups}) > 1]
-    names = []
-    for group in groups:
-        settings = {name: group.settings[name] for name in differing}
-        for name, text in settings.items():
-            if len(text) > LONGEST_VALUE and "/" in text:  # the end of a path tells most
-                settings[name] = f"…{text[1 - LONGEST_VALUE :]}"
-        names.append(f"{group.number}: {words(settings)}")
-    return names
+    return [f"{group.number}: {words({name: _short(group.settings[name]) for name in differing})}" for group in groups]
+
+
+def _short(text: str) -> str:
+    return printable(text, LONGEST_VALUE, keep_end=True) if "/" in text else text
 
 
 def _is_off(value) -> bool:

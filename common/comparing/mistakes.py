@@ -1,9 +1,7 @@
-"""What a run's predictions.npz tells of its mistakes. The file is data from elsewhere: nothing in it is believed."""
+"""What a run's predictions.npz tells of its mistakes."""
 
 import hashlib
-import math
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,28 +9,29 @@ import numpy as np
 
 from common.comparing.finished_runs import FinishedRun, PassedOver
 from common.system.log import progress
+from common.system.text import printable
 
-LARGEST_ARRAY = 2**29  # bytes; 50,000 images and 1,000 classes are 200 MB
+LARGEST_SIZE = 2**30  # bytes; 50,000 images and 1,000 classes are 200 MB
 MOST_CONFUSED, MOST_WORST = 10, 16  # 16 is what predictions.png shows of the mistakes
 
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Of labelled test images: which are right, and what is wrong with the others.
+    """Of labelled test images: which are correct, and what is wrong with the others.
 
     `images` is equal for two runs exactly if their test images have the same ids and labels, in the same order.
-    `right` is (N,) bool. `confused` has (true, predicted, count), most frequent first; `worst` has
+    `correct` is (N,) bool. `confused` has (true, predicted, count), most frequent first; `worst` has
     (id, true, predicted, confidence), most confident first.
     """
 
     images: str
-    right: np.ndarray
+    correct: np.ndarray
     confused: list[tuple[str, str, int]]
     worst: list[tuple[str, str, str, float]]
 
 
-def read_all_mistakes(runs: list[FinishedRun]) -> tuple[dict[str, Mistakes], list[PassedOver]]:
-    """Return the mistakes of the runs that tell them, by label, and the files that are damaged."""
+def read_all_mistakes(runs: list[FinishedRun]) -> tuple[dict[FinishedRun, Mistakes], list[PassedOver]]:
+    """Return the mistakes of the runs that tell them, and the files that are damaged."""
     mistakes, damaged = {}, []
     with progress(len(runs), "mistakes of", " runs") as bar:
         for run in runs:
@@ -42,7 +41,7 @@ def read_all_mistakes(runs: list[FinishedRun]) -> tuple[dict[str, Mistakes], lis
             except ValueError as error:
                 damaged.append(PassedOver(path, f"left out of the comparison of networks: {error}"))
             else:
-                mistakes |= {run.label: found} if found else {}
+                mistakes |= {run: found} if found else {}
             bar.update()
     return mistakes, damaged
 
@@ -57,9 +56,13 @@ def read_mistakes(path: Path, classes: list[str]) -> Mistakes | None:
         return None
     try:
         with zipfile.ZipFile(path) as file:
-            labels, probabilities, ids = (_read_array(file, name) for name in ("labels", "probabilities", "ids"))
-    except (OSError, zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, SyntaxError) as error:
-        raise ValueError(f"{path.name} is damaged ({type(error).__name__})") from error
+            size = sum(entry.file_size for entry in file.infolist())
+        if size > LARGEST_SIZE:
+            raise ValueError(f"it would unpack to {size:,} bytes")
+        with np.load(path, allow_pickle=False) as file:
+            labels, probabilities, ids = (np.asarray(file[name]) for name in ("labels", "probabilities", "ids"))
+    except Exception as error:  # zipfile, zlib and NumPy raise nearly anything for damaged files
+        raise ValueError(f"{path.name} is damaged ({type(error).__name__}: {printable(error, 200)})") from error
     _check(labels, probabilities, ids, len(classes))
     if (labels < 0).any():
         return None
@@ -67,38 +70,16 @@ def read_mistakes(path: Path, classes: list[str]) -> Mistakes | None:
     wrong = np.flatnonzero(predicted != labels)
     return Mistakes(
         images=_digest(labels, ids),
-        right=predicted == labels,
+        correct=predicted == labels,
         confused=_confused(labels[wrong], predicted[wrong], classes),
         worst=_worst(wrong, labels, probabilities, ids, classes),
     )
 
 
-def _read_array(file: zipfile.ZipFile, name: str) -> np.ndarray:
-    """Return one array, after a look at how large it says it is: what it says is reserved before anything is read."""
-    entry = file.getinfo(f"{name}.npy")
-    with file.open(entry) as stream:
-        version = np.lib.format.read_magic(stream)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in readers:
-            raise ValueError(f"{name} in predictions.npz is of an unknown version")
-        shape, _, dtype = readers[version](stream)
-        size = math.prod(shape) * dtype.itemsize
-    if not 0 <= size <= min(LARGEST_ARRAY, entry.file_size):
-        raise ValueError(f"{name} in predictions.npz says that it has {size:,} bytes, which cannot be")
-    with file.open(entry) as stream:
-        return np.lib.format.read_array(stream, allow_pickle=False)
-
-
 def _check(labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray, classes: int) -> None:
-    count = len(labels) if labels.ndim == 1 else 0
-    if (
-        count == 0
-        or labels.dtype.kind not in "iu"
-        or probabilities.dtype.kind != "f"
-        or probabilities.shape != (count, classes)
-        or ids.shape != (count,)
-        or ids.dtype.kind not in "Uiu"
-    ):
+    have_kinds = labels.dtype.kind in "iu" and probabilities.dtype.kind == "f" and ids.dtype.kind in "Uiu"
+    have_shapes = labels.ndim == 1 and probabilities.shape == (*labels.shape, classes) and ids.shape == labels.shape
+    if not (have_kinds and have_shapes and labels.size):
         raise ValueError("the arrays in predictions.npz do not have the shapes of a run with these classes")
     if labels.max() >= classes or not np.isfinite(probabilities).all():
         raise ValueError("predictions.npz has labels or probabilities that cannot be")

@@ -1,6 +1,5 @@
 """The pictures of a comparison: curves over each other, and results against one option."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from common.comparing.groups import key_of, short_names, shown
 from common.comparing.overview import Overview
 from common.figures import TRAIN_COLOR, VAL_COLOR, blank_figure, plain
 
-COLOURS = ("#1f77b4", "#d95f02", "#1b9e77", "#e7298a", "#7570b3", "#a6761d", "#17becf", "#b2182b", "#66a61e", "#e6ab02")
-OTHERS_COLOUR = "#b8b8b8"
+COLORS = ("#1f77b4", "#d95f02", "#1b9e77", "#e7298a", "#7570b3", "#a6761d", "#17becf", "#b2182b", "#66a61e", "#e6ab02")
+OTHERS_COLOR = "#b8b8b8"
 LONGEST_LABEL = 48  # characters
 WIDE = 20  # largest / smallest value from which on an axis is logarithmic
 MOST_TICKS = 24  # categories whose names are all written
@@ -24,45 +23,41 @@ MOST_TICKS = 24  # categories whose names are all written
 def draw_curves(folder: Path, overview: Overview) -> list[str]:
     """Draw `loss.png`, `accuracy.png` and `accuracy_by_time.png`, and return their names.
 
-    Each group has a colour, the best ten of them; if there is one group alone, each run has. Runs without epochs have
-    no curves.
+    Each of the best ten groups has a color; if there is one group alone, each of its best ten runs has. Runs without
+    epochs have no curves.
     """
     if not any(run.epochs for run in overview.runs):
         return []
     styles = _styles(overview)
-    for name, quantity, by_time in (
-        ("loss.png", "loss", False),
-        ("accuracy.png", "accuracy", False),
-        ("accuracy_by_time.png", "accuracy", True),
-    ):
+    pictures = {"loss.png": ("loss", False), "accuracy.png": ("accuracy", False)}
+    pictures |= {"accuracy_by_time.png": ("accuracy", True)}
+    for name, (quantity, by_time) in pictures.items():
         figure = blank_figure(9, 5 if len(overview.runs) < 4 else 5.6)
         axes = figure.subplots()
-        for place, run in reversed(list(enumerate(overview.runs))):  # the best on top
-            _draw_run(axes, run, quantity, by_time, *styles[place][1:])
+        for run in reversed(overview.runs):  # the best on top
+            _draw_run(axes, run, quantity, by_time, styles[run][1])
         _label(axes, overview.runs, quantity, by_time)
-        handles = _handles(styles, with_training=not by_time)
+        handles = _handles(list(styles.values()), with_training=not by_time)
         figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
         figures.save_figure(figure, folder / name)
-    return ["loss.png", "accuracy.png", "accuracy_by_time.png"]
+    return list(pictures)
 
 
 def draw_by_option(path: Path, overview: Overview, option: str) -> None:
     """Draw the metric and the training time against an option: a point a run, and mean and std of each group."""
-    places = [place for place, run in enumerate(overview.runs) if overview.metric in run.scores]
-    values = overview.options[option]
-    positions, ticks, is_log = _positions([values[place] for place in places])
-    position_of = dict(zip(places, positions, strict=True))
+    runs = [run for run in overview.runs if overview.metric in run.scores]
+    positions, ticks, is_log = _positions([overview.options[option][run] for run in runs])
+    position_of = dict(zip(runs, positions, strict=True))
     figure = blank_figure(8.5, 6.5)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for axes, metric, colour in ((upper, overview.metric, TRAIN_COLOR), (lower, "train_time", VAL_COLOR)):
-        scores = {place: overview.runs[place].scores.get(metric) for place in places}
-        known = [place for place in places if scores[place] is not None]
-        axes.plot([position_of[place] for place in known], [scores[place] for place in known], "o", color=colour,
+    for axes, metric, color in ((upper, overview.metric, TRAIN_COLOUR), (lower, "train_time", VAL_COLOUR)):
+        known = [run for run in runs if metric in run.scores]
+        axes.plot([position_of[run] for run in known], [run.scores[metric] for run in known], "o", color=color,
                   alpha=0.5, markersize=6, markeredgewidth=0, label="a run")  # fmt: skip
-        _draw_means(axes, overview, scores, position_of, colour)
+        _draw_means(axes, overview, metric, position_of, color)
         axes.set_ylabel("training time, s" if metric == "train_time" else plain(metric, LONGEST_LABEL))
         axes.grid(alpha=0.3)
-    times = [overview.runs[place].scores.get("train_time", 0) for place in places]
+    times = [run.scores.get("train_time", 0) for run in runs]
     if min(times) > 0 and max(times) > WIDE * min(times):
         lower.set_yscale("log")
     else:
@@ -76,29 +71,26 @@ def draw_by_option(path: Path, overview: Overview, option: str) -> None:
         lower.set_xticks([], minor=True)
     lower.margins(x=0.08)
     lower.set_xlabel(plain(option, LONGEST_LABEL))
-    handles, labels = upper.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, fontsize=9, frameon=False)
+    figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9, frameon=False)
     figures.save_figure(figure, path)
 
 
-def _draw_means(axes: Axes, overview: Overview, scores: dict, position_of: dict, colour: str) -> None:
+def _draw_means(axes: Axes, overview: Overview, metric: str, position_of: dict, color: str) -> None:
     """Draw mean and std over the runs of each group that has several, and lines through the means if that is a path."""
-    centres, cap = [], 5 if len(overview.groups) < 20 else 2
+    centers, cap = [], 5 if len(overview.groups) < 20 else 2
     label = "mean and std over seeds"
-    by_id = {id(run): place for place, run in enumerate(overview.runs)}
     for group in overview.groups:
-        places = [by_id[id(run)] for run in group.runs]
-        values = [scores[place] for place in places if scores.get(place) is not None]
-        if not values:
+        runs = [run for run in group.runs if run in position_of and metric in run.scores]
+        if not runs:
             continue
-        position = position_of[next(place for place in places if place in position_of)]
-        centres.append((position, float(np.mean(values))))
+        position, values = position_of[runs[0]], [run.scores[metric] for run in runs]
+        centers.append((position, float(np.mean(values))))
         if len(values) > 1:
-            axes.errorbar(position, np.mean(values), np.std(values, ddof=1), fmt="_", color=colour, markersize=3 * cap,
+            axes.errorbar(position, np.mean(values), np.std(values, ddof=1), fmt="_", color=color, markersize=3 * cap,
                           capsize=cap, markeredgewidth=2, label=label)  # fmt: skip
             label = None
-    if len(overview.options) == 1 and len(centres) > 1:
-        axes.plot(*zip(*sorted(centres), strict=True), "-", color=colour, linewidth=1, alpha=0.6)
+    if len(overview.options) == 1 and len(centers) > 1:
+        axes.plot(*zip(*sorted(centers), strict=True), "-", color=color, linewidth=1, alpha=0.6)
 
 
 def _positions(values: list) -> tuple[list[float], dict[float, str], bool]:
@@ -106,9 +98,8 @@ def _positions(values: list) -> tuple[list[float], dict[float, str], bool]:
     if all(number(value) is not None for value in values):
         distinct = sorted({float(value) for value in values})
         is_log = distinct[0] > 0 and distinct[-1] > WIDE * distinct[0]
-        scaled = [math.log(value) for value in distinct] if is_log else distinct
-        room = 0.07 * (scaled[-1] - scaled[0])
-        is_roomy = all(after - before > room for before, after in zip(scaled, scaled[1:], strict=False))
+        scaled = np.log(distinct) if is_log else np.array(distinct)
+        is_roomy = (np.diff(scaled) > 0.07 * (scaled[-1] - scaled[0])).all()
         return list(map(float, values)), {value: f"{value:g}" for value in distinct} if is_roomy else {}, is_log
     # Missing and mixed values are names; a few numbers among them come first, in their order.
     keys = {key_of(value): value for value in values}
@@ -119,18 +110,16 @@ def _positions(values: list) -> tuple[list[float], dict[float, str], bool]:
     return [place[key_of(value)] for value in values], ticks, False
 
 
-def _styles(overview: Overview) -> list[tuple[str, str, bool]]:
-    """Return (label, colour, whether it is one of the best) of each run."""
+def _styles(overview: Overview) -> dict[FinishedRun, tuple[str, str]]:
+    """Return (label, color) of each run; all but the best have OTHERS_COLOR."""
     alone = len(overview.groups) == 1
     units = [[run] for run in overview.runs] if alone else [group.runs for group in overview.groups]
-    names = _names_of_runs(overview.runs) if alone else short_names(overview.groups[: len(COLOURS)])
-    style_of = {}
-    for rank, unit in enumerate(units):
-        is_best = rank < len(COLOURS)
-        label = plain(names[rank], LONGEST_LABEL) + (f" ({len(unit)} runs)" if len(unit) > 1 else "") if is_best else ""
-        for run in unit:
-            style_of[id(run)] = (label, COLOURS[rank] if is_best else OTHERS_COLOUR, is_best)
-    return [style_of[id(run)] for run in overview.runs]
+    names = _names_of_runs(overview.runs) if alone else short_names(overview.groups[: len(COLORS)])
+    styles = dict.fromkeys(overview.runs, ("", OTHERS_COLOR))
+    for unit, name, color in zip(units, names, COLORS, strict=False):
+        label = plain(name, LONGEST_LABEL) + (f" ({len(unit)} runs)" if len(unit) > 1 else "")
+        styles |= dict.fromkeys(unit, (label, color))
+    return styles
 
 
 def _names_of_runs(runs: Sequence[FinishedRun]) -> list[str]:
@@ -139,46 +128,44 @@ def _names_of_runs(runs: Sequence[FinishedRun]) -> list[str]:
     return [f"{rank}: {name}" for rank, name in enumerate(names, 1)]
 
 
-def _draw_run(axes: Axes, run: FinishedRun, quantity: str, by_time: bool, colour: str, is_best: bool) -> None:
-    for part, style, width in (("val", "-", 1.6), ("train", "--", 0.8)):
+def _draw_run(axes: Axes, run: FinishedRun, quantity: str, by_time: bool, color: str) -> None:
+    is_best = color != OTHERS_COLOR
+    places = run.times if by_time else [record["epoch"] for record in run.epochs]
+    styles = {"val": ("-", 1.6 if is_best else 0.7, 0.9)}
+    if is_best and not by_time:
+        styles["train"] = ("--", 0.8, 0.55)
+    for part, (style, width, alpha) in styles.items():
         key = f"{part}_{quantity}"
-        if part == "train" and (by_time or not is_best):
-            continue
-        seconds = np.cumsum([record.get("seconds", 0) for record in run.epochs])
-        points = [
-            (second if by_time else record["epoch"], record[key])
-            for record, second in zip(run.epochs, seconds, strict=True)
-            if key in record
-        ]
+        points = [(place, record[key]) for place, record in zip(places, run.epochs, strict=True) if key in record]
         if points:
             marker = "o" if len(points) < 4 else None
-            axes.plot(*zip(*points, strict=True), style, color=colour, linewidth=width if is_best else 0.7,
-                      alpha=0.9 if part == "val" else 0.55, marker=marker, markersize=3)  # fmt: skip
+            axes.plot(*zip(*points, strict=True), style, color=color, linewidth=width, alpha=alpha, marker=marker,
+                      markersize=3)  # fmt: skip
 
 
 def _label(axes: Axes, runs: Sequence[FinishedRun], quantity: str, by_time: bool) -> None:
     if by_time:
         axes.set(xlabel="training time so far, s", ylabel="validation accuracy")
-        totals = [sum(record.get("seconds", 0) for record in run.epochs) for run in runs if run.epochs]
-        firsts = [run.epochs[0].get("seconds", 0) for run in runs if run.epochs]
-        if min(firsts) > 0 and max(totals) > WIDE * min(totals):
+        times = [run.times for run in runs if run.epochs]
+        totals = [one[-1] for one in times]
+        if min(one[0] for one in times) > 0 and max(totals) > WIDE * min(totals):
             axes.set_xscale("log")
     else:
         axes.set(xlabel="epoch", ylabel="loss (cross-entropy)" if quantity == "loss" else quantity)
         axes.xaxis.get_major_locator().set_params(integer=True)
     if quantity == "loss":
-        values = [record[key] for run in runs for record in run.epochs for key in ("val_loss",) if key in record]
+        values = [record["val_loss"] for run in runs for record in run.epochs if "val_loss" in record]
         if values and min(values) > 0 and max(values) > WIDE * float(np.median(values)):
             axes.set_yscale("log")  # one run that nearly diverged would press all others to the ground
     axes.grid(alpha=0.3)
 
 
-def _handles(styles: list[tuple[str, str, bool]], with_training: bool) -> list[Line2D]:
-    of_best = sorted((COLOURS.index(colour), label) for label, colour, is_best in set(styles) if is_best)
-    handles = [Line2D([], [], color=COLOURS[rank], label=label) for rank, label in of_best]
-    others = sum(not is_best for _, _, is_best in styles)
+def _handles(styles: list[tuple[str, str]], with_training: bool) -> list[Line2D]:
+    label_of = {color: label for label, color in styles}
+    handles = [Line2D([], [], color=color, label=label_of[color]) for color in COLORS if color in label_of]
+    others = sum(color == OTHERS_COLOR for _, color in styles)
     if others:
-        handles.append(Line2D([], [], color=OTHERS_COLOUR, label=f"{others} other runs, validation only"))
+        handles.append(Line2D([], [], color=OTHERS_COLOR, label=f"{others} other runs, validation only"))
     if with_training:
         handles.append(Line2D([], [], color="black", label="validation"))
         handles.append(Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="training"))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from common.comparing.contrasts import Contrast, find_contrasts
-from common.comparing.finished_runs import FinishedRun
+from common.comparing.finished_runs import FinishedRun, PassedOver
 from common.comparing.groups import NO_DIFFERENCE, Group, differing_options, group_by_seed, key_of, shown
 from common.comparing.mistakes import Mistakes
 from common.options.types import nearest
@@ -21,29 +21,32 @@ class Overview:
 
     runs: list[FinishedRun]
     metric: str
-    options: dict[str, list]  # those that differ -> the value of each run, UNKNOWN where it has none
+    options: dict[str, dict]  # those that differ -> run -> value, UNKNOWN where it has none
     groups: list[Group]
     notes: list[str]
     contrasts: list[Contrast]
+    mistakes: dict[FinishedRun, Mistakes]  # of those runs that tell them
+    passed: list[PassedOver]
 
     def group_of(self, run: FinishedRun) -> Group:
         """Return the group of one of the runs."""
-        return next(group for group in self.groups if any(run is one for one in group.runs))
+        return next(group for group in self.groups if run in group.runs)
 
 
-def compare(runs: Sequence[FinishedRun], metric: str, mistakes: dict[str, Mistakes]) -> Overview:
+def compare(
+    runs: Sequence[FinishedRun], metric: str, mistakes: dict[FinishedRun, Mistakes], passed: list[PassedOver]
+) -> Overview:
     """Sort the runs by `metric`, find what differs, group those that differ in the seed alone, and contrast the groups.
 
-    Args:
-        mistakes: label of a run -> what is known of its test images.
+    `mistakes` and `passed` become part of the overview.
     """
     lower = bool(LOWER_IS_BETTER.search(metric))
     runs = sorted(runs, key=lambda run: _rank(run.scores.get(metric), lower))
     options = differing_options(runs)
     groups = sorted(group_by_seed(runs, options, metric), key=lambda group: _rank(group.mean, lower))
     groups = [replace(group, number=number) for number, group in enumerate(groups, 1)]
-    notes = [*_notes(runs, metric), *_notes_on_repeats(groups, metric)]
-    return Overview(runs, metric, options, groups, notes, find_contrasts(groups, mistakes))
+    contrasts = find_contrasts(groups, mistakes)
+    return Overview(runs, metric, options, groups, _notes(runs, groups, metric), contrasts, mistakes, passed)
 
 
 def check_metric(runs: Sequence[FinishedRun], metric: str) -> None:
@@ -83,7 +86,7 @@ def _rank(value: float | None, lower: bool) -> tuple[bool, float]:
     return (True, 0.0) if value is None else (False, value if lower else -value)
 
 
-def _notes(runs: Sequence[FinishedRun], metric: str) -> list[str]:
+def _notes(runs: Sequence[FinishedRun], groups: Sequence[Group], metric: str) -> list[str]:
     """Return what a person must know before comparing."""
     notes = []
     if any(metric in run.of_test for run in runs):
@@ -106,11 +109,7 @@ def _notes(runs: Sequence[FinishedRun], metric: str) -> list[str]:
     commits = {run.config.get("git_commit") for run in runs if isinstance(run.config.get("git_commit"), str)}
     if len(commits) > 1:
         notes.append(f"the runs were made by {len(commits)} states of the code (git_commit in config.json)")
+    repeats = sum(metric in run.scores for run in runs) - sum(len(group.values) for group in groups)
+    if repeats:
+        notes.append(f"{repeats} run(s) repeat a seed of their group: one seed counts once, as the mean of its runs")
     return notes
-
-
-def _notes_on_repeats(groups: list[Group], metric: str) -> list[str]:
-    repeats = sum(sum(metric in run.scores for run in group.runs) - len(group.values) for group in groups)
-    if not repeats:
-        return []
-    return [f"{repeats} run(s) repeat a seed of their group: one seed counts once, as the mean of its runs"]

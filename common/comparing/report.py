@@ -5,25 +5,26 @@ import hashlib
 import io
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from common.comparing.contrasts import network_verdict, verdict
-from common.comparing.finished_runs import FinishedRun, PassedOver
-from common.comparing.groups import key_of, short_names, shown
-from common.comparing.mistakes import Mistakes
+from common.comparing.finished_runs import FinishedRun
+from common.comparing.groups import short_names, shown
 from common.comparing.overview import Overview
-from common.comparing.tables import Column, explanation, group_columns, run_columns, shortened
+from common.comparing.tables import Column, explanation, group_columns, run_columns
 from common.system.files import write_bytes
 from common.system.log import progress
+from common.system.text import printable
 
 TEMPLATE = Path(__file__).with_name("report.html")
 GENERATOR = b'<meta name="generator" content="compare.py">'  # by which an older report is known to be ours
 CURVES = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 MOST_POINTS = 300  # of a curve
 LONGEST_OPTION, LONGEST_NAME = 2000, 200  # characters
-LEGEND = 10  # groups that have a colour in the page
+LEGEND = 10  # groups that have a color in the page
 BUDGET = 24 * 2**20  # bytes of pictures in the page; with the data of 200 runs it stays below 30 MB
 LARGEST_FILE, LARGEST_PICTURE, WIDEST = 20 * 2**20, 40_000_000, 900  # bytes; pixels; pixels in the page
 # First of every run the picture that shows its worst mistakes, then the others, run by run from the best on.
@@ -36,7 +37,7 @@ class _Album:
 
     def __init__(self):
         self.uris, self.left_out = [], 0
-        self._place_of, self._size = {}, 0
+        self._place_of = {}
 
     def add(self, path: Path) -> int | None:
         """Return the place of the picture in `uris`; None if it is not there, cannot be read, or is beyond BUDGET."""
@@ -48,23 +49,17 @@ class _Album:
             return None
         digest = hashlib.sha256(content).digest()
         if digest not in self._place_of:
-            if self._size >= BUDGET:
+            if sum(map(len, self.uris)) >= BUDGET:
                 self.left_out += 1
                 return None
             uri = _data_uri(content)
-            self._place_of[digest] = None if uri is None else len(self.uris)
-            if uri is not None:
-                self.uris.append(uri)
-                self._size += len(uri)
+            self._place_of[digest] = len(self.uris) if uri else None
+            self.uris += [uri] if uri else []
         return self._place_of[digest]
 
 
-def write_report(path: Path, overview: Overview, passed: list[PassedOver], mistakes: dict[str, Mistakes]) -> None:
-    """Write the page.
-
-    Args:
-        mistakes: label of a run -> what is known of its mistakes.
-    """
+def write_report(path: Path, overview: Overview) -> None:
+    """Write the page."""
     album = _Album()
     pictures = _pictures(overview.runs, album)
     notes = list(overview.notes)
@@ -73,9 +68,8 @@ def write_report(path: Path, overview: Overview, passed: list[PassedOver], mista
             f"{album.left_out} pictures of the runs that rank lower are left out, because the page would be larger "
             f"than {BUDGET // 2**20} MB; they are in the run folders"
         )
-    data = _content(overview, passed, mistakes, pictures) | {"notes": notes, "album": album.uris}
-    page = _page(json.dumps(data, ensure_ascii=True, allow_nan=False))
-    write_bytes(path, page.encode())
+    data = _content(overview, pictures) | {"notes": notes, "album": album.uris}
+    write_bytes(path, _page(json.dumps(data, allow_nan=False)).encode())
 
 
 def is_our_report(path: Path) -> bool:
@@ -97,26 +91,23 @@ def _page(text: str) -> str:
     return page.replace('"THE DATA"', text)
 
 
-def _content(overview: Overview, passed: list[PassedOver], mistakes: dict[str, Mistakes], pictures: list[list]) -> dict:
+def _content(overview: Overview, pictures: list[list]) -> dict:
     chosen, results = run_columns(overview)
     diverged = sum(run.diverged for run in overview.runs)
     failed = f" ({diverged} diverged)" if diverged else ""
     return {
         "title": f"{_count(len(overview.runs), 'run')}{failed} in {_count(len(overview.groups), 'group')}",
-        "legend": [shortened(name, 80) for name in short_names(overview.groups[:LEGEND])],
+        "legend": [printable(name, 80) for name in short_names(overview.groups[:LEGEND])],
         "metric": overview.metric,
-        "passed": [[shortened(str(one.path), 300), one.reason] for one in passed],
+        "passed": [[printable(one.path, 300), one.reason] for one in overview.passed],
         "columns": _columns([*chosen, *results]),
         "groups": _columns(group_columns(overview)),
         "contrasts": [
-            [shortened(one.title, 300), verdict(one, overview.metric), network_verdict(one), one.can_be_told]
+            [printable(one.title, 300), verdict(one, overview.metric), network_verdict(one), one.is_significant]
             for one in overview.contrasts
         ],
         "explanation": explanation(overview),
-        "runs": [
-            _run(run, overview, mistakes.get(run.label), shots)
-            for run, shots in zip(overview.runs, pictures, strict=True)
-        ],
+        "runs": [_run(run, overview, found) for run, found in zip(overview.runs, pictures, strict=True)],
     }
 
 
@@ -126,58 +117,52 @@ def _count(count: int, word: str) -> str:
 
 def _columns(columns: list[Column]) -> list[dict]:
     """Return the columns with their values to sort by and their texts to read."""
-    content = []
-    for column in columns:
-        texts = [column.text(row) for row in range(len(column.values))]
-        values = [shortened(value, 200) if isinstance(value, str) else value for value in column.values]
-        content.append({"name": shortened(column.name, LONGEST_NAME), "values": values, "texts": texts})
-    return content
+    return [
+        {
+            "name": printable(column.name, LONGEST_NAME),
+            "values": _short_texts(column.values),
+            "texts": [column.text(row) for row in range(len(column.values))],
+        }
+        for column in columns
+    ]
 
 
-def _run(run: FinishedRun, overview: Overview, mistakes: Mistakes | None, pictures: list) -> dict:
-    group = overview.group_of(run)
+def _run(run: FinishedRun, overview: Overview, pictures: list) -> dict:
+    group, mistakes = overview.group_of(run), overview.mistakes.get(run)
     options = sorted(run.options.items(), key=lambda item: (item[0] not in overview.options, item[0]))
     return {
-        "label": shortened(run.label, 200),
-        "folder": shortened(str(run.folder), 300),
+        "label": printable(run.label, 200),
+        "folder": printable(run.folder, 300),
         "group": group.number - 1,
-        "curve": shortened(f"group {group.name}, seed {shown(run.seed)}", 300),
+        "curve": printable(f"group {group.name}, seed {shown(run.seed)}", 300),
         "epochs": _curves(run),
         "options": [
-            [shortened(name, LONGEST_NAME), shortened(shown(value), LONGEST_OPTION), name in overview.options]
+            [printable(name, LONGEST_NAME), printable(shown(value), LONGEST_OPTION), name in overview.options]
             for name, value in options
         ],
-        "scores": [[shortened(name, LONGEST_NAME), value] for name, value in sorted(run.scores.items())],
-        "command": shortened(str(run.config.get("command", "")), LONGEST_OPTION),
+        "scores": [[printable(name, LONGEST_NAME), value] for name, value in sorted(run.scores.items())],
+        "command": printable(run.config.get("command", ""), LONGEST_OPTION),
         "confused": [_short_texts(row) for row in mistakes.confused] if mistakes else [],
         "worst": [_short_texts(row) for row in mistakes.worst] if mistakes else [],
         "pictures": pictures,
     }
 
 
-def _short_texts(row: tuple) -> list:
-    return [shortened(value, LONGEST_NAME) if isinstance(value, str) else value for value in row]
+def _short_texts(row: Sequence) -> list:
+    return [printable(value, LONGEST_NAME) if isinstance(value, str) else value for value in row]
 
 
 def _curves(run: FinishedRun) -> dict[str, list]:
     """Return the curves with five digits and few enough points; the last and the best epoch are always among them."""
-    records = run.epochs
-    step = max(1, -(-len(records) // MOST_POINTS))
-    best = key_of(run.scores.get("best_epoch"))
+    records = [record | {"time": time} for record, time in zip(run.epochs, run.times, strict=True)]
+    step, best = -(-len(records) // MOST_POINTS), run.scores.get("best_epoch")
     kept = [
-        place
+        record
         for place, record in enumerate(records)
-        if place % step == 0 or place == len(records) - 1 or key_of(record["epoch"]) == best
+        if place % step == 0 or record is records[-1] or record["epoch"] == best
     ]
-    seconds, totals = 0.0, []
-    for record in records:
-        seconds += record.get("seconds", 0)
-        totals.append(seconds)
-    curves = {key: [_digits(records[place].get(key)) for place in kept] for key in CURVES}
-    return {
-        "epoch": [records[place]["epoch"] for place in kept],
-        "time": [_digits(totals[place]) for place in kept],
-    } | curves
+    curves = {key: [_digits(record.get(key)) for record in kept] for key in ("time", *CURVES)}
+    return {"epoch": [record["epoch"] for record in kept]} | curves
 
 
 def _digits(value: float | None) -> float | None:

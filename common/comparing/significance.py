@@ -1,9 +1,10 @@
-"""Whether a difference can be told from noise, and how many seeds it would take to tell it."""
+"""Whether a difference is significant, and how many seeds it would take to tell."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy import stats
 
 LEVEL, POWER = 0.05, 0.8  # two-sided; how often a true difference is to be seen
 MOST_SEEDS = 10_000
@@ -11,20 +12,15 @@ MOST_SEEDS = 10_000
 
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """Return the 95 % confidence interval of the mean of normal values (Student, 1908), None of less than two."""
-    from scipy import stats
-
     if len(values) < 2:
         return None
-    mean, error = np.mean(values), np.std(values, ddof=1) / math.sqrt(len(values))
-    margin = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * error
-    return float(mean - margin), float(mean + margin)
+    margin = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * stats.sem(values)
+    return float(np.mean(values) - margin), float(np.mean(values) + margin)
 
 
 def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Return the p-value of equal means, whatever the variances (Welch, 1947); None without any spread to test by."""
-    from scipy import stats
-
-    if min(len(one), len(other)) < 2 or math.hypot(*_stds(one, other)) < 1e-12:
+    if min(len(one), len(other)) < 2 or max(np.std(one), np.std(other)) < 1e-12:
         return None
     return float(stats.ttest_ind(one, other, equal_var=False).pvalue)
 
@@ -35,21 +31,17 @@ def seeds_needed(one: Sequence[float], other: Sequence[float]) -> int | None:
     The spread is that of the sides that have two values or more. None if no side has, if there is no spread or no
     difference, or if more than MOST_SEEDS are needed.
     """
-    from scipy import stats
-
-    difference = abs(float(np.mean(one) - np.mean(other)))
-    stds = _stds(one, other)
-    spread = math.sqrt(sum(std**2 for std in stds) / len(stds)) if stds else 0.0
-    if spread < 1e-12 or difference < 1e-12:
+    variances = [np.var(values, ddof=1) for values in (one, other) if len(values) > 1] or [0.0]
+    difference, spread = abs(np.mean(one) - np.mean(other)), math.sqrt(np.mean(variances))
+    if min(difference, spread) < 1e-12:
         return None
 
     def power(count: int) -> float:
         freedom = 2 * count - 2
-        limit = stats.t.ppf(1 - LEVEL / 2, freedom)
-        return float(stats.nct.sf(limit, freedom, difference / spread * math.sqrt(count / 2)))
+        return stats.nct.sf(stats.t.ppf(1 - LEVEL / 2, freedom), freedom, difference / spread * math.sqrt(count / 2))
 
     # The normal approximation is never more than a few seeds too low; where it is large it is all one needs.
-    quantiles = stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER)
+    quantiles = stats.norm.ppf([1 - LEVEL / 2, POWER]).sum()
     count = max(2, math.ceil(2 * (quantiles * spread / difference) ** 2))
     while count < 100 and power(count) < POWER:
         count += 1
@@ -57,13 +49,11 @@ def seeds_needed(one: Sequence[float], other: Sequence[float]) -> int | None:
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
-    """Return the exact p-value of two classifiers that are equally often right (McNemar, 1947).
+    """Return the exact p-value of two classifiers that are equally often correct (McNemar, 1947).
 
     Args:
-        only_one, only_other: on how many images only the one, only the other is right.
+        only_one, only_other: on how many images only the one, only the other is correct.
     """
-    from scipy import stats
-
     total = only_one + only_other
     return float(stats.binomtest(only_one, total).pvalue) if total else 1.0
 
@@ -76,7 +66,3 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         highest = max(highest, min(1.0, p * (len(order) - rank)))
         corrected[place] = highest
     return corrected
-
-
-def _stds(*samples: Sequence[float]) -> list[float]:
-    return [float(np.std(values, ddof=1)) for values in samples if len(values) > 1]

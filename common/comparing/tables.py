@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from common.comparing.contrasts import network_verdict, verdict
-from common.comparing.finished_runs import PassedOver, number
+from common.comparing.finished_runs import number
 from common.comparing.groups import shown
 from common.comparing.overview import Overview
 from common.system.files import write_bytes, write_table
 from common.system.log import say
+from common.system.text import printable
 
 LONGEST_CELL = 40  # characters in a table for people
 MOST_ROWS, MOST_OPTIONS, MOST_CONTRASTS, MOST_NOTES = 40, 6, 10, 10  # of the terminal; the files have all
@@ -32,8 +33,7 @@ class Column:
         if value is None:
             return ""
         if isinstance(value, str):
-            is_path = len(value) > LONGEST_CELL and "/" in value  # of which the end tells most
-            return f"…{shortened(value[1 - LONGEST_CELL :])}" if is_path else shortened(value)
+            return printable(value, LONGEST_CELL, keep_end="/" in value)
         if self.places is not None:
             return f"{value:,.{self.places}f}"
         return f"{value:,}" if isinstance(value, int) else shown(value)
@@ -53,14 +53,13 @@ def run_columns(overview: Overview) -> tuple[list[Column], list[Column]]:
         if len({getattr(run, name) for run in runs}) > 1:
             chosen.append(Column(name, [getattr(run, name) for run in runs]))
     for name, values in overview.options.items():
-        chosen.append(Column(name, [shown(value) if number(value) is None else value for value in values]))
+        chosen.append(Column(name, [shown(value) if number(value) is None else value for value in values.values()]))
     if len({shown(run.seed) for run in runs}) > 1:
         chosen.append(Column("seed", [shown(run.seed) for run in runs]))
 
-    lows, highs = zip(*(run.interval or (None, None) for run in runs), strict=True)
-    results = [scores("val_accuracy"), scores("test_accuracy"), Column("test_low", lows, 4)]
-    results += [Column("test_high", highs, 4), scores("best_epoch", None)]
-    results += [Column("trained_epochs", [len(run.epochs) for run in runs]), scores("train_time", 1)]
+    results = [scores(name) for name in ("val_accuracy", "test_accuracy", "test_low", "test_high")]
+    trained = Column("trained_epochs", [len(run.epochs) for run in runs])
+    results += [scores("best_epoch", None), trained, scores("train_time", 1)]
     if len({run.config.get("parameters") for run in runs if isinstance(run.config.get("parameters"), int)}) > 1:
         results.append(scores("parameters", None))
     if overview.metric not in [column.name for column in results]:
@@ -98,13 +97,13 @@ def explanation(overview: Overview) -> list[str]:
             "of tests (Holm); being the best of many is itself partly luck",
             "seeds it would take: to see this difference in 80 % of all cases, at this spread and two-sided 5 %, in "
             "a test of these two alone",
-            "McNemar's exact test tells two trained networks apart on these test images, not two recipes, and is "
-            "not corrected for the number of tests",
+            "McNemar's exact test compares two trained networks on these test images, not two recipes, and is not "
+            "corrected for the number of tests",
         ]
     return lines
 
 
-def print_overview(overview: Overview, passed: list[PassedOver]) -> None:
+def print_overview(overview: Overview) -> None:
     """Print the tables, the verdicts and the notes; where there is too much of something, its best part."""
     chosen, results = run_columns(overview)
     hidden = list(overview.options)[MOST_OPTIONS:]
@@ -112,64 +111,56 @@ def print_overview(overview: Overview, passed: list[PassedOver]) -> None:
     if len(overview.runs) > MOST_ROWS:
         say(f"… and {len(overview.runs) - MOST_ROWS} more runs, all in compare.csv")
     if hidden:
-        say(f"also different, in compare.csv: {shortened(', '.join(hidden), 200)}")
+        say(f"also different, in compare.csv: {printable(', '.join(hidden), 200)}")
     if len(overview.groups) < len(overview.runs):
         say("\nruns that differ in the seed alone:")
         _say_all(text_table(_without(hidden, group_columns(overview)), MOST_ROWS))
         if len(overview.groups) > MOST_ROWS:
             say(f"… and {len(overview.groups) - MOST_ROWS} more groups, all in compare_groups.csv")
     for one in overview.contrasts[:MOST_CONTRASTS]:
-        say(f"\n{shortened(one.title, 200)}")
+        say(f"\n{printable(one.title, 200)}")
         say(f"  {verdict(one, overview.metric)}")
         say(f"  {network_verdict(one)}")
     if len(overview.contrasts) > MOST_CONTRASTS:
         say(f"\n… and {len(overview.contrasts) - MOST_CONTRASTS} more, all in compare_groups.csv")
     if overview.contrasts:
         say("Welch's tests are corrected for their number (Holm), McNemar's are not; compare.md says what each means")
-    if overview.notes or passed:
-        say("")
-    _say_all([f"note: {shortened(note, 300)}" for note in overview.notes])
-    _say_all([f"passed over: {shortened(str(one.path), 150)}: {one.reason}" for one in passed[:MOST_NOTES]])
-    if len(passed) > MOST_NOTES:
-        say(f"passed over: {len(passed) - MOST_NOTES} more, all named in compare.md")
+    lines = [f"note: {printable(note, 300)}" for note in overview.notes]
+    lines += [f"passed over: {printable(one.path, 150)}: {one.reason}" for one in overview.passed[:MOST_NOTES]]
+    _say_all(["", *lines] if lines else [])
+    if len(overview.passed) > MOST_NOTES:
+        say(f"passed over: {len(overview.passed) - MOST_NOTES} more, all named in compare.md")
 
 
 def text_table(columns: list[Column], most_rows: int) -> list[str]:
     """Return the lines of a table whose columns are aligned, numbers to the right."""
     count = min(most_rows, len(columns[0].values))
-    cells = [[column.name, *(column.text(row) for row in range(count))] for column in columns]
+    cells = [[printable(column.name), *(column.text(row) for row in range(count))] for column in columns]
     widths = [max(map(len, column)) for column in cells]
     is_text = [any(isinstance(value, str) for value in column.values) for column in columns]
-    lines = []
-    for row in zip(*cells, strict=True):
-        parts = [
-            f"{cell:<{width}}" if left else f"{cell:>{width}}"
-            for cell, width, left in zip(row, widths, is_text, strict=True)
-        ]
-        lines.append("  ".join(parts).rstrip())
-    return lines
+    aligned = [
+        [cell.ljust(width) if left else cell.rjust(width) for cell in column]
+        for column, width, left in zip(cells, widths, is_text, strict=True)
+    ]
+    return ["  ".join(row).rstrip() for row in zip(*aligned, strict=True)]
 
 
 def write_csvs(folder: Path, overview: Overview) -> None:
     """Write `compare.csv`, a row a run, and `compare_groups.csv`, a row a group with its contrast to the best."""
     runs = overview.runs
     chosen, results = run_columns(overview)
-    known = {column.name for column in chosen}
-    always = [Column("folder", [str(run.folder) for run in runs])]
-    always += [
-        Column(name, values)
-        for name, values in (
-            ("script", [run.script for run in runs]),
-            ("dataset", [run.dataset for run in runs]),
-            ("seed", [shown(run.seed) for run in runs]),
-            ("group", [overview.group_of(run).number for run in runs]),
-        )
-        if name not in known
+    always = [
+        Column("script", [run.script for run in runs]),
+        Column("dataset", [run.dataset for run in runs]),
+        Column("seed", [shown(run.seed) for run in runs]),
+        Column("group", [overview.group_of(run).number for run in runs]),
     ]
-    _write_columns(folder / "compare.csv", [*chosen, *results, *always])
+    columns = [*chosen, *results, Column("folder", [str(run.folder) for run in runs])]
+    columns += _without([column.name for column in chosen], always)
+    _write_columns(folder / "compare.csv", columns)
 
-    contrast_of = {id(one.other): one for one in overview.contrasts}
-    found = [contrast_of.get(id(group)) for group in overview.groups]
+    contrast_of = {one.other: one for one in overview.contrasts}
+    found = [contrast_of.get(group) for group in overview.groups]
     columns = [
         Column("best_group", [one and one.best.number for one in found]),
         Column("best_minus_this", [one and one.difference for one in found]),
@@ -182,28 +173,20 @@ def write_csvs(folder: Path, overview: Overview) -> None:
     _write_columns(folder / "compare_groups.csv", [*group_columns(overview), *columns])
 
 
-def write_markdown(path: Path, overview: Overview, passed: list[PassedOver], pictures: list[str]) -> None:
+def write_markdown(path: Path, overview: Overview, pictures: list[str]) -> None:
     """Write the tables, the verdicts, the notes and links to the `pictures` beside it."""
     chosen, results = run_columns(overview)
     lines = ["# Comparison of runs", "", *_markdown_table([*chosen, *results]), ""]
     lines += ["## Groups", "", "Runs that differ in the seed alone.", "", *_markdown_table(group_columns(overview)), ""]
     for one in overview.contrasts:
-        lines.append(
-            f"- **{_escaped(one.title)}**: {_escaped(verdict(one, overview.metric))}; {_escaped(network_verdict(one))}"
-        )
+        title, *verdicts = map(_escaped, (one.title, verdict(one, overview.metric), network_verdict(one)))
+        lines.append(f"- **{title}**: {'; '.join(verdicts)}")
     lines += ["", *(f"- {_escaped(line)}" for line in explanation(overview)), ""]
     lines += ["## Curves", "", *(f"![{_escaped(Path(name).stem)}]({name})" for name in pictures), ""]
-    if overview.notes or passed:
-        lines += ["## Notes", "", *(f"- {_escaped(note)}" for note in overview.notes)]
-        lines += [f"- passed over: {_escaped(str(one.path))}: {_escaped(one.reason)}" for one in passed]
-        lines.append("")
+    notes = [f"- {_escaped(note)}" for note in overview.notes]
+    notes += [f"- passed over: {_escaped(one.path)}: {_escaped(one.reason)}" for one in overview.passed]
+    lines += ["## Notes", "", *notes, ""] if notes else []
     write_bytes(path, "\n".join(lines).encode("utf-8", errors="backslashreplace"))
-
-
-def shortened(text: str, longest: int = LONGEST_CELL) -> str:
-    """Return at most `longest` characters, with escapes for what would break a line or steer a terminal."""
-    line = "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text[: longest + 1])
-    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def _without(names: list[str], columns: list[Column]) -> list[Column]:
@@ -222,18 +205,16 @@ def _write_columns(path: Path, columns: list[Column]) -> None:
 
 def _harmless(value):
     """Return a cell that no spreadsheet takes for a formula: names come from files."""
-    if not isinstance(value, str):
-        return value
-    return f"'{value}" if value.startswith(FORMULA_STARTS) else value
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
 
 
 def _markdown_table(columns: list[Column]) -> list[str]:
     header = [_escaped(column.name) for column in columns]
     rows = [[_escaped(column.text(row)) for column in columns] for row in range(len(columns[0].values))]
     align = [":--" if any(isinstance(value, str) for value in column.values) else "--:" for column in columns]
-    return ["| " + " | ".join(row) + " |" for row in (header, align, *rows)]
+    return [f"| {' | '.join(row)} |" for row in (header, align, *rows)]
 
 
-def _escaped(text: str) -> str:
+def _escaped(text: object) -> str:
     """Return text that Markdown shows as it is: no marks, no HTML, one line."""
-    return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", html.escape(shortened(text, 1000), quote=False))
+    return re.sub(r"([\\`*_\[\]|~$#!])", r"\\\1", html.escape(printable(text, 1000), quote=False))

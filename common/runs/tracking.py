@@ -1,17 +1,15 @@
 """Live trackers: TensorBoard and Weights & Biases show a run while it goes on. The truth is what is in its folder.
 
-A tracker works in a thread of its own, so that no epoch waits for it. If it fails, it says so once and is left out.
+Both packages write and send in the background. A tracker that fails says so once and is left out; the run goes on.
 """
 
 import contextlib
 import importlib.util
 import math
-import queue
 import secrets
 import shlex
 import shutil
 import sys
-import threading
 from pathlib import Path
 
 from common.system.errors import BadInput
@@ -20,9 +18,7 @@ from common.system.log import complain, say
 
 PROJECT = "image-classification"  # of W&B, unless an option or WANDB_PROJECT names another
 INIT_SECONDS = 30  # to reach W&B's server
-FINISH_SECONDS = 60  # to upload what is left
-CLOSE_SECONDS = 75  # for a tracker to end after a finished run, before it is left behind
-HASTY_SECONDS = 10  # the same after one that was interrupted or diverged: somebody waits, perhaps to kill it
+FINISH_SECONDS = 60  # to upload what is left; what is not uploaded then stays in the run folder
 WITHOUT_SERVER = ("offline", "dryrun", "disabled")  # modes of W&B that need no key
 
 
@@ -43,12 +39,15 @@ class TensorBoard:
 
     name = "tensorboard"
 
+    def __init__(self):
+        self._writer, self._epoch = None, 0
+
     def start(self, folder: Path, config: dict) -> None:
         """Begin the record of the run in `folder`, anew if there is one."""
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
-        logs, self._epoch = folder / "tensorboard", 0
+        logs = folder / "tensorboard"
         for old in logs.glob("events.out.tfevents.*"):
             with contextlib.suppress(OSError):  # Windows, and somebody is looking: what is purged is not shown either
                 old.unlink()
@@ -76,11 +75,9 @@ class TensorBoard:
         self._writer.file_writer.add_summary(self._end)
 
     def close(self, status: str) -> None:
-        """End the record; `status` is that of train.json."""
-        self._writer.close()
-
-    def abandon(self) -> None:
-        """Nothing waits for the threads of TensorBoard."""
+        """End the record, if it has begun; `status` is that of train.json."""
+        if self._writer is not None:
+            self._writer.close()
 
     def _add(self, numbers: dict) -> None:
         for name, value in _scalars(numbers).items():
@@ -129,23 +126,16 @@ class WeightsAndBiases:
         self._run.summary.update(_scalars(scores))
 
     def close(self, status: str) -> None:
-        """End the run of W&B, and its process; `status` is that of train.json."""
+        """End the run of W&B, if it has begun, and its process; `status` is that of train.json."""
+        if self._run is None:
+            return
         import wandb
 
         try:
-            if self._run is not None:
-                self._run.summary["status"] = status
-                self._run.finish(exit_code=0 if status == "finished" else 1)
+            self._run.summary["status"] = status
+            self._run.finish(exit_code=0 if status == "finished" else 1)
         finally:
             wandb.teardown()
-
-    def abandon(self) -> None:
-        """End W&B's process, which does not answer: Python would wait for it before it leaves."""
-        import wandb
-
-        service = wandb.setup().assert_service()  # for all that follows there is no public way
-        service._cleanup()
-        service._proc._process.kill()
 
     def _open(self, folder: Path, config: dict):
         """Return a run of W&B in the mode that the person has chosen, or offline if that cannot be."""
@@ -167,40 +157,28 @@ class WeightsAndBiases:
         if chosen.mode == "disabled":
             return wandb.init(mode="disabled", **arguments)
         arguments |= {"dir": str(folder), "id": _stored_id(folder / "wandb" / "id.txt"), "resume": "allow"}
-        try:
-            if chosen.mode not in WITHOUT_SERVER:
-                return _begin_online(arguments)
-            reason = f"its mode is {chosen.mode}"
-        except Exception as error:
-            reason = _line(error)
+        reason = f"its mode is {chosen.mode}"
+        if chosen.mode not in WITHOUT_SERVER:
+            try:
+                if wandb.login(prompt=False, verify=False):
+                    return wandb.init(**arguments)
+                reason = "there is no API key"
+            except Exception as error:
+                reason = _line(error)
             wandb.teardown()
-        run = _begin_offline(arguments)
+        for old in (folder / "wandb").glob("offline-run-*"):
+            shutil.rmtree(old, ignore_errors=True)  # a resumed run is recorded again from its first epoch on
+        run = wandb.init(mode="offline", **arguments)
         upload = shlex.join(["wandb", "sync", run.settings.sync_dir])
         say(f"note: --wandb records offline ({reason}); to upload that: {upload}")
         return run
 
 
-def _begin_online(arguments: dict):
-    import wandb
-
-    if not wandb.login(prompt=False, verify=False):
-        raise PermissionError("there is no API key")
-    return wandb.init(**arguments)
-
-
-def _begin_offline(arguments: dict):
-    import wandb
-
-    for old in Path(arguments["dir"], "wandb").glob("offline-run-*"):
-        shutil.rmtree(old, ignore_errors=True)  # a resumed run is recorded again from its first epoch on
-    return wandb.init(mode="offline", **arguments)
-
-
 class Trackers:
-    """All trackers of a run; the methods are theirs."""
+    """All trackers of a run; the methods are theirs, and none raises an `Exception`."""
 
     def __init__(self, trackers: list):
-        self._workers = [_Worker(tracker) for tracker in trackers]
+        self._trackers = list(trackers)
 
     @classmethod
     def of(cls, options: dict) -> "Trackers":
@@ -212,8 +190,6 @@ class Trackers:
 
     def start(self, folder: Path, config: dict) -> None:
         """Begin; `config` is the content of config.json."""
-        for worker in self._workers:
-            worker.start()
         self._call("start", folder, config)
 
     def epoch(self, record: dict, best: dict) -> None:
@@ -225,49 +201,21 @@ class Trackers:
         self._call("finish", {f"test/{name}": value for name, value in scores.items()}, pictures)
 
     def close(self, status: str) -> None:
-        """Wait until all is recorded, but not for ever; `status` is that of train.json."""
+        """Wait until all is recorded; `status` is that of train.json."""
         self._call("close", status)
-        for worker in self._workers:
-            worker.wait(CLOSE_SECONDS if status == "finished" else HASTY_SECONDS)
 
     def _call(self, method: str, *arguments) -> None:
-        for worker in self._workers:
-            worker.calls.put((method, arguments))
-
-
-class _Worker(threading.Thread):
-    """Makes the calls of one tracker in their order; no Ctrl-C and no SIGTERM ever hits the tracker's own code."""
-
-    def __init__(self, tracker):
-        super().__init__(name=tracker.name, daemon=True)
-        self.calls = queue.SimpleQueue()
-        self._tracker, self._has_failed = tracker, False
-
-    def run(self) -> None:
-        method = ""
-        try:
-            while method != "close":
-                method, arguments = self.calls.get()
-                getattr(self._tracker, method)(*arguments)
-        except Exception as error:
-            self._give_up(f"{type(error).__name__}: {_line(error)}")
-            with contextlib.suppress(Exception):
-                self._tracker.close("failed")
-
-    def wait(self, seconds: float) -> None:
-        """Wait until the tracker is closed or has failed, but no longer; one that never started is closed."""
-        if not self.is_alive():
-            return
-        self.join(seconds)
-        if self.is_alive():
-            self._give_up(f"it did not end within {seconds:g} seconds")
-            with contextlib.suppress(Exception):
-                self._tracker.abandon()
-
-    def _give_up(self, reason: str) -> None:
-        if not self._has_failed:
-            self._has_failed = True
-            complain(f"warning: --{self.name} has failed and is left out: {reason}")
+        """Call a method of each tracker. Ctrl-C and SIGTERM go through: they are meant for the run."""
+        failures = (Exception, SystemExit)  # W&B ends Python where its own process has crashed
+        for tracker in list(self._trackers):
+            try:
+                getattr(tracker, method)(*arguments)
+            except failures as error:
+                self._trackers.remove(tracker)
+                reason = f"{type(error).__name__}: {_line(error)}"
+                complain(f"warning: --{tracker.name} has failed and is left out: {reason}")
+                with contextlib.suppress(*failures):
+                    tracker.close("failed")
 
 
 def _scalars(record: dict) -> dict:
@@ -289,5 +237,5 @@ def _stored_id(path: Path) -> str:
     return path.read_text()
 
 
-def _line(error: Exception) -> str:
+def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
