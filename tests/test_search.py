@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 
 import ex_1
 import sweep
-from common.searching.search import Bands
+from common.searching.methods import Bands
 from common.searching.storage import JOURNAL, _with_driver, open_storage
 from common.searching.trials import Launcher, arguments, slots_for
 from common.system.errors import BadInput

@@ -44,8 +44,9 @@ def sweep_of(parameter=None, **top):
 
 def value_at(parameter, proposed):
     """Return what an option gets if Optuna proposes `proposed`, as a trial would."""
-    form = sweep_of(parameter).parameters["x"]
-    return form.value(form.suggest(FixedTrial({"x": proposed}), "x"))
+    sweep = sweep_of(parameter)
+    trial = FixedTrial({"x": proposed})
+    return sweep.values({name: form.suggest(trial, name) for name, form in sweep.searched.items()})["x"]
 
 
 def test_the_file_of_the_report_is_read_as_it_is():
@@ -57,7 +58,7 @@ def test_the_file_of_the_report_is_read_as_it_is():
         "val_accuracy",
     )
     assert sweep.maximize and sweep.run_cap is None and sweep.bands == []
-    assert [sweep.parameters["filter_size"].at(place) for place in range(3)] == ["3", "5,5,3,3,3", "5"]
+    assert sweep.parameters["filter_size"].grid() == ["3", "5,5,3,3,3", "5"]
     assert sweep.grid_size() == 2 * 4 * 2 * 2 * 3 * 3 * 3
 
 
