@@ -15,9 +15,8 @@ import sys
 from common.options.shared import Parser
 from common.options.types import folder, integer, one_of
 from common.searching.methods import Bands, sampler_for
-from common.searching.pictures import draw_search
 from common.searching.program import Experiment
-from common.searching.results import Results
+from common.searching.results import Results, draw_search
 from common.searching.search import Search
 from common.searching.storage import open_search_folder, open_storage
 from common.searching.sweep_file import read_sweep

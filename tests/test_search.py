@@ -280,9 +280,12 @@ def test_folders_of_a_deleted_search_are_not_taken_for_its_own(tmp_path):
 
 
 def test_values_near_zero_can_be_drawn(tmp_path):
-    parameters = {"lr": {"distribution": "q_log_normal", "mu": -3, "sigma": 1, "q": 1}, "seed": {"min": 0, "max": 9}}
-    folder = search(tmp_path, "-n", "4", parameters=parameters, method="random")
-    assert (folder / "parallel.png").exists() or len({row["val_accuracy"] for row in trials(folder)}) == 1
+    """Of a logarithmic distribution whose steps begin at 0, which has no logarithm."""
+    parameters = {"lr": {"distribution": "q_log_normal", "mu": -1, "sigma": 2, "q": 1}, "seed": {"min": 0, "max": 9}}
+    folder = search(tmp_path, "-n", "6", parameters=parameters, method="random")
+    rates = {float(row["lr"]) for row in trials(folder)}
+    assert 0 in rates and len(rates) > 1  # else there would be nothing to draw
+    assert all((folder / f"{name}.png").stat().st_size > 10_000 for name in ("history", "importance", "parallel"))
 
 
 @pytest.mark.slow

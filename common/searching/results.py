@@ -1,15 +1,19 @@
-"""What a search has found: a table of all trials, another for the terminal, the best options as a file for --config."""
+"""What a search has found: a table of all trials, the best on the terminal and as a file for --config, pictures."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import optuna
 import yaml
-from optuna.trial import FrozenTrial, TrialState
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from common.searching.spaces import OneOf, Parameter, Value, Weighted
 from common.searching.storage import Storage, proposed_for
 from common.searching.sweep_file import Sweep
 from common.searching.trials import run_in
-from common.system.files import write_bytes, write_table
+from common.system.files import partial_file, write_bytes, write_table
 from common.system.log import say
 from common.system.text import printable
 
@@ -95,3 +99,60 @@ class Results:
 def short(value: object) -> str:
     """Return the value of an option for the terminal."""
     return f"{value:.4g}" if isinstance(value, float) else printable(value)
+
+
+def draw_search(results: Results) -> None:
+    """Draw what Optuna makes of the trials: `history.png`, `importance.png`, `parallel.png`."""
+    import matplotlib
+
+    matplotlib.use("Agg")  # Optuna draws with pyplot, which would look for a window
+    from matplotlib import pyplot
+    from optuna.visualization import matplotlib as plots
+
+    study = _of_finished(results)
+    drawings = [("history", plots.plot_optimization_history, results.storage.study)]
+    if len({trial.value for trial in study.trials}) > 1:  # else nothing can be told apart
+        drawings.append(("importance", plots.plot_param_importances, study))
+        drawings.append(("parallel", plots.plot_parallel_coordinate, study))
+    for name, draw, of in drawings:
+        # Optuna warns that its pictures are experimental, and Matplotlib about layouts.
+        with warnings.catch_warnings(action="ignore"), partial_file(results.folder / f"{name}.png") as partial:
+            figure = draw(of, target_name=results.sweep.metric).figure
+            if name == "parallel":
+                _make_lines_visible(figure)
+            figure.set_size_inches(max(8, 1.6 * len(results.sweep.parameters)), 5)
+            figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
+        pyplot.close(figure)
+
+
+def _make_lines_visible(figure) -> None:
+    """Optuna has colors that end in white, a grid over lines, lines over labels, and cuts off those at the edges."""
+    for axes in figure.axes:
+        axes.grid(False)
+        for lines in axes.collections:
+            lines.set(cmap="viridis", clip_on=False)
+        for label in axes.get_yticklabels():
+            label.set_bbox({"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1})
+
+
+def _of_finished(results: Results) -> optuna.Study:
+    """Return a study of the finished trials by what the options were, not by what Optuna proposed for them."""
+    searched, finished = results.sweep.searched, results.storage.trials(TrialState.COMPLETE)
+    tried = [{name: _label(results.values_of(trial)[name]) for name in searched} for trial in finished]
+    distributions = {name: _distribution(form, [values[name] for values in tried]) for name, form in searched.items()}
+    study = optuna.create_study(direction=results.storage.study.direction)
+    for trial, values in zip(finished, tried, strict=True):
+        study.add_trial(create_trial(params=values, distributions=distributions, value=trial.value))
+    return study
+
+
+def _label(value: Value) -> Value:
+    """Return a value that is short enough for a picture, in which $ would mean mathematics."""
+    return printable(value, longest=14).replace("$", r"\$") if isinstance(value, str) else value
+
+
+def _distribution(form: Parameter, tried: list[Value]) -> BaseDistribution:
+    if isinstance(form, (OneOf, Weighted)):
+        return CategoricalDistribution([_label(value) for value in form.values])
+    low, high = min(tried), max(tried)
+    return FloatDistribution(low, high, log=form.is_log and low > 0)

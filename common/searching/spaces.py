@@ -20,18 +20,18 @@ class Parameter:
     """
 
     def suggest(self, trial: Trial, name: str) -> Value:
-        """Return what Optuna proposes: a share from 0 to 1, unless a form says otherwise."""
+        """Return what Optuna proposes, a share from 0 to 1 unless a form says otherwise."""
         return trial.suggest_float(name, 0, 1)
 
     def value(self, proposed: Value) -> Value:
         """Return the value of the option for what was proposed."""
-        return proposed
+        raise NotImplementedError
 
     def grid(self) -> Sequence[Value] | None:
         """Return the values of a grid; None if it cannot be made of them."""
         return None
 
-    def examples(self) -> Sequence[Value]:
+    def examples(self) -> list[Value]:
         """Return values of which all are possible if each of the others is."""
         raise NotImplementedError
 
@@ -48,7 +48,7 @@ class OneOf(Parameter):
     def value(self, proposed: Value) -> Value:
         return self.values[0] if len(self.values) == 1 else proposed
 
-    def grid(self) -> list[Value]:
+    def grid(self) -> list[Value] | None:
         return self.values
 
     def examples(self) -> list[Value]:
@@ -64,7 +64,7 @@ class Weighted(Parameter):
 
     def value(self, proposed: float) -> Value:
         place = bisect.bisect(list(itertools.accumulate(self.probabilities)), proposed)
-        last = max(place for place, share in enumerate(self.probabilities) if share)
+        last = max(place for place, share in enumerate(self.probabilities) if share)  # all together can be just below 1
         return self.values[min(place, last)]
 
     def examples(self) -> list[Value]:

@@ -115,13 +115,10 @@ def read_sweep(path: str) -> Sweep:
 
 
 def parse_sweep(content: object, name: str) -> Sweep:
-    """Return the sweep that `content`, what YAML reads from a file, describes.
+    """Return the sweep that `content`, what YAML reads from a file, describes; errors are as those of `read_sweep`.
 
     Args:
         name: of the sweep, unless the file gives one.
-
-    Raises:
-        BadInput: as `read_sweep`, without the file's name.
     """
     file = _Section(content, "", TOP_KEYS)
     method, listed = file.one_of("method", METHODS), file.get("parameters")
@@ -209,16 +206,11 @@ def _parameter(content: object, place: str, is_grid: bool) -> Parameter:
 
 def _implied_distribution(content: dict) -> str:
     """Return the distribution that is meant where none is named."""
-    if "value" in content:
-        return "constant"
-    if "values" in content:
-        return "categorical_w_probabilities" if "probabilities" in content else "categorical"
-    if "mu" in content or "sigma" in content:
-        return "q_normal" if "q" in content else "normal"
-    if "q" in content:
-        return "q_uniform"
-    bounds = (content.get("min"), content.get("max"))
-    return "int_uniform" if all(type(bound) is int for bound in bounds) else "uniform"
+    normal = "q_normal" if "q" in content else "normal"
+    signs = {"value": "constant", "probabilities": "categorical_w_probabilities", "values": "categorical",
+             "mu": normal, "sigma": normal, "q": "q_uniform"}  # fmt: skip
+    is_whole = all(type(content.get(bound)) is int for bound in ("min", "max"))
+    return next((kind for key, kind in signs.items() if key in content), "int_uniform" if is_whole else "uniform")
 
 
 def _settings(kind: str, section: _Section) -> dict:

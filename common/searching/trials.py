@@ -80,11 +80,8 @@ def arguments(values: dict, macro: str) -> list[str]:
     if macro == "${args_no_equals}":
         return [word for name, value in values.items() for word in (f"--{name}", str(value))]
     if macro == "${args_no_boolean_flags}":
-        return [
-            f"--{name}" if value is True else f"--{name}={value}"
-            for name, value in values.items()
-            if value is not False
-        ]
+        values = {name: value for name, value in values.items() if value is not False}
+        return [f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items()]
     return [f"--{name}={value}" for name, value in values.items()]
 
 
@@ -99,18 +96,15 @@ def slots_for(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
     import torch
 
     gpus = 0 if on_cpu else torch.cuda.device_count()
-    if gpus:
-        jobs = jobs or gpus
-        if jobs > gpus:
-            raise BadInput(f"--jobs {jobs}: there are {gpus} GPU(s), and each takes one trial at a time")
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        names = visible if len(visible) >= gpus and visible[0] else [str(gpu) for gpu in range(gpus)]
-        return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:jobs]]
-    jobs = jobs or 1
-    if jobs == 1:
-        return [{}]
-    threads = max(1, torch.get_num_threads() // jobs)
-    return [{"OMP_NUM_THREADS": str(threads)} for _ in range(jobs)]
+    if not gpus:
+        threads = max(1, torch.get_num_threads() // (jobs or 1))
+        return [{"OMP_NUM_THREADS": str(threads)}] * jobs if jobs and jobs > 1 else [{}]
+    jobs = jobs or gpus
+    if jobs > gpus:
+        raise BadInput(f"--jobs {jobs}: there are {gpus} GPU(s), and each takes one trial at a time")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = visible if len(visible) >= gpus and visible[0] else map(str, range(gpus))
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in list(names)[:jobs]]
 
 
 class TrialProcess:
