@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 import ex_1
 import sweep
 from common.searching.methods import Bands
-from common.searching.storage import JOURNAL, _with_driver, open_storage
+from common.searching.storage import JOURNAL, _with_driver, open_storage, try_again
 from common.searching.trials import Launcher, arguments, slots_for
 from common.system.errors import BadInput
 
@@ -304,6 +304,21 @@ def test_a_search_killed_while_it_drew_loses_no_point_of_the_grid(tmp_path):
         assert sorted((row["lr"], row["seed"]) for row in rows) == [
             (lr, seed) for lr in ("0.1", "0.2") for seed in ("0", "1", "2")
         ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_trial_that_another_machine_has_taken_over_is_left_to_it(tmp_path, monkeypatch):
+    taken = []
+
+    def beat(storage, running):
+        for trial in [] if taken else running:  # as another machine does while this one sleeps
+            taken.append(storage.study.tell(trial.number, state=TrialState.FAIL))
+            try_again(storage.study, storage.latest(trial))
+
+    monkeypatch.setattr("common.searching.storage.Storage.beat", beat)
+    rows = trials(search(tmp_path, fixed=["--seconds", "0.2"]))
+    assert sorted((row["lr"], row["state"]) for row in rows) == [(lr, "finished") for lr in ("0.1", "0.2", "0.3")]
+    assert len(taken) == 1 and rows[-1]["trial"] == "3"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")

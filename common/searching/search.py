@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from common.searching.results import Results, short
@@ -95,11 +96,16 @@ class Search:
     def _step(self) -> bool:
         """Look at the running trials, start others in free slots, and tell whether there is anything to wait for."""
         for slot, (trial, process) in list(self._running.items()):
-            if process.exit_code is None:
-                self._report(trial, process)
-            else:
-                del self._running[slot]
-                self._record(trial, process)
+            try:
+                if process.exit_code is None:
+                    self._report(trial, process)
+                else:
+                    del self._running[slot]
+                    self._record(trial, process)
+            except UpdateFinishedTrialError:  # this machine was silent for so long that another one has taken over
+                self._running.pop(slot, None)
+                process.end()
+                process.wait()
         for slot in range(len(self.launcher.slots)):
             if slot not in self._running and self._may_start():
                 self._start(slot)
