@@ -1,6 +1,8 @@
 """The loop of a search over options: Optuna proposes, processes try, the storage remembers.
 
 Everything that must outlive this process is in the storage, so that the same command continues after any end.
+Optuna's own loop, `Study.optimize`, would not do: with several trials at a time it seeds its sampler anew, lets Ctrl-C
+wait for the end of all trials, and answers a lost database with tracebacks of its threads.
 """
 
 import platform
@@ -227,8 +229,7 @@ class Search:
                 self._storage.study.enqueue_trial(self._sweep.grid_point(point), user_attrs={"point": point})
 
     def _show(self, bar) -> None:
-        ended = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-        bar.update(len(self._storage.trials(*ended)) - bar.n)
+        bar.update(sum(trial.state.is_finished() for trial in self._storage.trials()) - bar.n)
         best = self._storage.best()
         facts = {f"best {self._sweep.metric}": f"{best.value:.4f}"} if best else {}
         for trial, process in self._running.values():

@@ -166,7 +166,7 @@ def open_storage(url: str | None, folder: Path, name: str, maximize: bool, dead_
     direction = "maximize" if maximize else "minimize"
     study_in = functools.partial(optuna.create_study, study_name=name, direction=direction, load_if_exists=True)
     if url is not None:
-        return _connect(url, dead_after, study_in)
+        return _connect(_with_driver(url), dead_after, study_in)
     study = study_in(storage=JournalStorage(_Journal(folder / JOURNAL)))
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # of a search that was killed
         study.tell(trial.number, state=TrialState.FAIL)
@@ -225,11 +225,11 @@ def _connect(url: str, dead_after: int, study_in: Callable[..., optuna.Study]) -
     shown, password = "--storage", None
     for left in reversed(range(CONNECTING_TRIES)):
         try:
-            parts = make_url(_with_driver(url))
-            shown, password = f"--storage {parts}", parts.password
+            parts = make_url(url)
+            shown, password = f"--storage {parts.render_as_string(hide_password=True)}", parts.password
             with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
                 database = RDBStorage(
-                    _with_driver(url), heartbeat_interval=max(1, dead_after // HEARTBEATS), grace_period=dead_after,
+                    url, heartbeat_interval=max(1, dead_after // HEARTBEATS), grace_period=dead_after,
                     heartbeat_stale_trial_callback=try_again,
                 )  # fmt: skip
             return Storage(study_in(storage=database), database)
