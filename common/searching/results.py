@@ -69,11 +69,10 @@ class Results:
 
     def write_best(self, options: dict) -> None:
         """Write the options of the best trial to `best.yaml`, a recipe for --config."""
-        best, metric = self.storage.best(), f"{self.sweep.metric} {self.storage.best().value:.4f}"
-        text = (
-            f"# The best of the search {printable(self.sweep.name)}: trial {best.number}, "
-            f"{metric} in epoch {best.user_attrs.get('best_epoch')}.\n"
-        ) + yaml.safe_dump(options, allow_unicode=True, sort_keys=False)
+        best = self.storage.best()
+        text = f"# The best of the search {printable(self.sweep.name)}: trial {best.number}, {self.sweep.metric} "
+        text += f"{best.value:.4f} in epoch {best.user_attrs.get('best_epoch')}.\n"
+        text += yaml.safe_dump(options, allow_unicode=True, sort_keys=False)
         write_bytes(self.folder / "best.yaml", text.encode("utf-8", errors="backslashreplace"))
 
     def say_best(self) -> None:

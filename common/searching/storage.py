@@ -246,5 +246,6 @@ def _connect(url: str, dead_after: int, study_in: Callable[..., optuna.Study]) -
 
 def cause_of(error: Exception, password: str | None = None) -> str:
     """Return, in one line and without the password, what a database or its driver has complained of."""
-    cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+    origin = error.__cause__ or error  # Optuna's own text says less
+    cause = str(getattr(origin, "orig", None) or origin).strip().splitlines()[0]
     return cause.replace(password, "…") if password else cause
