@@ -14,9 +14,10 @@ import sys
 
 from common.options.parser import Parser
 from common.options.types import folder, integer, one_of
+from common.searching.methods import Bands, sampler_for
 from common.searching.program import Experiment
-from common.searching.results import draw_search, say_best, write_best
-from common.searching.search import Bands, Search, sampler_for, test_best_trial
+from common.searching.results import Results, draw_search
+from common.searching.search import Search
 from common.searching.storage import open_search_folder, open_storage
 from common.searching.sweep_file import read_sweep
 from common.searching.trials import Launcher, slots_for
@@ -73,7 +74,7 @@ def main(argv=None):
         storage.check_same_search(sweep, experiment.path.name, fixed)
         storage.study.sampler = sampler_for(sweep.method, options.bayes, options.seed, storage)
         storage.study.pruner = Bands(sweep.bands, sweep.eta, sweep.is_strict)
-        search = Search(sweep, storage, launcher, folder, cap)
+        search = Search(Results(sweep, storage, folder), launcher, cap)
         say(f"{folder}: {sweep.method}, {cap} trials of {experiment.path.name}, {len(launcher.slots)} at a time")
         search.run()
         report(search, experiment)
@@ -91,14 +92,15 @@ def number_of_trials(typed, sweep):
 
 def report(search, experiment):
     """Write and draw what was found, and look at the test images with the best weights of the best trial."""
-    best = search.storage.best()
+    results = search.results
+    best = results.storage.best()
     if best is None:
-        raise BadInput(f"no trial has finished; {search.folder / 'trials.csv'} gives the reason of each")
-    write_best(search, experiment.changed_options(search.launcher.option_words(search.values_of(best))))
-    say_best(search)
-    test_best_trial(search)
-    draw_search(search)
-    command = ["python", os.path.relpath(experiment.path), "--config", str(search.folder / "best.yaml")]
+        raise BadInput(f"no trial has finished; {results.folder / 'trials.csv'} gives the reason of each")
+    results.write_best(experiment.changed_options(search.launcher.option_words(results.values_of(best))))
+    results.say_best()
+    search.test_best()
+    draw_search(results)
+    command = ["python", os.path.relpath(experiment.path), "--config", str(results.folder / "best.yaml")]
     say(f"to run the best again: {shlex.join(command)}")
 
 

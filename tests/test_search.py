@@ -17,8 +17,8 @@ from optuna.trial import TrialState
 
 import ex_1
 import sweep
-from common.searching.search import Bands
-from common.searching.storage import JOURNAL, _with_driver, open_storage
+from common.searching.methods import Bands
+from common.searching.storage import JOURNAL, _with_driver, open_storage, try_again
 from common.searching.trials import Launcher, arguments, slots_for
 from common.system.errors import BadInput
 
@@ -280,9 +280,12 @@ def test_folders_of_a_deleted_search_are_not_taken_for_its_own(tmp_path):
 
 
 def test_values_near_zero_can_be_drawn(tmp_path):
-    parameters = {"lr": {"distribution": "q_log_normal", "mu": -3, "sigma": 1, "q": 1}, "seed": {"min": 0, "max": 9}}
-    folder = search(tmp_path, "-n", "4", parameters=parameters, method="random")
-    assert (folder / "parallel.png").exists() or len({row["val_accuracy"] for row in trials(folder)}) == 1
+    """Of a logarithmic distribution whose steps begin at 0, which has no logarithm."""
+    parameters = {"lr": {"distribution": "q_log_normal", "mu": -1, "sigma": 2, "q": 1}, "seed": {"min": 0, "max": 9}}
+    folder = search(tmp_path, "-n", "6", parameters=parameters, method="random")
+    rates = {float(row["lr"]) for row in trials(folder)}
+    assert 0 in rates and len(rates) > 1  # else there would be nothing to draw
+    assert all((folder / f"{name}.png").stat().st_size > 10_000 for name in ("history", "importance", "parallel"))
 
 
 @pytest.mark.slow
@@ -301,6 +304,21 @@ def test_a_search_killed_while_it_drew_loses_no_point_of_the_grid(tmp_path):
         assert sorted((row["lr"], row["seed"]) for row in rows) == [
             (lr, seed) for lr in ("0.1", "0.2") for seed in ("0", "1", "2")
         ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
+def test_a_trial_that_another_machine_has_taken_over_is_left_to_it(tmp_path, monkeypatch):
+    taken = []
+
+    def beat(storage, running):
+        for trial in [] if taken else running:  # as another machine does while this one sleeps
+            taken.append(storage.study.tell(trial.number, state=TrialState.FAIL))
+            try_again(storage.study, storage.latest(trial))
+
+    monkeypatch.setattr("common.searching.storage.Storage.beat", beat)
+    rows = trials(search(tmp_path, fixed=["--seconds", "0.2"]))
+    assert sorted((row["lr"], row["state"]) for row in rows) == [(lr, "finished") for lr in ("0.1", "0.2", "0.3")]
+    assert len(taken) == 1 and rows[-1]["trial"] == "3"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")

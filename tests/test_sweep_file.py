@@ -5,7 +5,7 @@ import math
 import pytest
 import yaml
 from conftest import ROOT
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import FixedTrial
 
@@ -44,8 +44,9 @@ def sweep_of(parameter=None, **top):
 
 def value_at(parameter, proposed):
     """Return what an option gets if Optuna proposes `proposed`, as a trial would."""
-    form = sweep_of(parameter).parameters["x"]
-    return form.value(form.suggest(FixedTrial({"x": proposed}), "x"))
+    sweep = sweep_of(parameter)
+    trial = FixedTrial({"x": proposed})
+    return sweep.values({name: form.suggest(trial, name) for name, form in sweep.searched.items()})["x"]
 
 
 def test_the_file_of_the_report_is_read_as_it_is():
@@ -57,7 +58,7 @@ def test_the_file_of_the_report_is_read_as_it_is():
         "val_accuracy",
     )
     assert sweep.maximize and sweep.run_cap is None and sweep.bands == []
-    assert [sweep.parameters["filter_size"].at(place) for place in range(3)] == ["3", "5,5,3,3,3", "5"]
+    assert sweep.parameters["filter_size"].grid() == ["3", "5,5,3,3,3", "5"]
     assert sweep.grid_size() == 2 * 4 * 2 * 2 * 3 * 3 * 3
 
 
@@ -173,6 +174,8 @@ def test_bands_are_those_of_hyperband():
         ({"early_terminate": {"type": "median"}}, "early_terminate.type: must be hyperband, not 'median'"),
         ({"early_terminate": {"type": "hyperband"}}, "needs either min_iter, or max_iter and s"),
         ({"early_terminate": {"type": "hyperband", "max_iter": 9}}, "max_iter needs s"),
+        ({"early_terminate": {"type": "hyperband", "max_iter": 9, "s": 64, "eta": 1e10}}, "less than one epoch"),
+        ({"parameters": {"x": {"min": 0, "max": 10**300}}}, "int_uniform needs whole numbers"),
         ({"early_terminate": {"type": "hyperband", "min_iter": 0}}, "min_iter: must be a whole number from 1"),
         ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 1}}, "eta: must be above 1"),
         ({"run_cap": 0}, "run_cap: must be a whole number from 1 to 1,000,000"),
@@ -209,6 +212,7 @@ KEYS = st.sampled_from(
 ANYTHING = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4))
 
 
+@settings(deadline=None)  # other processes can take the time of a CPU
 @given(top=st.dictionaries(KEYS, ANYTHING, max_size=4), parameter=st.dictionaries(KEYS, ANYTHING, max_size=4))
 def test_whatever_a_file_holds_is_a_sweep_or_bad_input(top, parameter):
     for content in (top, {"method": "random", "parameters": {"x": parameter}} | top):
@@ -220,6 +224,7 @@ def test_whatever_a_file_holds_is_a_sweep_or_bad_input(top, parameter):
             assert form.examples()
 
 
+@settings(deadline=None)
 @example(low=5e-324, width=1.0, q=2.0, place=0.0)
 @given(low=st.floats(-1e6, 1e6), width=st.floats(1e-3, 1e6), q=st.floats(1e-3, 1e3), place=st.floats(0, 1))
 def test_steps_stay_between_the_bounds(low, width, q, place):

@@ -52,7 +52,7 @@ def main():
     for epoch in range(len(records) + 1, options.epochs + 1):
         time.sleep(options.seconds)
         records.append({"epoch": epoch, "val_accuracy": options.lr + epoch / 100, "val_loss": options.lr + epoch})
-        _write(folder / "train.json", {"best_epoch": epoch, "train_time": 1.5, "epochs": records})
+        _write(folder / "train.json", {"status": "running", "best_epoch": epoch, "train_time": 1.5, "epochs": records})
         (folder / "last.pth").write_bytes(b"state")
         if options.kind == "diverges":
             print("error: the loss is not finite any more")

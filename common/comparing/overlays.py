@@ -50,7 +50,7 @@ def draw_by_option(path: Path, overview: Overview, option: str) -> None:
     position_of = dict(zip(runs, positions, strict=True))
     figure = blank_figure(8.5, 6.5)
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for axes, metric, color in ((upper, overview.metric, TRAIN_COLOUR), (lower, "train_time", VAL_COLOUR)):
+    for axes, metric, color in ((upper, overview.metric, TRAIN_COLOR), (lower, "train_time", VAL_COLOR)):
         known = [run for run in runs if metric in run.scores]
         axes.plot([position_of[run] for run in known], [run.scores[metric] for run in known], "o", color=color,
                   alpha=0.5, markersize=6, markeredgewidth=0, label="a run")  # fmt: skip

@@ -60,21 +60,25 @@ class Experiment:
         Raises:
             BadInput: it does not; the text names the parameter.
         """
-        self._check_data_sets(self.options(words({})), "the options after --", parameters)
+        is_one_run = not {"dataset", "data"} & parameters.keys()
+        self._trial_options(words({}), "the options after --", is_one_run)
         for name, parameter in parameters.items():
+            place = f"parameters.{name}"
             if name in RESERVED:
-                raise BadInput(f"parameters.{name}: this option is the search's own, or no training")
-            results = []
-            for value in parameter.examples():
-                try:
-                    results.append(self.options(words({name: value})))
-                except BadInput as error:
-                    raise BadInput(f"parameters.{name}: {error}") from error
-                self._check_data_sets(results[-1], f"parameters.{name}", {})
+                raise BadInput(f"{place}: this option is the search's own, or no training")
+            results = [self._trial_options(words({name: value}), place) for value in parameter.examples()]
             if len(results) > 1 and all(result == results[0] for result in results):
-                raise BadInput(
-                    f"parameters.{name}: all values come to the same; is it fixed in the command, or after -- ?"
-                )
+                raise BadInput(f"{place}: all values come to the same; is it fixed in the command, or after -- ?")
+
+    def _trial_options(self, words: list[str], place: str, is_one_run: bool = True) -> dict:
+        try:
+            options = self.options(words)
+        except BadInput as error:
+            raise BadInput(f"{place}: {error}") from error
+        if is_one_run and len(options["dataset"]) > 1:
+            names = " and ".join(options["dataset"])
+            raise BadInput(f"{place}: a trial is one run, not one on {names} each; fix one: -- --dataset digits")
+        return options
 
     def changed_options(self, words: list[str]) -> dict:
         """Return the options that `words` make differ from the script's defaults, as a file for --config holds them."""
@@ -84,9 +88,3 @@ class Experiment:
             for name, value in self.options(words).items()
             if value != default[name] and value is not None and name not in RESERVED
         }
-
-    @staticmethod
-    def _check_data_sets(options: dict, place: str, parameters: dict) -> None:
-        if len(options["dataset"]) > 1 and not {"dataset", "data"} & parameters.keys():
-            names = " and ".join(options["dataset"])
-            raise BadInput(f"{place}: a trial is one run, not one on {names} each; fix one: -- --dataset digits")

@@ -1,94 +1,131 @@
-"""What a search has found: the best options as a file for --config, a table for the terminal, pictures."""
+"""What a search has found: a table of all trials, the best on the terminal and as a file for --config, pictures."""
 
-import io
 import warnings
+from dataclasses import dataclass
+from pathlib import Path
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+import yaml
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from common.figures import plain
-from common.searching.search import STATES, Search
 from common.searching.spaces import OneOf, Parameter, Value, Weighted
-from common.system.files import write_bytes
+from common.searching.storage import Storage, proposed_for
+from common.searching.sweep_file import Sweep
+from common.searching.trials import run_in
+from common.system.files import partial_file, write_bytes, write_table
 from common.system.log import say
+from common.system.text import printable
 
+STATES = {
+    TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running", TrialState.WAITING: "waiting",
+}  # fmt: skip
 SHOWN = 10  # trials in the table on the terminal
 
 
-def write_best(search: Search, options: dict) -> None:
-    """Write the options of the best trial to `best.yaml`, a recipe for --config."""
-    import yaml
+@dataclass(frozen=True)
+class Results:
+    """What is known of a search, and its files.
 
-    best = search.storage.best()
-    heading = (
-        f"# The best of the search {plain(search.sweep.name)}: trial {best.number}, "
-        f"{search.sweep.metric} {best.value:.4f} in epoch {best.user_attrs.get('best_epoch')}.\n"
-    )
-    text = heading + yaml.safe_dump(options, allow_unicode=True, sort_keys=False)
-    write_bytes(search.folder / "best.yaml", text.encode("utf-8", errors="backslashreplace"))
+    Attributes:
+        folder: of the sweep; trial N works in trials/<N>/ of it.
+    """
+
+    sweep: Sweep
+    storage: Storage
+    folder: Path
+
+    def values_of(self, trial: FrozenTrial) -> dict:
+        """Return the options that a trial has tried or will try, {} if it was cut off before it had any."""
+        return self.sweep.values(proposed_for(trial))
+
+    def is_target_reached(self) -> bool:
+        """Tell whether a finished trial is as good as the sweep file asks for."""
+        best, target, sign = self.storage.best(), self.sweep.target, self.storage.sign
+        return best is not None and target is not None and sign * best.value <= sign * target
+
+    def write_table(self) -> None:
+        """Write `trials.csv`: a row for each trial, with its options, its best value and what became of it."""
+        names = list(self.sweep.parameters)
+        facts = ("best_epoch", "epochs", "seconds", "same_as", "folder", "machine", "reason")
+        rows = [("trial", "state", self.sweep.metric, *names, *facts)]
+        for trial in self.storage.trials():
+            values = self.values_of(trial)
+            value = trial.value if trial.state == TrialState.COMPLETE else None
+            cells = [value, *(values.get(name) for name in names), *(trial.user_attrs.get(fact) for fact in facts)]
+            rows.append((trial.number, STATES[trial.state], *("" if cell is None else cell for cell in cells)))
+        write_table(self.folder / "trials.csv", rows)
+
+    def remove_states(self) -> None:
+        """Remove what ended trials would need to go on, gigabytes with a large network; the best keeps all it has."""
+        best = self.storage.best()
+        for trial in self.storage.trials(TrialState.COMPLETE, TrialState.PRUNED):
+            run = run_in(Path(trial.user_attrs["folder"]))
+            if run and (best is None or trial.user_attrs["folder"] != best.user_attrs["folder"]):
+                for pattern in ("last.pth", "previous.pth", "epoch-*.pth"):
+                    for path in run.glob(pattern):
+                        path.unlink(missing_ok=True)
+
+    def write_best(self, options: dict) -> None:
+        """Write the options of the best trial to `best.yaml`, a recipe for --config."""
+        best = self.storage.best()
+        text = f"# The best of the search {printable(self.sweep.name)}: trial {best.number}, {self.sweep.metric} "
+        text += f"{best.value:.4f} in epoch {best.user_attrs.get('best_epoch')}.\n"
+        text += yaml.safe_dump(options, allow_unicode=True, sort_keys=False)
+        write_bytes(self.folder / "best.yaml", text.encode("utf-8", errors="backslashreplace"))
+
+    def say_best(self) -> None:
+        """Print the best trials as a table, and how many there are of each kind."""
+        metric, states = self.sweep.metric, [trial.state for trial in self.storage.trials()]
+        say(", ".join(f"{states.count(state)} {name}" for state, name in STATES.items() if state in states))
+        if self.is_target_reached():
+            say(f"the target, {metric} {self.sweep.target:g}, is reached")
+        distinct = [trial for trial in self.storage.finished() if "same_as" not in trial.user_attrs]
+        rows = [("trial", metric, "epoch", *self.sweep.searched), *map(self._row, distinct[:SHOWN])]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            say("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+        if len(distinct) > SHOWN:
+            say(f"… and {len(distinct) - SHOWN} more in trials.csv")
+
+    def _row(self, trial: FrozenTrial) -> tuple[str, ...]:
+        values = self.values_of(trial)
+        shown = [short(values[name]) for name in self.sweep.searched]
+        return str(trial.number), f"{trial.value:.4f}", str(trial.user_attrs.get("best_epoch")), *shown
 
 
-def say_best(search: Search) -> None:
-    """Print the best trials as a table, and how many there are of each kind."""
-    trials = search.storage.trials()
-    counts = {name: sum(trial.state == state for trial in trials) for state, name in STATES.items()}
-    say(", ".join(f"{count} {name}" for name, count in counts.items() if count))
-    if search.is_target_reached():
-        say(f"the target, {search.sweep.metric} {search.sweep.target:g}, is reached")
-    sign = -1 if search.sweep.maximize else 1
-    finished = sorted(search.storage.trials(TrialState.COMPLETE), key=lambda trial: sign * trial.value)
-    distinct = [trial for trial in finished if "same_as" not in trial.user_attrs]
-    changing = [name for name, parameter in search.sweep.parameters.items() if parameter.count() != 1]
-    rows = [("trial", search.sweep.metric, "epoch", *changing)]
-    rows += [_row(search, trial, changing) for trial in distinct[:SHOWN]]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        say("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-    if len(distinct) > SHOWN:
-        say(f"… and {len(distinct) - SHOWN} more in trials.csv")
+def short(value: object) -> str:
+    """Return the value of an option for the terminal."""
+    return f"{value:.4g}" if isinstance(value, float) else printable(value)
 
 
-def _row(search: Search, trial: FrozenTrial, names: list[str]) -> tuple[str, ...]:
-    values = search.values_of(trial)
-    shown = [f"{values[name]:.4g}" if isinstance(values[name], float) else str(values[name]) for name in names]
-    return str(trial.number), f"{trial.value:.4f}", str(trial.user_attrs.get("best_epoch")), *shown
-
-
-def draw_search(search: Search) -> None:
+def draw_search(results: Results) -> None:
     """Draw what Optuna makes of the trials: `history.png`, `importance.png`, `parallel.png`."""
     import matplotlib
 
     matplotlib.use("Agg")  # Optuna draws with pyplot, which would look for a window
     from matplotlib import pyplot
-    from optuna.visualization.matplotlib import (
-        plot_optimization_history,
-        plot_parallel_coordinate,
-        plot_param_importances,
-    )
+    from optuna.visualization import matplotlib as plots
 
-    study, metric = _of_finished(search), search.sweep.metric
-    if not study.trials:
-        return
-    drawings = {"history": lambda: plot_optimization_history(search.storage.study, target_name=metric)}
+    study = _of_finished(results)
+    drawings = [("history", plots.plot_optimization_history, results.storage.study)]
     if len({trial.value for trial in study.trials}) > 1:  # else nothing can be told apart
-        drawings["importance"] = lambda: plot_param_importances(study, target_name=metric)
-        drawings["parallel"] = lambda: plot_parallel_coordinate(study, target_name=metric)
-    for name, draw in drawings.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # experimental since years; layouts
-            axes = draw()
-            figure = (axes if hasattr(axes, "figure") else axes[0]).figure
+        drawings.append(("importance", plots.plot_param_importances, study))
+        drawings.append(("parallel", plots.plot_parallel_coordinate, study))
+    for name, draw, of in drawings:
+        # Optuna warns that its pictures are experimental, and Matplotlib about layouts.
+        with warnings.catch_warnings(action="ignore"), partial_file(results.folder / f"{name}.png") as partial:
+            figure = draw(of, target_name=results.sweep.metric).figure
             if name == "parallel":
                 _make_lines_visible(figure)
-            figure.set_size_inches(max(8, 1.6 * len(search.sweep.parameters)), 5)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=120, bbox_inches="tight")
-            write_bytes(search.folder / f"{name}.png", buffer.getbuffer())
+            figure.set_size_inches(max(8, 1.6 * len(results.sweep.parameters)), 5)
+            figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
         pyplot.close(figure)
 
 
 def _make_lines_visible(figure) -> None:
-    """Optuna has colours that end in white, a grid over lines, lines over labels, and cuts off those at the edges."""
+    """Optuna has colors that end in white, a grid over lines, lines over labels, and cuts off those at the edges."""
     for axes in figure.axes:
         axes.grid(False)
         for lines in axes.collections:
@@ -97,28 +134,24 @@ def _make_lines_visible(figure) -> None:
             label.set_bbox({"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1})
 
 
-def _of_finished(search: Search) -> optuna.Study:
+def _of_finished(results: Results) -> optuna.Study:
     """Return a study of the finished trials by what the options were, not by what Optuna proposed for them."""
-    finished = search.storage.trials(TrialState.COMPLETE)
-    changing = {name: parameter for name, parameter in search.sweep.parameters.items() if parameter.count() != 1}
-    tried = [{name: search.values_of(trial)[name] for name in changing} for trial in finished]
-    tried = [{name: _label(value) for name, value in values.items()} for values in tried]
-    distributions = {
-        name: _distribution(parameter, [values[name] for values in tried]) for name, parameter in changing.items()
-    }
-    study = optuna.create_study(direction=search.storage.study.direction)
+    searched, finished = results.sweep.searched, results.storage.trials(TrialState.COMPLETE)
+    tried = [{name: _label(results.values_of(trial)[name]) for name in searched} for trial in finished]
+    distributions = {name: _distribution(form, [values[name] for values in tried]) for name, form in searched.items()}
+    study = optuna.create_study(direction=results.storage.study.direction)
     for trial, values in zip(finished, tried, strict=True):
-        study.add_trial(optuna.trial.create_trial(params=values, distributions=distributions, value=trial.value))
+        study.add_trial(create_trial(params=values, distributions=distributions, value=trial.value))
     return study
 
 
 def _label(value: Value) -> Value:
-    """Return a value that is short enough for a picture."""
-    return plain(value, longest=14) if isinstance(value, str) else value
+    """Return a value that is short enough for a picture, in which $ would mean mathematics."""
+    return printable(value, longest=14).replace("$", r"\$") if isinstance(value, str) else value
 
 
-def _distribution(parameter: Parameter, tried: list[Value]) -> optuna.distributions.BaseDistribution:
-    if isinstance(parameter, (OneOf, Weighted)):
-        return optuna.distributions.CategoricalDistribution([_label(value) for value in parameter.values])
+def _distribution(form: Parameter, tried: list[Value]) -> BaseDistribution:
+    if isinstance(form, (OneOf, Weighted)):
+        return CategoricalDistribution([_label(value) for value in form.values])
     low, high = min(tried), max(tried)
-    return optuna.distributions.FloatDistribution(low, high, log=getattr(parameter, "is_log", False) and low > 0)
+    return FloatDistribution(low, high, log=form.is_log and low > 0)

@@ -1,21 +1,24 @@
 """Where a search remembers its trials: a file of its own, or a database that several machines share."""
 
 import contextlib
+import functools
 import json
 import os
 import random
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, ExperimentalWarning, StorageInternalError
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from common.runs.folder import lock
 from common.searching.sweep_file import Sweep
@@ -26,6 +29,7 @@ from common.system.log import log_to, stop_log
 JOURNAL = "search.journal"
 CONNECTING_TRIES = 5  # several machines that begin at once can be in each other's way while they make the tables
 HEARTBEATS = 4  # in the time after which a silent machine is taken for lost
+DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)
 
 
 class Storage:
@@ -33,10 +37,11 @@ class Storage:
 
     Attributes:
         study: Optuna's view of them. is_shared: whether other machines may work on the same search.
+        sign: see `sign_of`.
     """
 
     def __init__(self, study: optuna.Study, database: RDBStorage | None = None):
-        self.study, self.is_shared = study, database is not None
+        self.study, self.is_shared, self.sign = study, database is not None, sign_of(study)
         self._database = database
         self._next_beat = 0.0
 
@@ -47,11 +52,17 @@ class Storage:
         counted = [t for t in trials if t.number not in again and "surplus" not in t.user_attrs]
         return [trial for trial in counted if not states or trial.state in states]
 
+    def finished(self) -> list[FrozenTrial]:
+        """Return the finished trials, the best first, the earliest of equals."""
+        return sorted(self.trials(TrialState.COMPLETE), key=lambda trial: self.sign * trial.value)
+
     def best(self) -> FrozenTrial | None:
-        """Return the finished trial with the best value, the earliest of equals."""
-        finished = self.trials(TrialState.COMPLETE)
-        sign = -1 if self.study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-        return min(finished, key=lambda trial: sign * trial.value, default=None)
+        """Return the best of the finished trials, if there is one."""
+        return next(iter(self.finished()), None)
+
+    def latest(self, trial: Trial) -> FrozenTrial:
+        """Return what is known of a trial by now."""
+        return self.study.get_trials(deepcopy=False)[trial.number]
 
     def check_same_search(self, sweep: Sweep, program: str, fixed: list[str]) -> None:
         """Make sure that the trials so far are of this very search, and remember which it is.
@@ -73,25 +84,34 @@ class Storage:
                 raise BadInput(f"the search {self.study.study_name} began with another {key}; give this one a --name")
         self.study.set_user_attr("search", mine)
 
+    def ask(self) -> Trial:
+        """Return the next waiting trial, or a new one."""
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # heartbeats are not for `ask`; see `beat`
+            trial = self.study.ask()
+        self._record_heartbeat(trial)
+        return trial
+
     def beat(self, trials: list[Trial]) -> None:
         """Tell other machines, now and then, that the running `trials` are alive, and see to theirs."""
         if self._database is None or time.monotonic() < self._next_beat:
             return
         self._next_beat = time.monotonic() + self._database.get_heartbeat_interval()
         for trial in trials:
-            self._database.record_heartbeat(trial._trial_id)  # Optuna does so by itself only in `Study.optimize`
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._record_heartbeat(trial)
+        with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
             optuna.storages.fail_stale_trials(self.study)
 
-    def ask(self) -> Trial:
-        """Return the next waiting trial, or a new one."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that heartbeats are not for `ask`; see `beat`
-            trial = self.study.ask()
+    def _record_heartbeat(self, trial: Trial) -> None:
+        """Do what Optuna does by itself only in `Study.optimize`."""
         if self._database is not None:
-            self._database.record_heartbeat(trial._trial_id)
-        return trial
+            study_id = self._database.get_study_id_from_name(self.study.study_name)
+            trial_id = self._database.get_trial_id_from_study_id_trial_number(study_id, trial.number)
+            self._database.record_heartbeat(trial_id)
+
+
+def sign_of(study: optuna.Study) -> int:
+    """Return the factor that makes a lower value of the metric a better one."""
+    return -1 if study.direction == StudyDirection.MAXIMIZE else 1
 
 
 @contextlib.contextmanager
@@ -106,13 +126,11 @@ def open_search_folder(output_dir: str, name: str, is_alone: bool) -> Iterator[P
         raise BadInput(f"--name {name!r} can be no folder: it needs letters or digits")
     folder = Path(output_dir) / "sweeps" / safe
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "trials").mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"--output_dir: {folder} cannot be made ({error.strerror})") from error
+        raise BadInput(f"--output_dir: {error.filename} cannot be made ({error.strerror})") from error
     for name in ("trials.csv", "best.yaml"):
         check_writable(folder / name, f"--output_dir: {folder / name}")
-    if (folder / "trials").exists() and not (folder / "trials").is_dir():
-        raise BadInput(f"--output_dir: {folder / 'trials'} is in the way; it is no folder")
     with lock(folder) if is_alone else contextlib.nullcontext():
         log_to(folder / "log.txt")
         yield folder
@@ -126,9 +144,12 @@ def try_again(study: optuna.Study, trial: FrozenTrial, crashes: int = 0) -> None
         crashes: how often it has crashed; to be cut off with the search is no crash.
     """
     kept = {key: trial.user_attrs[key] for key in ("folder", "point") if key in trial.user_attrs}
-    # A search that was killed while it drew has drawn some values only, but a queued trial knows all from the queue.
-    proposed = trial.system_attrs.get("fixed_params", {}) | trial.params
-    study.enqueue_trial(proposed, user_attrs=kept | {"again": trial.number, "crashes": crashes})
+    study.enqueue_trial(proposed_for(trial), user_attrs=kept | {"again": trial.number, "crashes": crashes})
+
+
+def proposed_for(trial: FrozenTrial) -> dict:
+    """Return the parameters of a trial, as far as they are known: some if the search was killed while it drew them."""
+    return trial.system_attrs.get("fixed_params", {}) | trial.params
 
 
 def open_storage(url: str | None, folder: Path, name: str, maximize: bool, dead_after: int) -> Storage:
@@ -143,21 +164,14 @@ def open_storage(url: str | None, folder: Path, name: str, maximize: bool, dead_
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     direction = "maximize" if maximize else "minimize"
-    if url is None:
-        storage = JournalStorage(_Journal(folder / JOURNAL))
-        study = _study(storage, name, direction)
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # of a search that was killed
-            study.tell(trial.number, state=TrialState.FAIL)
-            try_again(study, trial)
-        return Storage(study)
-    database = _connect(_with_driver(url), name, direction, dead_after)
-    return Storage(_study(database, name, direction), database)
-
-
-def _study(storage, name: str, direction: str) -> optuna.Study:
-    with contextlib.suppress(DuplicatedStudyError):
-        return optuna.create_study(storage=storage, study_name=name, direction=direction)
-    return optuna.load_study(storage=storage, study_name=name)
+    study_in = functools.partial(optuna.create_study, study_name=name, direction=direction, load_if_exists=True)
+    if url is not None:
+        return _connect(_with_driver(url), dead_after, study_in)
+    study = study_in(storage=JournalStorage(_Journal(folder / JOURNAL)))
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # of a search that was killed
+        study.tell(trial.number, state=TrialState.FAIL)
+        try_again(study, trial)
+    return Storage(study)
 
 
 class _Journal(JournalFileBackend):
@@ -171,9 +185,9 @@ class _Journal(JournalFileBackend):
         self._path = path
         try:
             # Whoever held Optuna's own lock is dead: the folder is locked by us.
-            (path.with_name(f"{path.name}.lock")).unlink(missing_ok=True)
-            if path.exists():
-                _remove_torn_line(path)
+            path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
+            path.touch()
+            _remove_torn_line(path)
             super().__init__(str(path))
         except OSError as error:
             if error.errno in DISK_FULL:
@@ -194,55 +208,44 @@ def _remove_torn_line(path: Path) -> None:
     content = path.read_bytes()
     lines = content.splitlines(keepends=True)
     for number, line in enumerate(lines, 1):
-        try:
-            if not line.endswith(b"\n") or not isinstance(json.loads(line), dict):
-                raise ValueError
-        except ValueError:
-            if number < len(lines):
-                raise BadInput(f"{path} is damaged in line {number}; start under another --name") from None
-            os.truncate(path, len(content) - len(line))
+        with contextlib.suppress(ValueError):
+            if line.endswith(b"\n") and isinstance(json.loads(line), dict):
+                continue
+        if number < len(lines):
+            raise BadInput(f"{path} is damaged in line {number}; start under another --name")
+        os.truncate(path, len(content) - len(line))
 
 
 def _with_driver(url: str) -> str:
     """Return `url` with the PostgreSQL driver that requirements-extras.txt names, unless it has one."""
-    scheme, separator, rest = url.partition("://")
-    return f"postgresql+psycopg://{rest}" if separator and scheme in ("postgres", "postgresql") else url
+    return re.sub("^postgres(ql)?://", "postgresql+psycopg://", url)
 
 
-def _connect(url: str, name: str, direction: str, dead_after: int) -> RDBStorage:
-    from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-
-    shown = _without_password(url)
+def _connect(url: str, dead_after: int, study_in: Callable[..., optuna.Study]) -> Storage:
+    shown, password = "--storage", None
     for left in reversed(range(CONNECTING_TRIES)):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
+            parts = make_url(url)
+            shown, password = f"--storage {parts.render_as_string(hide_password=True)}", parts.password
+            with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
                 database = RDBStorage(
                     url, heartbeat_interval=max(1, dead_after // HEARTBEATS), grace_period=dead_after,
                     heartbeat_stale_trial_callback=try_again,
                 )  # fmt: skip
-            _study(database, name, direction)
-            return database
+            return Storage(study_in(storage=database), database)
         except (ArgumentError, NoSuchModuleError, ValueError) as error:
-            raise BadInput(f"--storage {shown} is no URL of a database, such as postgresql://user@host/name") from error
+            raise BadInput(f"{shown} is no URL of a database, such as postgresql://user@host/name") from error
         except ImportError as error:
-            raise BadInput(f"--storage {shown}: {error.name or 'its driver'} is not installed; "
-                           "pip install -r requirements-extras.txt") from error  # fmt: skip
-        except (SQLAlchemyError, StorageInternalError, RuntimeError) as error:
+            missing = error.name or "its driver"
+            raise BadInput(f"{shown}: {missing} is not installed; pip install -r requirements-extras.txt") from error
+        except (*DATABASE_ERRORS, RuntimeError) as error:
             if not left:
-                cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-                raise BadInput(f"--storage {shown} cannot be used ({_hide(cause, url)})") from error
+                raise BadInput(f"{shown} cannot be used ({cause_of(error, password)})") from error
             time.sleep(random.uniform(0.2, 1))
 
 
-def _without_password(url: str) -> str:
-    return _hide(url, url)
-
-
-def _hide(text: str, url: str) -> str:
-    """Return `text` without the password of `url`."""
-    try:
-        password = urlsplit(url).password
-    except ValueError:
-        return "given"
-    return text.replace(password, "…") if password else text
+def cause_of(error: Exception, password: str | None = None) -> str:
+    """Return, in one line and without the password, what a database or its driver has complained of."""
+    origin = error.__cause__ or error  # Optuna's own text says less
+    cause = str(getattr(origin, "orig", None) or origin).strip().splitlines()[0]
+    return cause.replace(password, "…") if password else cause

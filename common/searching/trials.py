@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import functools
-import json
 import os
 import signal
 import subprocess
@@ -12,9 +11,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from common.runs.folder import lock
+from common.runs.folder import lock, read_train_json
 from common.searching.sweep_file import ARGUMENTS, ENVIRONMENT, INTERPRETER, PROGRAM
 from common.system.errors import BadInput
+from common.system.text import printable
 
 OUTPUT = "output.txt"  # what a trial's process says, in the folder of the trial
 PATIENCE = 60  # seconds that an ended trial has for saving its state
@@ -38,12 +38,9 @@ class Launcher:
 
     def option_words(self, values: dict) -> list[str]:
         """Return the options that the program gets for `values`: those of the command, `values` and the fixed ones."""
-        options = {PROGRAM, *ARGUMENTS} & set(self.command)
-        start = next(place for place, word in enumerate(self.command) if word in options)
-        words = []
-        for word in self.command[start:]:
-            words += [*arguments(values, word), *self.fixed] if word in ARGUMENTS else [word]
-        return words[PROGRAM in words[:1] :]
+        start = next(place for place, word in enumerate(self.command) if word in (PROGRAM, *ARGUMENTS))
+        start += self.command[start] == PROGRAM
+        return self._expand(self.command[start:], values, self.fixed)
 
     def start(self, values: dict, folder: Path, slot: int) -> "TrialProcess":
         """Start the program on the options `values`; its run folder will be somewhere in `folder`.
@@ -56,24 +53,25 @@ class Launcher:
         earlier = run_in(folder)
         if earlier:
             _wait_until_free(earlier)
-            words = self._words({"resume": str(earlier)}, [])
+            words = self._expand(self.command, {"resume": str(earlier)}, [])
         else:
-            words = self._words(values, [*self.fixed, f"--output_dir={folder}", "--test=False"])
+            fixed = [*self.fixed, f"--output_dir={folder}", "--test=False"]
+            words = self._expand(self.command, values, fixed)
         return TrialProcess(words, folder, self.slots[slot])
 
     def start_test(self, run: Path, folder: Path) -> "TrialProcess":
         """Start the program on the finished run in `run`, to look at the test images with its best weights."""
-        return TrialProcess(self._words({"resume": str(run)}, ["--test=True"]), folder, self.slots[0])
+        words = self._expand(self.command, {"resume": str(run)}, ["--test=True"])
+        return TrialProcess(words, folder, self.slots[0])
 
-    def _words(self, values: dict, more: list[str]) -> list[str]:
-        """Return the words of the command, with `more` options behind those of `values`."""
-        single = {ENVIRONMENT: "/usr/bin/env", INTERPRETER: sys.executable, PROGRAM: str(self.program)}
+    def _expand(self, command: list[str], values: dict, more: list[str]) -> list[str]:
+        """Return the words that stand for the macros in `command`, with `more` options behind those of `values`."""
+        single = {ENVIRONMENT: ["/usr/bin/env"], INTERPRETER: [sys.executable], PROGRAM: [str(self.program)]}
+        if sys.platform == "win32":
+            single[ENVIRONMENT] = []  # Windows has no such program and needs none
         words = []
-        for word in self.command:
-            if word in ARGUMENTS:
-                words += [*arguments(values, word), *more]
-            elif word != ENVIRONMENT or sys.platform != "win32":  # Windows has no such program and needs none
-                words.append(single.get(word, word))
+        for word in command:
+            words += [*arguments(values, word), *more] if word in ARGUMENTS else single.get(word, [word])
         return words
 
 
@@ -82,11 +80,8 @@ def arguments(values: dict, macro: str) -> list[str]:
     if macro == "${args_no_equals}":
         return [word for name, value in values.items() for word in (f"--{name}", str(value))]
     if macro == "${args_no_boolean_flags}":
-        return [
-            f"--{name}" if value is True else f"--{name}={value}"
-            for name, value in values.items()
-            if value is not False
-        ]
+        values = {name: value for name, value in values.items() if value is not False}
+        return [f"--{name}" if value is True else f"--{name}={value}" for name, value in values.items()]
     return [f"--{name}={value}" for name, value in values.items()]
 
 
@@ -101,18 +96,15 @@ def slots_for(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
     import torch
 
     gpus = 0 if on_cpu else torch.cuda.device_count()
-    if gpus:
-        jobs = jobs or gpus
-        if jobs > gpus:
-            raise BadInput(f"--jobs {jobs}: there are {gpus} GPU(s), and each takes one trial at a time")
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        names = visible if len(visible) >= gpus and visible[0] else [str(gpu) for gpu in range(gpus)]
-        return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:jobs]]
-    jobs = jobs or 1
-    if jobs == 1:
-        return [{}]
-    threads = max(1, torch.get_num_threads() // jobs)
-    return [{"OMP_NUM_THREADS": str(threads)} for _ in range(jobs)]
+    if not gpus:
+        threads = max(1, torch.get_num_threads() // (jobs or 1))
+        return [{"OMP_NUM_THREADS": str(threads)}] * jobs if jobs and jobs > 1 else [{}]
+    jobs = jobs or gpus
+    if jobs > gpus:
+        raise BadInput(f"--jobs {jobs}: there are {gpus} GPU(s), and each takes one trial at a time")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = visible if len(visible) >= gpus and visible[0] else map(str, range(gpus))
+    return [{"CUDA_VISIBLE_DEVICES": name} for name in list(names)[:jobs]]
 
 
 class TrialProcess:
@@ -137,18 +129,10 @@ class TrialProcess:
         """The exit code, negative for a signal; None while it runs."""
         return self._process.poll()
 
-    @property
-    def run(self) -> Path | None:
-        """The run folder, once it is there."""
-        return run_in(self.folder)
-
     def train_json(self) -> dict:
-        """Return the content of train.json, {"epochs": []} before it is there."""
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            content = json.loads((self.run / "train.json").read_text(encoding="utf-8"))
-            if isinstance(content.get("epochs"), list):
-                return content
-        return {"epochs": []}
+        """Return what is in train.json, an empty one before it is there."""
+        run = run_in(self.folder)
+        return read_train_json(run) if run else {"epochs": []}
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ask the process to save its state and end; it is killed if it does not."""
@@ -168,17 +152,13 @@ class TrialProcess:
 
     def reason(self) -> str:
         """Return, in one line, why the process has failed."""
-        lines = self.output().splitlines()
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        kind = REASONS.get(self.exit_code, "")
-        last = errors[-1] if errors else next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        return f"exit code {self.exit_code}{f' ({kind})' if kind else ''}: {last.strip()[:300]}"
-
-    def output(self) -> str:
-        """Return what the process has said."""
         with open(self.folder / OUTPUT, "rb") as file:
             file.seek(self._start_of_output)
-            return file.read().decode("utf-8", errors="replace")
+            said = file.read().decode("utf-8", errors="replace")
+        lines = [line for line in said.splitlines() if line.strip()] or ["it said nothing"]
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        kind = f" ({REASONS[self.exit_code]})" if self.exit_code in REASONS else ""
+        return f"exit code {self.exit_code}{kind}: {printable((errors or lines)[-1].strip(), 300)}"
 
 
 def run_in(folder: Path) -> Path | None:
