@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, command, read, result_of, without_pictures
+from helpers import ROOT, command, read, result_of, without_pictures
 from PIL import Image
 from torch import nn
 

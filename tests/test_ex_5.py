@@ -1,7 +1,7 @@
 """ex_5: the network of the report, the data before it and the inside after it."""
 
 import pytest
-from conftest import read, without_pictures
+from helpers import read, without_pictures
 
 import ex_1
 import ex_5

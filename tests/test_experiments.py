@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, command, environment, read, small_run
+from helpers import ROOT, command, environment, read, small_run, write_class
 from PIL import Image
 
 import ex_1
@@ -204,21 +204,16 @@ def test_ex_2_augments_training_images_only():
     assert [type(transform).__name__ for transform in evaluation.transforms] == ["Resize", "Normalize"]
 
 
-def class_folders(root, parts, per_class=8):
-    """Write small PNGs of two classes that differ in colour, to root/<part>/<class>/."""
-    generator = np.random.default_rng(0)
-    for part in parts:
-        for label, name in enumerate(["a $cat", "dog"]):
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for number in range(per_class):
-                pixels = generator.integers(0, 100, (32, 32, 3), np.uint8) + np.uint8(100 * label)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
+def write_pets(root, *parts):
+    """Write eight pictures of each of two classes that differ in color, to root/<part>/<class>/; return `root`."""
+    for place, part in enumerate(parts):
+        write_class(root / part / "a $cat", 8, 100 * place, 32, 32, tint=(0, 0, 0))
+        write_class(root / part / "dog", 8, 100 * place + 50, 32, 32, tint=(200, 200, 200))
     return root
 
 
 def test_class_folders_in_a_folder_with_spaces(tmp_path):
-    root = class_folders(tmp_path / "my photographs", ["train", "val"])
+    root = write_pets(tmp_path / "my photographs", "train", "val")
     folder = ex_1.main(["--data", f"{root}/", "-e", "2", "-b", "4", "--output_dir", str(tmp_path / "my outputs")])
     assert folder.parent == tmp_path / "my outputs" / "ex_1" / "my photographs"
     config = read(folder, "config.json")
@@ -229,7 +224,7 @@ def test_class_folders_in_a_folder_with_spaces(tmp_path):
 
 
 def test_unlabelled_test_images_get_a_submission_and_no_score(tmp_path):
-    root = class_folders(tmp_path / "data", ["train"])
+    root = write_pets(tmp_path / "data", "train")
     (root / "test").mkdir()
     for number in range(3):
         Image.new("RGB", (32, 32), (90 * number, 80, 80)).save(root / "test" / f"{number}.png")
@@ -243,7 +238,7 @@ def test_unlabelled_test_images_get_a_submission_and_no_score(tmp_path):
 
 
 def test_several_data_sets_are_run_one_after_the_other(tmp_path):
-    root = class_folders(tmp_path / "pets", ["train", "test"])
+    root = write_pets(tmp_path / "pets", "train", "test")
     options = ["--dataset", "digits,folder", "--data", str(root), "-e", "1", "-b", "4", "--limit", "12"]
     ex_1.main([*options, "--output_dir", str(tmp_path)])
     assert {path.name for path in (tmp_path / "ex_1").iterdir()} == {"digits", "pets"}

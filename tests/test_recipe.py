@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, command, read, result_of, small_run
+from helpers import ROOT, command, part, read, result_of, small_run
 from torch import nn
 
 import ex_1
@@ -82,8 +82,6 @@ def test_the_average_follows_the_weights_by_the_formula():
 
 
 def digits_batches(later_sizes, images=40):
-    from test_training import part
-
     return Batches(part(images), lambda images, draws: images, 8, CPU, 0, training=True, later_sizes=later_sizes)
 
 

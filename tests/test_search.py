@@ -12,7 +12,7 @@ from unittest import mock
 import optuna
 import pytest
 import yaml
-from conftest import ROOT, command, environment, read, table
+from helpers import ROOT, command, environment, read, table
 from optuna.trial import TrialState
 
 import ex_1

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import part
 from torch import nn
 
-from common.data.arrays import ArrayDataset, Part
 from common.data.batches import Batches
 from common.optim.optimizers import Schedule, build_optimizer
 from common.system.device import Machine, prepare_machine
@@ -16,13 +16,6 @@ from common.training.loop import Meter, best_record, evaluate, train_one_epoch
 from common.transforms.basic import Compose, Normalize, RandomHorizontalFlip
 
 CPU = Machine(torch.device("cpu"), None)
-
-
-def part(images=50, size=8):
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (images, size, size, 3), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, 4, (images,), generator=generator)
-    return Part(ArrayDataset(pixels, labels, list("abcd"), [str(i) for i in range(images)]), torch.arange(images))
 
 
 def batches(batch_size=16, training=True, images=50, seed=0):
