@@ -1,16 +1,19 @@
 """What several test files need: small runs, the comparison of two runs, images on disk, a server on this machine."""
 
 import csv
+import importlib
 import inspect
 import json
 import os
+import pkgutil
 import socket
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import FunctionType
 from unittest import mock
 
 import numpy as np
@@ -20,6 +23,7 @@ from PIL import Image
 from torch import nn
 from torchvision.models.resnet import BasicBlock
 
+import common
 import ex_1
 from common.data.arrays import ArrayDataset, Part
 from common.training import loop as training
@@ -40,9 +44,25 @@ def small_run(output_dir, *options, script=ex_1):
 
 
 def without_pictures(argv, script=ex_1):
-    """Run an experiment in this process without saving its pictures, which takes longer than all else in small runs."""
-    with mock.patch("common.runs.plots.save_figure"):
+    """Run an experiment in this process without its pictures, which take longer than all else in small runs."""
+    with no_drawing():
         return script.main(argv)
+
+
+@contextmanager
+def no_drawing():
+    """Replace every function draw_… of what draws runs, where it is defined and where it has been imported."""
+    names = [module.name for module in pkgutil.walk_packages(common.__path__, "common.")]
+    names = [name for name in names if name.endswith(("plots", "figures"))]
+    modules = [importlib.import_module(name) for name in names]
+    drawing = {value for module in modules for name, value in vars(module).items() if name.startswith("draw_")}
+    assert drawing, "no module of common/ that draws is called plots or figures"
+    with ExitStack() as patches:
+        for module in [module for name, module in sys.modules.items() if name.startswith("common.")]:
+            for name, value in list(vars(module).items()):
+                if isinstance(value, FunctionType) and value in drawing:
+                    patches.enter_context(mock.patch.object(module, name))
+        yield
 
 
 def interrupt(run, output_dir, before_epoch):
