@@ -1,5 +1,10 @@
 """Fixtures of several test files; their functions are in helpers.py."""
 
+import os
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # with more threads, the workers would only wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start, too
+
 import pytest
 import torch
 from helpers import SMALL

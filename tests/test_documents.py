@@ -22,7 +22,7 @@ def shown_commands():
     for path, text in texts.items():
         for number, line in enumerate(text.splitlines(), 1):
             for script, rest in COMMAND.findall(line):
-                if not script.isupper() and script != "SCRIPT.py":
+                if script != "SCRIPT.py":
                     yield f"{path.relative_to(ROOT)}:{number} {script}", script, words_of(line, rest)
 
 

@@ -214,8 +214,9 @@ def six_epochs(tmp_path_factory):
     return run, time.monotonic() - started
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=pytest.mark.slow if seed < 2 else pytest.mark.long) for seed in range(10)]
+)
 def test_killed_three_times_and_resumed_it_ends_the_same(tmp_path, six_epochs, seed):
     whole, seconds = six_epochs
     moments = random.Random(seed)

@@ -80,7 +80,9 @@ def test_other_folders_and_loose_files_are_told_of(tmp_path, capsys):
     assert "12 test image(s) are in the training images too" in said
 
 
-@pytest.mark.parametrize("closed", ["| head -0", ">&-", "> /dev/full"])
+@pytest.mark.parametrize(
+    "closed", ["| head -0", *(pytest.param(to, marks=pytest.mark.slow) for to in (">&-", "> /dev/full"))]
+)
 def test_a_reader_that_has_gone_does_not_end_the_run(tmp_path, closed):
     words = [sys.executable, str(ROOT / "ex_1.py"), *SMALL, "-e", "0", "--output_dir", str(tmp_path)]
     command = " ".join(f"'{word}'" for word in words)
