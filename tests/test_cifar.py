@@ -9,11 +9,11 @@ import sys
 import tarfile
 import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import torch
+from helpers import closed_port, send, serving
 from torchvision.datasets import CIFAR10
 
 import common.data.cifar
@@ -52,32 +52,8 @@ def make_archive():
 ARCHIVE = make_archive()
 
 
-@contextmanager
-def serving(answer):
-    """A server on this machine, and the addresses that it was asked for; `answer` writes the answer."""
-    asked = []
-
-    def do_get(handler):
-        asked.append(handler.path)
-        answer(handler)
-
-    quiet = {"do_GET": do_get, "log_message": lambda *_: None}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (BaseHTTPRequestHandler,), quiet))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield server, asked
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-def send(handler, content=ARCHIVE, announced=None, status=200):
-    handler.send_response(status)
-    handler.send_header("Content-Length", str(len(content) if announced is None else announced))
-    handler.end_headers()
-    handler.wfile.write(content)
+def send_archive(handler):
+    send(handler, ARCHIVE)
 
 
 @pytest.fixture(autouse=True)
@@ -93,15 +69,9 @@ def little_cifar(monkeypatch, tmp_path):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
-def closed_port():
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        return unused.getsockname()[1]
-
-
 @pytest.fixture
 def server(monkeypatch):
-    with serving(send) as (server, asked):
+    with serving(send_archive) as (server, asked):
         monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/{CIFAR10.filename}")
         yield asked
 
@@ -228,7 +198,7 @@ def test_a_failed_download_is_explained_and_leaves_nothing(tmp_path, monkeypatch
         assert CIFAR10.url in line and str(tmp_path / CIFAR10.filename) in line and "--dataset digits" in line
     gc.collect()  # a connection that was left open is told of here, and not in a later test
     assert list(tmp_path.iterdir()) == []
-    with answering(monkeypatch, send):
+    with answering(monkeypatch, send_archive):
         check(load_cifar("cifar10", str(tmp_path)))
 
 
@@ -257,7 +227,7 @@ def test_no_network_is_one_line_with_every_way_out(tmp_path):
 
 def test_a_download_that_ctrl_c_ends_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(common.system.download, "progress", raise_keyboard_interrupt)
-    with answering(monkeypatch, send), pytest.raises(KeyboardInterrupt):
+    with answering(monkeypatch, send_archive), pytest.raises(KeyboardInterrupt):
         load_cifar("cifar10", str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 

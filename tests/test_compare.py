@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, command, read, small_run, table
+from helpers import ROOT, command, read, small_run, table
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -111,6 +111,7 @@ def overview_of(*folders, metric="val_accuracy"):
     return compare_runs(runs, metric, {}, [])
 
 
+@pytest.mark.slow
 def test_the_command(outputs, real, tmp_path):
     before = {path: path.read_bytes() for path in outputs.rglob("*") if path.is_file()}
     result = command(ROOT / "compare.py", outputs, cwd=tmp_path)
@@ -406,7 +407,17 @@ def test_by_draws_against_an_option(outputs, real, tmp_path, drawn):
     assert "does not make runs different" in refusal(outputs, "--by", "workers")
 
 
-@pytest.mark.parametrize("values", [[1e-5, 1e-1], [1, 2, None], ["a", "b" * 500], [[1, 2], [3]], [True, False], [0, 5]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [1e-5, 1e-1],
+        [1, 2, None],
+        ["a", "b" * 500],
+        pytest.param([[1, 2], [3]], marks=pytest.mark.slow),
+        pytest.param([True, False], marks=pytest.mark.slow),
+        pytest.param([0, 5], marks=pytest.mark.slow),
+    ],
+)
 def test_pictures_against_any_kind_of_option(real, tmp_path, drawn, values):
     for number, value in enumerate(values):
         altered(real[0], tmp_path / "runs" / str(number), choice=value, config={"split_sha256": "a"})
@@ -607,6 +618,7 @@ def test_names_and_values_of_any_kind_stay_data(tmp_path, name, option, value, r
     assert [run["curve"][:5] for run in data["runs"]] == ["group"] * 2 and len(data["passed"]) == 1
 
 
+@pytest.mark.slow
 def test_hostile_names_in_pictures(real, tmp_path, drawn):
     for number, name in enumerate(HOSTILE):
         altered(real[0], tmp_path / "runs" / f"_{number}", config={"script": name}, **{HOSTILE[2]: name})
@@ -694,6 +706,7 @@ def test_long_curves_keep_their_best_and_last_epoch(real, tmp_path):
     assert run["epochs"]["time"][-1] == 4000 and run["epochs"]["val_loss"][0] == 1.2346
 
 
+@pytest.mark.slow
 def test_two_hundred_runs(real, tmp_path, drawn, capsys):
     for number in range(200):
         lr, seed = 10 ** (number % 40 / 10 - 5), number // 40

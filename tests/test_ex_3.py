@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, command, read, result_of, without_pictures
+from helpers import ROOT, command, read, result_of, without_pictures
 from PIL import Image
 from torch import nn
 
@@ -286,6 +286,7 @@ def test_a_budget_that_is_used_up_already_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_batch_norm_that_cannot_take_one_image_starts_with_two(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("common.throughput.MIN_SECONDS", 0.0)
     small = ["--model", "resnet18", "--image_size", "8", "--output_dir", str(tmp_path)]

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import read, without_pictures
+from helpers import read, without_pictures
 from torch import nn
 
 import ex_4

@@ -1,7 +1,7 @@
 """ex_5: the network of the report, the data before it and the inside after it."""
 
 import pytest
-from conftest import read, without_pictures
+from helpers import read, without_pictures
 
 import ex_1
 import ex_5
@@ -16,6 +16,7 @@ def test_the_network_is_that_of_the_report():
     assert (options.batch_size, options.epochs, options.lr, options.dropout, options.watch) == (25, 20, 1e-3, 0.2, 100)
 
 
+@pytest.mark.slow
 def test_a_run_shows_its_data_and_its_inside(tmp_path, capsys):
     run = ex_5.main([*DIGITS, "--print_every", "8", "--output_dir", str(tmp_path)])
     names = {path.name for path in run.iterdir()}
@@ -33,6 +34,7 @@ def test_the_data_can_be_explored_alone(tmp_path, script):
     assert not (folder / "train.json").exists()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_does_not_explore_again(tmp_path):
     run = without_pictures([*DIGITS, "--output_dir", str(tmp_path)], ex_5)
     before = (run / "explore.json").stat().st_mtime_ns

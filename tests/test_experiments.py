@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, command, environment, read, small_run
+from helpers import ROOT, command, environment, read, small_run, without_pictures, write_class
 from PIL import Image
 
 import ex_1
@@ -123,16 +123,16 @@ def first_loss(folder):
         ["-lr", "1e-4"], ["-wd", "0.1"], ["-b", "64"], ["--optimizer", "adamw", "-wd", "1"], ["--optimizer", "rmsprop"],
         ["--optimizer", "sgd"], ["--label_smoothing", "0.1"], ["--clip_grad", "0.01"], ["--accumulate", "2"],
         ["--seed", "1"], ["-d", "0.5"], ["-bn", "False"], ["--schedule", "onecycle"], ["--precision", "bf16"],
-        ["--schedule", "cosine", "--warmup_epochs", "1"], ["--limit", "200"],
+        ["--schedule", "cosine", "--warmup_epochs", "1", "-e", "2"], ["--limit", "200"],
     ],
 )  # fmt: skip
 def test_options_act_from_the_first_epoch(finished_run, tmp_path, options):
-    changed = small_run(tmp_path, *options)
+    changed = small_run(tmp_path, "-e", "1", *options)
     assert first_loss(changed) != first_loss(finished_run)  # equal options give equal bits: see the test of seeds
 
 
 def test_momentum_acts(tmp_path):
-    losses = [first_loss(small_run(tmp_path, "--optimizer", "sgd", "--momentum", m)) for m in ("0", "0.9")]
+    losses = [first_loss(small_run(tmp_path, *"-e 1 --optimizer sgd --momentum".split(), m)) for m in ("0", "0.9")]
     assert losses[0] != losses[1]
 
 
@@ -177,10 +177,10 @@ def test_deterministic_switches_torch(tmp_path):
 
 
 def test_same_seed_same_result_other_seed_other_result(finished_run, tmp_path):
-    again = small_run(tmp_path)
+    again = small_run(tmp_path, "-e", "1")
     assert first_loss(again) == first_loss(finished_run)
     assert read(again, "config.json")["split_sha256"] == read(finished_run, "config.json")["split_sha256"]
-    other = small_run(tmp_path, "-s", "1")
+    other = small_run(tmp_path, "-e", "1", "-s", "1")
     assert read(other, "config.json")["split_sha256"] != read(finished_run, "config.json")["split_sha256"]
 
 
@@ -204,21 +204,16 @@ def test_ex_2_augments_training_images_only():
     assert [type(transform).__name__ for transform in evaluation.transforms] == ["Resize", "Normalize"]
 
 
-def class_folders(root, parts, per_class=8):
-    """Write small PNGs of two classes that differ in colour, to root/<part>/<class>/."""
-    generator = np.random.default_rng(0)
-    for part in parts:
-        for label, name in enumerate(["a $cat", "dog"]):
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for number in range(per_class):
-                pixels = generator.integers(0, 100, (32, 32, 3), np.uint8) + np.uint8(100 * label)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
+def write_pets(root, *parts):
+    """Write eight pictures of each of two classes that differ in color, to root/<part>/<class>/; return `root`."""
+    for place, part in enumerate(parts):
+        write_class(root / part / "a $cat", 8, 100 * place, 32, 32, tint=(0, 0, 0))
+        write_class(root / part / "dog", 8, 100 * place + 50, 32, 32, tint=(200, 200, 200))
     return root
 
 
 def test_class_folders_in_a_folder_with_spaces(tmp_path):
-    root = class_folders(tmp_path / "my photographs", ["train", "val"])
+    root = write_pets(tmp_path / "my photographs", "train", "val")
     folder = ex_1.main(["--data", f"{root}/", "-e", "2", "-b", "4", "--output_dir", str(tmp_path / "my outputs")])
     assert folder.parent == tmp_path / "my outputs" / "ex_1" / "my photographs"
     config = read(folder, "config.json")
@@ -229,11 +224,11 @@ def test_class_folders_in_a_folder_with_spaces(tmp_path):
 
 
 def test_unlabelled_test_images_get_a_submission_and_no_score(tmp_path):
-    root = class_folders(tmp_path / "data", ["train"])
+    root = write_pets(tmp_path / "data", "train")
     (root / "test").mkdir()
     for number in range(3):
         Image.new("RGB", (32, 32), (90 * number, 80, 80)).save(root / "test" / f"{number}.png")
-    folder = ex_1.main(["--data", str(root), "-e", "1", "-b", "4", "--output_dir", str(tmp_path)])
+    folder = without_pictures(["--data", str(root), "-e", "1", "-b", "4", "--output_dir", str(tmp_path)])
     assert not (folder / "test.json").exists()
     rows = list(csv.reader(io.StringIO((folder / "submission.csv").read_text())))
     assert rows[0] == ["id", "label"]
@@ -243,9 +238,9 @@ def test_unlabelled_test_images_get_a_submission_and_no_score(tmp_path):
 
 
 def test_several_data_sets_are_run_one_after_the_other(tmp_path):
-    root = class_folders(tmp_path / "pets", ["train", "test"])
+    root = write_pets(tmp_path / "pets", "train", "test")
     options = ["--dataset", "digits,folder", "--data", str(root), "-e", "1", "-b", "4", "--limit", "12"]
-    ex_1.main([*options, "--output_dir", str(tmp_path)])
+    without_pictures([*options, "--output_dir", str(tmp_path)])
     assert {path.name for path in (tmp_path / "ex_1").iterdir()} == {"digits", "pets"}
     for log in (tmp_path / "ex_1").glob("*/*/log.txt"):
         assert sum(line.startswith("run folder") for line in log.read_text().splitlines()) == 1
@@ -297,6 +292,7 @@ def test_help_and_options_do_not_wait_for_heavy_packages():
     assert command("-c", code, cwd=ROOT).stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_run_from_elsewhere_without_terminal_with_plain_output(tmp_path):
     options = ["--dataset", "digits", "-e", "1", "--limit", "100"]
     plain = environment(LANG="C", HOME="/nonexistent", PYTHONWARNINGS="error::UserWarning")
@@ -309,6 +305,7 @@ def test_a_run_from_elsewhere_without_terminal_with_plain_output(tmp_path):
     assert json.loads((folder / "config.json").read_text())["command"].startswith(sys.executable.rpartition("/")[2])
 
 
+@pytest.mark.slow
 def test_shuffled_labels_teach_nothing(tmp_path, monkeypatch):
     from common.data import load as data_module
 

@@ -366,7 +366,11 @@ def test_where_hashes_are_keys_no_exact_copies_are_looked_for(look):
 HOSTILE = ["with space", "$x^", "new\nline", "😀" * 30, "x" * 200, "\udcff", "%d{}", "\\frac"]
 
 
-@pytest.mark.parametrize("classes", [HOSTILE, [f"class {number}" for number in range(203)]], ids=["hostile", "many"])
+@pytest.mark.parametrize(
+    "classes",
+    [HOSTILE, pytest.param([f"class {number}" for number in range(203)], marks=pytest.mark.slow)],
+    ids=["hostile", "many"],
+)
 def test_pictures_are_drawn_whatever_the_names(tmp_path, classes):
     train = scenes(2 * len(classes))
     labels = [number % len(classes) for number in range(len(train))]

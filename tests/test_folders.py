@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from helpers import SIDE as SIZE
+from helpers import noise, write_class
 from PIL import Image
 
 import common.data.folders
@@ -20,19 +22,6 @@ from common.data.load import Source
 from common.system.device import Machine
 from common.system.errors import BadInput
 from common.transforms.basic import Compose
-
-SIZE = 12
-
-
-def noise(seed, height=SIZE, width=SIZE):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def write_class(folder, count, first_seed=0, height=SIZE, width=SIZE, suffix=".png"):
-    """Write `count` different pictures into the folder of a class."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        Image.fromarray(noise(first_seed + number, height, width)).save(folder / f"{number:03}{suffix}")
 
 
 def write_classes(root, counts, first_seed=0, **options):

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from helpers import ROOT
 
 import common.system.device
 from common.data.arrays import ArrayDataset
@@ -158,14 +158,21 @@ def _end_well(dataset, seed):
     sys.exit(not _reads_well(dataset, seed))
 
 
-@pytest.mark.parametrize("layout", ["contiguous", "packed"])
+@pytest.mark.parametrize("layout", ["contiguous", pytest.param("packed", marks=pytest.mark.slow)])
 def test_threads_may_read_at_the_same_time(tmp_path, never_fits, layout):
     dataset = load_hdf5(str(write_file(tmp_path / "a.hdf5", **LAYOUTS[layout])))["train"].dataset
     with ThreadPoolExecutor(4) as threads:
         assert all(threads.map(_reads_well, [dataset] * 4, range(4)))
 
 
-@pytest.mark.parametrize("method", [name for name in multiprocessing.get_all_start_methods() if name != "forkserver"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name == "spawn"))
+        for name in multiprocessing.get_all_start_methods()
+        if name != "forkserver"
+    ],
+)
 def test_processes_may_read_at_the_same_time(tmp_path, never_fits, method):
     dataset = load_hdf5(str(write_file(tmp_path / "a.hdf5")))["train"].dataset
     dataset.read(np.arange(3))  # so that there is an open file to be shared by mistake

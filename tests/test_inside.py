@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import read
+from helpers import read
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

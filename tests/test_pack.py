@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import ROOT, command
+from helpers import ROOT, SIDE, command, noise, write_class
 from PIL import Image
 from torchvision import transforms
 
@@ -19,24 +19,13 @@ from common.data.hdf5 import load_hdf5
 from common.data.images import read_image
 from common.system.errors import BadInput, explain
 
-SIZE = 12
-
-
-def noise(seed, height=SIZE, width=SIZE):
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-def write_images(folder, count, first_seed=0, height=SIZE, width=SIZE):
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(count):
-        Image.fromarray(noise(first_seed + number, height, width)).save(folder / f"{number:02}.png")
-    return folder
+SIZE = SIDE
 
 
 def write_parts(root, *parts, count=4):
     for place, part in enumerate(parts):
         for label, name in enumerate(("Ant", "bee")):
-            write_images(root / part / name, count, 1000 * place + 100 * label)
+            write_class(root / part / name, count, 1000 * place + 100 * label)
     return root
 
 
@@ -58,13 +47,13 @@ def refusal(root, *options, target=None):
 
 def test_train_val_and_test_are_packed_as_what_they_are_called(tmp_path):
     write_parts(tmp_path / "data", "train", "Validation")
-    write_images(tmp_path / "data" / "test", 3, 500)
+    write_class(tmp_path / "data" / "test", 3, 500)
     parts = pack_to(tmp_path / "data")
     assert list(parts) == ["train", "val", "test"]
     assert parts["train"].dataset.classes == ["Ant", "bee"]
     assert parts["train"].labels == parts["val"].labels == [0] * 4 + [1] * 4 and parts["test"].labels == [-1] * 3
-    assert parts["train"].dataset.ids == [f"{name}/{number:02}.png" for name in ("Ant", "bee") for number in range(4)]
-    assert parts["test"].dataset.ids == ["00.png", "01.png", "02.png"]
+    assert parts["train"].dataset.ids == [f"{name}/{number:03}.png" for name in ("Ant", "bee") for number in range(4)]
+    assert parts["test"].dataset.ids == ["000.png", "001.png", "002.png"]
     for part, seeds in {
         "train": [*range(4), *range(100, 104)], "val": [*range(1000, 1004), *range(1100, 1104)], "test": range(500, 503)
     }.items():  # fmt: skip
@@ -73,7 +62,7 @@ def test_train_val_and_test_are_packed_as_what_they_are_called(tmp_path):
 
 
 def test_the_file_is_what_other_programs_expect(tmp_path):
-    write_images(write_parts(tmp_path / "data", "train", "val") / "test", 3)
+    write_class(write_parts(tmp_path / "data", "train", "val") / "test", 3)
     pack_to(tmp_path / "data")
     with h5py.File(tmp_path / "data.hdf5") as file:
         assert set(file) == {
@@ -101,7 +90,7 @@ def test_without_val_a_tenth_of_the_training_images_is_set_aside(tmp_path, capsy
     for name in ("Ant", "bee"):  # as many copies of images as there are others
         for number in range(10):
             folder = tmp_path / "data" / inner / name
-            shutil.copy(folder / f"{number:02}.png", folder / f"copy {number}.png")
+            shutil.copy(folder / f"{number:03}.png", folder / f"copy {number}.png")
     parts = pack_to(tmp_path / "data")
     assert "there is no val folder: 6 of 60 training images are set aside for validation" in capsys.readouterr().out
     train, val = parts["train"], parts["val"]
@@ -122,8 +111,8 @@ def test_without_val_a_test_folder_stays_the_test_set(tmp_path):
 def test_pictures_become_squares_as_torchvision_makes_them(tmp_path, height, width):
     for part in ("train", "val"):
         for name in ("a", "b"):
-            write_images(tmp_path / "data" / part / name, 1, 7, height, width)
-    image, _ = read_image(tmp_path / "data" / "train" / "a" / "00.png")
+            write_class(tmp_path / "data" / part / name, 1, 7, height, width)
+    image, _ = read_image(tmp_path / "data" / "train" / "a" / "000.png")
     by_fit = {
         "crop": transforms.Compose([transforms.Resize(10), transforms.CenterCrop(10)]),
         "squash": transforms.Resize((10, 10)),
@@ -144,7 +133,7 @@ def test_the_number_of_threads_changes_nothing(tmp_path):
 
 def test_a_class_that_training_lacks_is_named(tmp_path):
     write_parts(tmp_path / "data", "train", "val")
-    write_images(tmp_path / "data" / "val" / "wasp", 1)
+    write_class(tmp_path / "data" / "val" / "wasp", 1)
     assert "'wasp'" in refusal(tmp_path / "data")
 
 
@@ -156,7 +145,7 @@ def test_a_folder_one_level_too_high_gets_a_hint(tmp_path):
 
 def broken_parts(root, count=1):
     write_parts(root, "train", "val", count=15)
-    paths = [root / part / "Ant" / f"{number:02}.png" for number in range(count) for part in ("train", "val")]
+    paths = [root / part / "Ant" / f"{number:03}.png" for number in range(count) for part in ("train", "val")]
     for path in paths:
         path.write_bytes(b"no image")
     return paths
@@ -175,7 +164,7 @@ def test_all_unreadable_files_are_listed_and_nothing_is_written(tmp_path, capsys
 
 def test_one_unreadable_file_is_named(tmp_path):
     write_parts(tmp_path / "data", "train", "val")
-    path = tmp_path / "data" / "val" / "bee" / "01.png"
+    path = tmp_path / "data" / "val" / "bee" / "001.png"
     path.write_bytes(path.read_bytes()[:200])
     assert str(path) in refusal(tmp_path / "data")
 
@@ -191,7 +180,7 @@ def test_unreadable_files_are_left_out_and_listed_if_that_is_asked_for(tmp_path,
     assert all(str(path) in shown.err for path in paths)
     assert f"{len(paths)} file(s) that cannot be read are left out" in shown.out
     images = dict(zip(parts["train"].dataset.ids, parts["train"].dataset.pixels, strict=True))
-    assert all(np.array_equal(image, noise(int(name[4:6]) + 100 * (name[0] == "b"))) for name, image in images.items())
+    assert all(np.array_equal(image, noise(int(name[4:7]) + 100 * (name[0] == "b"))) for name, image in images.items())
     assert sum(map(len, parts.values())) == (36 if has_val else 18)
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, command, read, small_run, table, without_pictures
+from helpers import ROOT, command, read, small_run, table, without_pictures
 from PIL import Image
 from sklearn.datasets import load_digits
 

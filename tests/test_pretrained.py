@@ -5,8 +5,7 @@ import io
 
 import pytest
 import torch
-from conftest import without_pictures
-from test_cifar import closed_port, send, serving
+from helpers import FEATURES, TinyResNet, closed_port, send, serving, without_pictures
 from torch import nn
 from torchvision import models
 
@@ -18,26 +17,6 @@ from common.system.checkpoints import save_checkpoint
 from common.system.errors import BadInput
 
 CLASSES = ["cat", "dog", "frog"]
-
-
-class TinyResNet(nn.Module):
-    """A ResNet by its names, a thousand times smaller than those of torchvision: the tests write it often."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, width, 7, stride=4, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        for stage in range(1, 5):
-            self.add_module(f"layer{stage}", nn.Sequential(models.resnet.BasicBlock(width, width)))
-
-    def forward(self, images):
-        x = self.bn1(self.conv1(images)).relu()
-        for stage in range(1, 5):
-            x = self.get_submodule(f"layer{stage}")(x)
-        return x.mean((2, 3))
-
-
-FEATURES = 16  # fills the registers, see common/models/batch_norm.py
 
 
 def small_model(classes=3):

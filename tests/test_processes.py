@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, command, environment
+from helpers import ROOT, command, environment, part
 
 from common.data.batches import Batches
 from common.system.device import Machine
@@ -39,8 +39,6 @@ def curve(folder):
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 @pytest.mark.parametrize(("images", "batch_size"), [(50, 16), (31, 10), (27, 11), (12, 12)])
 def test_shares_make_up_the_batches_of_one_process(count, images, batch_size):
-    from test_training import part
-
     def of_rank(rank, count, training):
         machine = Machine(torch.device("cpu"), None, Processes(rank, count))
         return Batches(part(images), lambda inputs, _: inputs, batch_size, machine, seed=0, training=training)
@@ -59,8 +57,6 @@ def test_shares_make_up_the_batches_of_one_process(count, images, batch_size):
 
 @pytest.mark.parametrize(("images", "batch_size", "later"), [(50, 3, []), (50, 8, [[2, 3]]), (3, 8, [])])
 def test_every_process_needs_two_images_of_each_batch(images, batch_size, later):
-    from test_training import part
-
     machine = Machine(torch.device("cpu"), None, Processes(0, 2))
     with pytest.raises(BadInput, match=r"a batch of 3 image\(s\) is too small for 2 processes"):
         Batches(part(images), lambda inputs, _: inputs, batch_size, machine, 0, training=True, later_sizes=later)

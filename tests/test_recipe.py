@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, command, read, result_of, small_run
+from helpers import ROOT, command, part, read, result_of, small_run, without_pictures
 from torch import nn
 
 import ex_1
@@ -82,8 +82,6 @@ def test_the_average_follows_the_weights_by_the_formula():
 
 
 def digits_batches(later_sizes, images=40):
-    from test_training import part
-
     return Batches(part(images), lambda images, draws: images, 8, CPU, 0, training=True, later_sizes=later_sizes)
 
 
@@ -128,22 +126,27 @@ def same(one, other):
     return all(np.array_equal(one[name], other[name]) for name in one)
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """A run of two epochs without any of these options."""
+    return train(tmp_path_factory.mktemp("plain"))
+
+
 @pytest.mark.parametrize(
     "words", [["--mixup", "0.4"], ["--cutmix", "1"], ["--ema", "0.9"], ["--batch_schedule", "2:100"]]
 )
-def test_each_option_changes_the_weights_and_resumes_exactly(tmp_path, words):
-    whole, part = train(tmp_path, *words, "-e", "3"), train(tmp_path, *words, "-e", "1")
-    small = ["--resume", str(part), "-e", "3"]
-    ex_1.main(small)
+def test_each_option_changes_the_weights_and_resumes_exactly(tmp_path, plain, words):
+    whole, part = train(tmp_path, *words), train(tmp_path, *words, "-e", "1")
+    without_pictures(["--resume", str(part), "-e", "2"])
     (trained, epochs, *_), (resumed, other_epochs, *_) = result_of(whole), result_of(part)
     assert epochs == other_epochs | {"epochs": epochs["epochs"]} and epochs["epochs"] == other_epochs["epochs"]
     assert same(trained, resumed)
-    assert not same(trained, weights(train(tmp_path, "-e", "3")))
+    assert not same(trained, weights(plain))
 
 
-def test_mixing_says_what_its_training_accuracy_is(tmp_path):
+def test_mixing_says_what_its_training_accuracy_is(tmp_path, plain):
     assert "training accuracies are of mixed images" in (train(tmp_path, "--mixup", "1") / "log.txt").read_text()
-    assert "mixed images" not in (train(tmp_path) / "log.txt").read_text()
+    assert "mixed images" not in (plain / "log.txt").read_text()
 
 
 def test_the_record_tells_the_batch_size(tmp_path):
@@ -157,8 +160,8 @@ def test_a_batch_that_cannot_fit_is_refused_before_the_run(tmp_path):
     assert not list(tmp_path.rglob("config.json"))
 
 
-def test_views_are_told_beside_the_plain_score_never_instead(tmp_path):
-    plain, many = (read(train(tmp_path, *words), "test.json") for words in ([], ["--tta", "6"]))
+def test_views_are_told_beside_the_plain_score_never_instead(tmp_path, plain):
+    plain, many = (read(run, "test.json") for run in (plain, train(tmp_path, "--tta", "6")))
     assert "tta" not in plain and many["tta"]["views"] == 6
     assert many["accuracy"] == plain["accuracy"] and many["loss"] == plain["loss"]
     assert many["tta"]["loss"] != many["loss"] and 0 <= many["tta"]["accuracy"] <= 1
@@ -205,14 +208,16 @@ def test_a_really_compiled_run_ends_near_the_plain_one(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
-@pytest.mark.parametrize("words", [["--watch", "3"], ["--watch", "1", "--clip_grad", "0.01"]])
+@pytest.mark.parametrize(
+    "words", [["--watch", "3"], pytest.param(["--watch", "1", "--clip_grad", "0.01"], marks=pytest.mark.slow)]
+)
 def test_watching_changes_nothing_and_resumes_exactly(tmp_path, words):
-    plain = train(tmp_path, *words[2:], "-e", "3")
-    whole, part = train(tmp_path, *words, "-e", "3"), train(tmp_path, *words, "-e", "1")
-    ex_1.main(["--resume", str(part), "-e", "3"])
+    plain = train(tmp_path, *words[2:])
+    whole, part = train(tmp_path, *words), train(tmp_path, *words, "-e", "1")
+    ex_1.main(["--resume", str(part), "-e", "2"])
     assert same(weights(plain), weights(whole)) and not (plain / "inside.json").exists()
     inside = read(whole, "inside.json")
-    assert inside == read(part, "inside.json") and len(inside["epochs"]) == 3
+    assert inside == read(part, "inside.json") and len(inside["epochs"]) == 2
     assert all(values["gradient_norm"] > 0 for name, values in inside["epochs"][0]["layers"].items() if name == "0")
     pictures = ("gradients", "updates", "activations", "filters", "feature_maps", "grad_cam")
     assert all((part / f"{name}.png").exists() for name in pictures)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import small_run
+from helpers import small_run
 from PIL import Image
 
 import compare

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from conftest import ROOT, command, environment, read, same_result, small_run, without_pictures
+from helpers import ROOT, command, environment, interrupt, read, same_result, small_run, without_pictures
 
 import ex_1
 from common.runs.folder import lock
@@ -28,25 +28,9 @@ def uninterrupted(tmp_path_factory):
 
 
 @pytest.fixture
-def interrupted(tmp_path, monkeypatch):
+def interrupted(tmp_path):
     """A run of OPTIONS that got a Ctrl-C in its third epoch."""
-    return interrupt(tmp_path, monkeypatch, before_epoch=3)
-
-
-def interrupt(output_dir, monkeypatch, before_epoch, options=OPTIONS):
-    honest = training.train_one_epoch
-
-    def train_one_epoch(model, batches, epoch, *arguments, **settings):
-        if epoch == before_epoch:
-            raise KeyboardInterrupt
-        return honest(model, batches, epoch, *arguments, **settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "train_one_epoch", train_one_epoch)
-        with pytest.raises(KeyboardInterrupt):
-            small_run(output_dir, *options)
-    [folder] = (output_dir / "ex_1" / "digits").iterdir()
-    return folder
+    return interrupt(lambda: small_run(tmp_path, *OPTIONS), tmp_path, before_epoch=3)
 
 
 def resume(folder, *options):
@@ -64,8 +48,8 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(interrupted, uninterrupted):
     assert same_result(interrupted, uninterrupted)
 
 
-def test_a_run_interrupted_in_its_first_epoch_starts_over(tmp_path, monkeypatch, uninterrupted):
-    folder = interrupt(tmp_path, monkeypatch, before_epoch=1)
+def test_a_run_interrupted_in_its_first_epoch_starts_over(tmp_path, uninterrupted):
+    folder = interrupt(lambda: small_run(tmp_path, *OPTIONS), tmp_path, before_epoch=1)
     resume(folder)
     assert same_result(folder, uninterrupted)
 
@@ -105,8 +89,8 @@ def test_without_the_seed_of_the_epoch_the_end_differs(interrupted, uninterrupte
     assert not same_result(interrupted, uninterrupted)
 
 
-def test_the_loss_scale_is_part_of_the_state(tmp_path, monkeypatch):
-    folder = interrupt(tmp_path, monkeypatch, 2, ["--precision", "fp16", "--limit", "20", "-e", "2"])
+def test_the_loss_scale_is_part_of_the_state(tmp_path):
+    folder = interrupt(lambda: small_run(tmp_path, "--precision", "fp16", "--limit", "20"), tmp_path, before_epoch=2)
     state = load_checkpoint(folder / "last.pth")
     assert state["scaler"]["scale"] >= 1024
     save_checkpoint(folder / "last.pth", state | {"scaler": state["scaler"] | {"scale": 8.0}})
@@ -229,8 +213,9 @@ def six_epochs(tmp_path_factory):
     return run, time.monotonic() - started
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=pytest.mark.slow if seed < 2 else pytest.mark.long) for seed in range(10)]
+)
 def test_killed_three_times_and_resumed_it_ends_the_same(tmp_path, six_epochs, seed):
     whole, seconds = six_epochs
     moments = random.Random(seed)

@@ -9,11 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from conftest import ROOT, SMALL, environment, read, small_run, without_pictures
-from PIL import Image
+from helpers import ROOT, SMALL, environment, read, small_run, without_pictures, write_class
 
 import ex_1
 from common import figures
@@ -21,13 +19,6 @@ from common.runs.folder import make_folder
 from common.system.checkpoints import load_checkpoint
 from common.system.errors import BadInput, Diverged, explain
 from common.training import fit as training
-
-
-def class_folder(folder, images=6, colour=0):
-    folder.mkdir(parents=True)
-    for number in range(images):
-        pixels = np.full((8, 8, 3), 3 * number + colour, np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
 
 
 def run_folder(root, *options):
@@ -64,7 +55,7 @@ def test_records_never_count_an_epoch_that_is_not_saved(tmp_path, monkeypatch):
 
 def test_names_that_no_terminal_can_show(tmp_path):
     for label, name in enumerate([b"caf\xe9", "日本 🦊 $\\frac{$".encode(), b"<script>", b"n" * 200]):
-        class_folder(Path(os.fsdecode(bytes(tmp_path / "data") + b"/" + name)), colour=60 * label)
+        write_class(Path(os.fsdecode(bytes(tmp_path / "data") + b"/" + name)), 6, 10 * label)
     folder = ex_1.main(["--data", str(tmp_path / "data"), "-e", "1", "-b", "4", "--output_dir", str(tmp_path / "out")])
     assert len(read(folder, "config.json")["classes"]) == 4
     assert read(folder, "train.json")["status"] == "finished"
@@ -77,9 +68,9 @@ def test_names_in_pictures_are_short_and_no_mathematics():
 
 def test_other_folders_and_loose_files_are_told_of(tmp_path, capsys):
     for part in ("Train", "valid", "Test"):
-        class_folder(tmp_path / "data" / part / "a")
-        class_folder(tmp_path / "data" / part / "b", colour=100)
-    class_folder(tmp_path / "data" / "raw" / "a")
+        write_class(tmp_path / "data" / part / "a", 6)
+        write_class(tmp_path / "data" / part / "b", 6, 100)
+    write_class(tmp_path / "data" / "raw" / "a", 6)
     (tmp_path / "data" / "Train" / "loose.png").write_bytes(b"")
     folder = run_folder(tmp_path / "data")
     assert read(folder, "config.json")["images"] == {"train": 12, "val": 12, "test": 12}
@@ -89,7 +80,9 @@ def test_other_folders_and_loose_files_are_told_of(tmp_path, capsys):
     assert "12 test image(s) are in the training images too" in said
 
 
-@pytest.mark.parametrize("closed", ["| head -0", ">&-", "> /dev/full"])
+@pytest.mark.parametrize(
+    "closed", ["| head -0", *(pytest.param(to, marks=pytest.mark.slow) for to in (">&-", "> /dev/full"))]
+)
 def test_a_reader_that_has_gone_does_not_end_the_run(tmp_path, closed):
     words = [sys.executable, str(ROOT / "ex_1.py"), *SMALL, "-e", "0", "--output_dir", str(tmp_path)]
     command = " ".join(f"'{word}'" for word in words)
@@ -147,8 +140,8 @@ def test_a_damaged_config_is_bad_input(finished_run, tmp_path, garbage):
 
 
 def test_renamed_classes_are_other_images(tmp_path, monkeypatch):
-    class_folder(tmp_path / "data" / "cat", images=12)
-    class_folder(tmp_path / "data" / "dog", images=12, colour=100)
+    write_class(tmp_path / "data" / "cat", 12)
+    write_class(tmp_path / "data" / "dog", 12, 100)
     folder = run_folder(tmp_path / "data")
     (tmp_path / "data" / "cat").rename(tmp_path / "data" / "bat")
     with pytest.raises(BadInput, match="not those that the run began with"):
@@ -156,8 +149,8 @@ def test_renamed_classes_are_other_images(tmp_path, monkeypatch):
 
 
 def test_moved_images_are_found_with_data_and_the_current_folder_does_not_matter(tmp_path, monkeypatch):
-    class_folder(tmp_path / "data" / "cat", images=12)
-    class_folder(tmp_path / "data" / "dog", images=12, colour=100)
+    write_class(tmp_path / "data" / "cat", 12)
+    write_class(tmp_path / "data" / "dog", 12, 100)
     monkeypatch.chdir(tmp_path)
     folder = without_pictures(["--data", "data", "-e", "1", "-b", "4", "--output_dir", "out"]).absolute()
     (tmp_path / "elsewhere").mkdir()
@@ -187,7 +180,7 @@ def test_options_without_effect_are_told_of(capsys):
 
 def test_weights_for_other_classes_are_told_of(finished_run, tmp_path, capsys):
     for label, name in enumerate("abcdefghij"):
-        class_folder(tmp_path / "data" / name, colour=20 * label, images=5)
+        write_class(tmp_path / "data" / name, 5, 10 * label)
     run_folder(tmp_path / "data", "--weights", str(finished_run / "best.pth"))
     assert "was trained for other classes: 0, 1, 2" in capsys.readouterr().out
 

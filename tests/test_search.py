@@ -12,7 +12,7 @@ from unittest import mock
 import optuna
 import pytest
 import yaml
-from conftest import ROOT, command, environment, read, table
+from helpers import ROOT, command, environment, read, table
 from optuna.trial import TrialState
 
 import ex_1
@@ -100,7 +100,7 @@ def test_a_target_ends_the_search(tmp_path):
     assert [(row["lr"], row["state"]) for row in rows] == [("0.1", "finished"), ("0.3", "finished"), ("0.2", "waiting")]
 
 
-@pytest.mark.parametrize("words", [["--bayes", "tpe"], ["--bayes", "gp"]])
+@pytest.mark.parametrize("words", [["--bayes", "tpe"], pytest.param(["--bayes", "gp"], marks=pytest.mark.slow)])
 def test_samplers_propose_within_the_space_and_differ(tmp_path, words):
     parameters = {"lr": {"min": 0.0, "max": 1.0}}
     proposed = []
@@ -271,6 +271,7 @@ def test_a_switch_that_the_macro_does_not_send_is_refused(tmp_path):
         sweep.main([path, "--program", "ex_1.py", "--", "--dataset", "digits"])  # it is on by default
 
 
+@pytest.mark.slow
 def test_folders_of_a_deleted_search_are_not_taken_for_its_own(tmp_path):
     folder = search(tmp_path)
     (folder / JOURNAL).unlink()

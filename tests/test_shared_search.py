@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, table
+from helpers import ROOT, table
 
 pytestmark = pytest.mark.slow
 TOY = str(Path(__file__).with_name("toy.py"))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import yaml
-from conftest import ROOT
+from helpers import ROOT
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import FixedTrial

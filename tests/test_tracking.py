@@ -17,14 +17,13 @@ from unittest import mock
 
 import matplotlib
 import pytest
-from conftest import ROOT, SMALL, command, environment, read, same_result, small_run, without_pictures
+from helpers import ROOT, SMALL, command, environment, interrupt, read, same_result, small_run, without_pictures
 
 import ex_1
 import trainA
 from common.runs import tracking
 from common.runs.tracking import Trackers, check_installed
 from common.system.errors import BadInput, Diverged
-from common.training import fit as training
 
 pytest.importorskip("tensorboard")
 pytest.importorskip("wandb")
@@ -57,17 +56,8 @@ def tracked(tmp_path_factory):
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
     """A run of four epochs that got a Ctrl-C in its third; and what W&B had of it until then."""
-    honest = training.train_one_epoch
-
-    def train_one_epoch(model, batches, epoch, *arguments, **settings):
-        if epoch == 3:
-            raise KeyboardInterrupt
-        return honest(model, batches, epoch, *arguments, **settings)
-
     output_dir = tmp_path_factory.mktemp("resumed")
-    with mock.patch.object(training, "train_one_epoch", train_one_epoch), pytest.raises(KeyboardInterrupt):
-        small_run(output_dir, "-e", "4", *BOTH)
-    [folder] = output_dir.glob("*/*/*")
+    folder = interrupt(lambda: small_run(output_dir, "-e", "4", *BOTH), output_dir, before_epoch=3)
     before = OfflineRun(folder)
     without_pictures(["--resume", str(folder)])
     return folder, before

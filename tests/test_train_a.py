@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 import torch
-from conftest import read, result_of
+from helpers import no_drawing, read, result_of, write_class
 from PIL import Image
 from torch import nn
 
@@ -20,15 +20,11 @@ TINY = ["--image_size", "32", "-nf", "4", "-b", "8", "-e", "1"]
 def photographs(tmp_path_factory):
     """Return a folder with train/ and val/ of two classes, bluish and reddish noise, of many sizes, one grey."""
     root = tmp_path_factory.mktemp("data") / "photo graphs"
-    chance = np.random.default_rng(0)
-    for part, count in (("train", 15), ("val", 6)):
-        for channel, name in ((2, "blue"), (0, "red")):
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = chance.integers(0, 100, (*chance.integers(30, 60, 2), 3), dtype=np.uint8)
-                pixels[..., channel] += 150
-                Image.fromarray(pixels).save(folder / f"{number}.jpg")
+    for part, count, seed in (("train", 5, 0), ("val", 2, 100)):
+        for name, tint in (("blue", (0, 0, 250)), ("red", (250, 0, 0))):
+            for place, (height, width) in enumerate([(30, 59), (45, 45), (59, 33)]):
+                folder = root / part / name / f"{height}x{width}"
+                write_class(folder, count, seed + 10 * place + tint[0], height, width, ".jpg", tint)
     Image.new("L", (40, 50)).save(root / "train" / "red" / "grey.png")
     return root
 
@@ -159,9 +155,10 @@ def test_shown_classes_can_be_none(photographs, tmp_path):
 
 
 def test_resumed_training_ends_as_uninterrupted(photographs, tmp_path):
-    whole = run(photographs, tmp_path, "-e", "3", "-bn", "True")
-    part = run(photographs, tmp_path, "-e", "1", "-bn", "True")
-    trainA.main(["--resume", str(part), "-e", "3"])
+    with no_drawing():
+        whole = run(photographs, tmp_path, "-e", "3", "-bn", "True")
+        part = run(photographs, tmp_path, "-e", "1", "-bn", "True")
+        trainA.main(["--resume", str(part), "-e", "3"])
     (weights, epochs, *_), (other_weights, other_epochs, *_) = result_of(whole), result_of(part)
     assert epochs["epochs"] == other_epochs["epochs"]
     assert all((weights[name] == other_weights[name]).all() for name in weights)

@@ -5,16 +5,24 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, command, environment, read, same_result, without_pictures
-from PIL import Image
-from test_cifar import closed_port
-from test_pretrained import FEATURES, TinyResNet
+from helpers import (
+    FEATURES,
+    ROOT,
+    TinyResNet,
+    closed_port,
+    command,
+    environment,
+    interrupt,
+    read,
+    same_result,
+    without_pictures,
+    write_class,
+)
 
 import trainB
 from common.models.finetuning import Rescaler, train_only
 from common.models.pretrained import resnet_backbone
 from common.system.errors import BadInput
-from common.training import fit as training
 from common.transforms.basic import Compose, Resize
 
 CLASSES = ["bird", "cat", "dog"]
@@ -36,15 +44,10 @@ def tiny_network():
 def photographs(tmp_path_factory):
     """Class folders of little photographs that are no squares, told apart by their colour."""
     root = tmp_path_factory.mktemp("data") / "photographs"
-    generator = np.random.default_rng(0)
-    for part, count in (("train", 10), ("val", 4)):
+    for part, count, seed in (("train", 10, 0), ("val", 4, 100)):
         for label, name in enumerate(CLASSES):
-            folder = root / part / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                pixels = generator.integers(0, 120, (40, 48, 3), np.uint8)
-                pixels[..., label] += 60
-                Image.fromarray(pixels).save(folder / f"{number}.png")
+            tint = [120 * (channel == label) for channel in range(3)]
+            write_class(root / part / name, count, seed + 10 * label, 40, 48, tint=tint)
     return root
 
 
@@ -202,34 +205,17 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_without_the_file_it_began_wi
     begin.write_bytes(start.read_bytes())
     options = ["--strategy", *options, "--weights", begin, "-e", "3", "--schedule", "cosine"]
     whole = train(*options)
-    interrupted = interrupt(train, tmp_path, monkeypatch, 2, options)
+    interrupted = interrupt(lambda: train(*options), tmp_path, 2)
     begin.unlink()
     without_pictures(["--resume", str(interrupted)], trainB)
     assert same_result(interrupted, whole)
-
-
-def interrupt(train, output_dir, monkeypatch, before_epoch, options):
-    honest = training.train_one_epoch
-
-    def train_one_epoch(model, batches, epoch, *arguments, **settings):
-        if epoch == before_epoch:
-            raise KeyboardInterrupt
-        return honest(model, batches, epoch, *arguments, **settings)
-
-    before = {path for path in output_dir.glob("trainB/*/*")}
-    with monkeypatch.context() as patch:
-        patch.setattr(training, "train_one_epoch", train_one_epoch)
-        with pytest.raises(KeyboardInterrupt):
-            train(*options)
-    [folder] = {path for path in output_dir.glob("trainB/*/*")} - before
-    return folder
 
 
 def test_a_run_interrupted_in_its_first_epoch_starts_over_from_its_weights(train, start, tmp_path, monkeypatch):
     begin = tmp_path / "begin.pth"
     begin.write_bytes(start.read_bytes())
     whole = train("--weights", begin)
-    interrupted = interrupt(train, tmp_path, monkeypatch, 1, ["--weights", begin])
+    interrupted = interrupt(lambda: train("--weights", begin), tmp_path, 1)
     begin.rename(tmp_path / "elsewhere.pth")
     with pytest.raises(BadInput, match="begin.pth"):
         without_pictures(["--resume", str(interrupted)], trainB)

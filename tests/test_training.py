@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import part
 from torch import nn
 
 import ex_1
-from common.data.arrays import ArrayDataset, Part
 from common.data.batches import Batches
 from common.optim.optimizers import Schedule, build_optimizer
 from common.optim.recipe import Recipe
@@ -22,13 +22,6 @@ from common.transforms.basic import Compose, Normalize, RandomHorizontalFlip
 
 CPU = Machine(torch.device("cpu"), None)
 RECIPE = Recipe.of(vars(ex_1.parse_options([])))
-
-
-def part(images=50, size=8):
-    generator = torch.Generator().manual_seed(0)
-    pixels = torch.randint(0, 256, (images, size, size, 3), dtype=torch.uint8, generator=generator)
-    labels = torch.randint(0, 4, (images,), generator=generator)
-    return Part(ArrayDataset(pixels, labels, list("abcd"), [str(i) for i in range(images)]), torch.arange(images))
 
 
 def batches(batch_size=16, training=True, images=50, seed=0):
