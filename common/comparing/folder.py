@@ -27,13 +27,11 @@ def check_folder(folder: Path) -> None:
             raise BadInput(f"--out {folder} is no folder")
         return
     report = folder / "report.html"
-    foreign = [path for path in sorted(folder.glob("*")) if path.name in NAMES or path.match("by_*.png")]
-    if (folder / "config.json").exists():
-        foreign = [folder / "config.json"]
-    elif report.is_file() and is_our_report(report):
-        foreign = []
+    foreign = ["config.json"] if (folder / "config.json").exists() else []
+    if not (report.is_file() and is_our_report(report)):
+        foreign += sorted(path.name for path in folder.glob("*") if path.name in NAMES or path.match("by_*.png"))
     if foreign:
-        raise BadInput(f"--out {folder} has a {foreign[0].name} that is no comparison's; choose another folder")
+        raise BadInput(f"--out {folder} has a {foreign[0]} that is no comparison's; choose another folder")
     check_writable(report, f"--out {folder}: report.html")
 
 

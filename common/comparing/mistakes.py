@@ -37,13 +37,11 @@ def read_all_mistakes(runs: list[FinishedRun]) -> tuple[dict[FinishedRun, Mistak
         for run in runs:
             path = run.folder / "predictions.npz"
             try:
-                found = None if run.diverged else read_mistakes(path, run.classes)
+                mistakes[run] = None if run.diverged else read_mistakes(path, run.classes)
             except ValueError as error:
                 damaged.append(PassedOver(path, f"left out of the comparison of networks: {error}"))
-            else:
-                mistakes |= {run: found} if found else {}
             bar.update()
-    return mistakes, damaged
+    return {run: found for run, found in mistakes.items() if found}, damaged
 
 
 def read_mistakes(path: Path, classes: list[str]) -> Mistakes | None:

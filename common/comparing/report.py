@@ -36,8 +36,7 @@ class _Album:
     """The pictures of the page as data URIs: each once, however many runs have it, and no more than BUDGET."""
 
     def __init__(self):
-        self.uris, self.left_out = [], 0
-        self._place_of = {}
+        self.uris, self.left_out, self._place_of = [], 0, {}
 
     def add(self, path: Path) -> int | None:
         """Return the place of the picture in `uris`; None if it is not there, cannot be read, or is beyond BUDGET."""
