@@ -53,7 +53,7 @@ def drawn():
 @pytest.fixture(autouse=True)
 def without_drawing(request, monkeypatch):
     if "drawn" not in request.fixturenames:
-        monkeypatch.setattr("common.comparing.overlays.save_figure", lambda *arguments: None)
+        monkeypatch.setattr("common.figures.save_figure", lambda *arguments: None)
 
 
 @pytest.fixture(scope="module")
