@@ -85,6 +85,7 @@ class Run(RunFolder):
             BadInput: the folder cannot be made, is in use, or belongs to other data or another script.
         """
         config = describe(self.script.stem, self.options, self.data, model, train, self.machine) | {"fit": self.fit}
+        summary = summarize(model, train.input_shape)  # in all processes: synchronized batch norms wait for each other
         _check_memory(config, self.options["batch_schedule"], self.machine)
         self.is_resumed = bool(self.options["resume"])
         self.folder, self.config = self._reopened(config) if self.is_resumed else self._made(config)
@@ -100,7 +101,7 @@ class Run(RunFolder):
             try:
                 if self.is_resumed:
                     self.write_json("config.json", self.config)
-                self.write_text("summary.txt", summarize(model, train.input_shape))
+                self.write_text("summary.txt", summary)
                 yield
             except BaseException as error:
                 self._end_badly(error)
