@@ -122,7 +122,8 @@ def first_loss(folder):
     [
         ["-lr", "1e-4"], ["-wd", "0.1"], ["-b", "64"], ["--optimizer", "adamw", "-wd", "1"], ["--optimizer", "rmsprop"],
         ["--optimizer", "sgd"], ["--label_smoothing", "0.1"], ["--clip_grad", "0.01"], ["--accumulate", "2"],
-        ["--seed", "1"], ["-d", "0.5"], ["-bn", "False"], ["--schedule", "onecycle"], ["--precision", "bf16"],
+        ["--seed", "1"], ["-d", "0.5"], ["-bn", "False"], ["--schedule", "onecycle"],
+        pytest.param(["--precision", "bf16"], marks=pytest.mark.slow),
         ["--schedule", "cosine", "--warmup_epochs", "1", "-e", "2"], ["--limit", "200"],
     ],
 )  # fmt: skip
@@ -145,7 +146,7 @@ def test_momentum_acts(tmp_path):
     ],
 )
 def test_schedules_by_epoch_reach_the_records(tmp_path, options, rates):
-    records = read(small_run(tmp_path, "-e", "4", *options), "train.json")["epochs"]
+    records = read(small_run(tmp_path, "-e", "4", "--limit", "100", *options), "train.json")["epochs"]
     assert [record["lr"] for record in records] == pytest.approx(rates)
 
 
@@ -165,7 +166,7 @@ def test_patience_stops_early(tmp_path):
 
 
 def test_save_every_keeps_states(tmp_path):
-    folder = small_run(tmp_path, "-e", "5", "--save_every", "2")
+    folder = small_run(tmp_path, "-e", "5", "--limit", "100", "--save_every", "2")
     assert {path.name for path in folder.glob("epoch-*.pth")} == {"epoch-2.pth", "epoch-4.pth"}
 
 

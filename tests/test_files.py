@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT
+from helpers import ROOT
 
 from common.runs.folder import lock
 from common.system.errors import BadInput, explain

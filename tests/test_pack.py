@@ -277,6 +277,7 @@ def test_a_new_user_packs_from_elsewhere_and_is_told_what_to_do(tmp_path):
     assert last == "python ex_3.py --data 'out file.hdf5'"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits on the size of files")
 def test_a_full_disk_leaves_nothing(tmp_path):
     write_parts(tmp_path / "data", "train", "val", count=10)

@@ -229,6 +229,7 @@ def test_a_damaged_file_in_the_cache_is_named(served, tmp_path):
     assert str(place) in str(refused.value)
 
 
+@pytest.mark.slow
 def test_trainb_starts_from_imagenet_weights_by_default(served, tmp_path):
     published = models.resnet18().state_dict()
     content = saved(published)

@@ -133,7 +133,13 @@ def plain(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "words", [["--mixup", "0.4"], ["--cutmix", "1"], ["--ema", "0.9"], ["--batch_schedule", "2:100"]]
+    "words",
+    [
+        ["--mixup", "0.4"],
+        pytest.param(["--cutmix", "1"], marks=pytest.mark.slow),
+        ["--ema", "0.9"],
+        ["--batch_schedule", "2:100"],
+    ],
 )
 def test_each_option_changes_the_weights_and_resumes_exactly(tmp_path, plain, words):
     whole, part = train(tmp_path, *words), train(tmp_path, *words, "-e", "1")
@@ -208,9 +214,8 @@ def test_a_really_compiled_run_ends_near_the_plain_one(tmp_path):
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
 
 
-@pytest.mark.parametrize(
-    "words", [["--watch", "3"], pytest.param(["--watch", "1", "--clip_grad", "0.01"], marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--watch", "3"], ["--watch", "1", "--clip_grad", "0.01"]])
 def test_watching_changes_nothing_and_resumes_exactly(tmp_path, words):
     plain = train(tmp_path, *words[2:])
     whole, part = train(tmp_path, *words), train(tmp_path, *words, "-e", "1")

@@ -100,7 +100,7 @@ def test_help_on_a_terminal_without_unicode():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_signal_when_all_is_done_shows_no_traceback(name):
     code = (
         "import atexit, os, signal, common.system.errors\n"

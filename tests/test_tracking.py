@@ -380,7 +380,7 @@ def test_ctrl_c_in_a_tracker_is_for_the_run(tmp_path, plain, capsys):
     assert same_result(without_pictures(["--resume", str(folder)]), plain)
 
 
-@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+@pytest.mark.parametrize("name", [pytest.param("tensorboard", marks=pytest.mark.slow), "wandb"])
 def test_a_missing_package_is_said_before_anything_is_made(tmp_path, name):
     hide = (
         f"import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == {name!r} else f(n, *a)"
@@ -401,6 +401,7 @@ def test_a_folder_that_is_called_like_a_package_is_none(tmp_path, monkeypatch):
         check_installed({"tensorboard": False, "wandb": True})
 
 
+@pytest.mark.slow
 def test_options_alone_import_no_tracker():
     code = f"import sys, ex_1; ex_1.parse_options({BOTH}); print({{'wandb', 'tensorboard'}} & set(sys.modules))"
     assert command("-c", code, cwd=ROOT).stdout.strip() == "set()"

@@ -312,6 +312,7 @@ def test_bad_input_is_named_and_leaves_nothing(photographs, tmp_path, options, c
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_network_a_command_says_which_file_to_fetch_and_where_to_put_it(photographs, tmp_path):
     proxy = f"http://127.0.0.1:{closed_port()}"
     alone = environment(TORCH_HOME=str(tmp_path / "torch"), https_proxy=proxy, HTTPS_PROXY=proxy, no_proxy="")
