@@ -152,23 +152,18 @@ def load_hdf5(location: str | None) -> dict[str, Part]:
         BadInput: no such file, or it is damaged or not laid out as this module says.
     """
     datasets = open_hdf5(location)
-    sizes = [len(dataset) * _image_bytes(dataset.size) for dataset in datasets.values()]
-    in_memory = fits_in_memory(sum(sizes))
+    count, size = sum(map(len, datasets.values())), datasets["train"].size
+    in_memory = fits_in_memory(3 * size**2 * count)
     if not in_memory:
-        count, size = sum(map(len, datasets.values())), datasets["train"].size
         say(f"{count:,} images of {size}x{size} do not fit into memory: reading them from the file in every epoch")
     parts = {}
     for part, dataset in datasets.items():
-        keys = Numbered(f"{part}-{_fingerprint(dataset)}/%d".encode(), len(dataset))
+        some = np.unique(np.linspace(0, len(dataset) - 1, FINGERPRINTED).astype(np.int64))
+        fingerprint = pixel_hash(dataset.read(some)).hex()[:16]  # what cannot be unpacked shows here
+        keys = Numbered(f"{part}-{fingerprint}/%d".encode(), len(dataset))
         held = _in_memory(dataset, part) if in_memory else dataset
         parts[part] = Part(held, torch.arange(len(dataset)), keys)
     return parts
-
-
-def _fingerprint(dataset: HDF5Dataset) -> str:
-    """Return a digest of images all along the dataset; what cannot be unpacked shows here."""
-    places = np.unique(np.linspace(0, len(dataset) - 1, FINGERPRINTED).astype(np.int64))
-    return pixel_hash(dataset.read(places)).hex()[:16]
 
 
 def open_hdf5(location: str | None) -> dict[str, HDF5Dataset]:
@@ -323,7 +318,7 @@ def _ids(file: h5py.File, key: str, count: int) -> Sequence[str]:
 
 def _image_offsets(images: h5py.Dataset) -> np.ndarray | None:
     """Return where in the file each image starts, (N,) int64 bytes, or None where only the HDF5 library can tell."""
-    count, image_bytes = images.shape[0], _image_bytes(images.shape[1])
+    count, image_bytes = len(images), math.prod(images.shape[1:])
     layout = images.id.get_create_plist()
     steps = np.arange(count) * image_bytes
     if images.file.userblock_size:  # whether offsets count from its end has changed between versions of the library
@@ -354,10 +349,6 @@ def _chunk_offsets(images: h5py.Dataset, steps: np.ndarray) -> np.ndarray:
     return offsets
 
 
-def _image_bytes(side: int) -> int:
-    return 3 * side * side
-
-
 def _chunk_bytes(dataset: h5py.Dataset) -> int:
     return math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
 
@@ -372,7 +363,7 @@ def _cache_bytes(images: h5py.Dataset) -> int:
 
 def _in_memory(dataset: HDF5Dataset, part: str) -> ArrayDataset:
     pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8)
-    step = max(1, BLOCK // _image_bytes(dataset.size))
+    step = max(1, BLOCK // (3 * dataset.size**2))
     with progress(len(dataset), f"reading {part} images") as bar:
         for start in range(0, len(dataset), step):
             block = pixels[start : start + step]
