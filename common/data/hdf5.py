@@ -37,7 +37,6 @@ BLOCK = 2**25  # bytes read between two movements of the bar
 TEXTS = 4096  # names read at once
 FINGERPRINTED = 100  # images of each part that are read to tell two files apart
 LISTED, LONGEST_LINE, LONGEST_REASON = 40, 110, 400  # lines and characters told of a file that is not as expected
-NOT_ALLOCATED = -1  # the place of an image that was never written
 # What h5py raises for damaged files, depending on where the damage is.
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, SystemError)
 
@@ -79,7 +78,6 @@ class HDF5Dataset:
         self.labels = torch.from_numpy(np.asarray(labels, np.int64))  # of whatever byte order they are in the file
         self.classes, self.ids = list(classes), ids
         self._offsets = _image_offsets(images)
-        self._fill = int(images.fillvalue)
         self._cache = _cache_bytes(images)
 
     def __len__(self) -> int:
@@ -125,9 +123,6 @@ class HDF5Dataset:
 
     def _read_bytes(self, offsets: np.ndarray, rows: np.ndarray) -> None:
         for place in np.argsort(offsets, kind="stable").tolist():
-            if offsets[place] == NOT_ALLOCATED:
-                rows[place] = self._fill
-                continue
             self._file.seek(offsets[place])
             if self._file.readinto(rows[place]) != rows[place].nbytes:
                 raise OSError("it ends too early")
@@ -318,34 +313,25 @@ def _ids(file: h5py.File, key: str, count: int) -> Sequence[str]:
 
 def _image_offsets(images: h5py.Dataset) -> np.ndarray | None:
     """Return where in the file each image starts, (N,) int64 bytes, or None where only the HDF5 library can tell."""
-    count, image_bytes = len(images), math.prod(images.shape[1:])
-    layout = images.id.get_create_plist()
-    steps = np.arange(count) * image_bytes
     if images.file.userblock_size:  # whether offsets count from its end has changed between versions of the library
         return None
-    if layout.get_layout() == h5py.h5d.CONTIGUOUS:
-        start = images.id.get_offset()
-        offsets = np.full(count, NOT_ALLOCATED) if start is None else start + steps
-    elif images.chunks and images.chunks[1:] == images.shape[1:] and not layout.get_nfilters():
-        offsets = _chunk_offsets(images, steps)
-    else:
-        return None
-    is_inside = NOT_ALLOCATED <= offsets.min() and offsets.max() + image_bytes <= os.path.getsize(images.file.filename)
-    reason = f"images of {images.name.strip('/')} lie beyond the end of the file: it is cut off"
-    _require(is_inside, images.file, reason)
-    return offsets
-
-
-def _chunk_offsets(images: h5py.Dataset, steps: np.ndarray) -> np.ndarray:
-    offsets = np.full(len(images), NOT_ALLOCATED)
+    image_bytes, unknown = math.prod(images.shape[1:]), -1
+    steps, offsets = np.arange(len(images)) * image_bytes, np.full(len(images), unknown)
+    layout, images_in_chunk = images.id.get_create_plist(), (images.chunks or (0,))[0]
 
     def note(chunk: h5py.h5d.StoreInfo) -> None:
-        first = chunk.chunk_offset[0]
-        place = offsets[first : first + images_in_chunk]
+        place = offsets[chunk.chunk_offset[0] :][:images_in_chunk]
         place[:] = chunk.byte_offset + steps[: len(place)]
 
-    images_in_chunk = images.chunks[0]
-    images.id.chunk_iter(note)
+    if layout.get_layout() == h5py.h5d.CONTIGUOUS and images.id.get_offset() is not None:
+        offsets = images.id.get_offset() + steps
+    elif images.chunks and images.chunks[1:] == images.shape[1:] and not layout.get_nfilters():
+        images.id.chunk_iter(note)
+    if offsets.min() == unknown:  # an image that was never written has the value that the file says
+        return None
+    is_inside = offsets.min() >= 0 and offsets.max() + image_bytes <= os.path.getsize(images.file.filename)
+    reason = f"images of {images.name.strip('/')} lie beyond the end of the file: it is cut off"
+    _require(is_inside, images.file, reason)
     return offsets
 
 
