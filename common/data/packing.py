@@ -54,17 +54,15 @@ def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) 
     Raises:
         BadInput: something else is in its place, it cannot be written there, or the disk has no room for it.
     """
-    if target.is_dir() or (target.exists() and not target.is_file()):
-        raise BadInput(f"{target} cannot be written: there is something else of that name")
+    if not target.parent.is_dir():
+        raise BadInput(f"{target} cannot be written: there is no folder {target.parent}")
+    check_writable(target, str(target))
     if target.suffix.lower() not in ENDINGS:
         raise BadInput(f"{target} will be an HDF5 file: choose a name that ends in {' or '.join(ENDINGS)}")
     if target.exists() and not overwrite:
         raise BadInput(f"{target} exists already: choose another name, or add --overwrite")
-    if not target.parent.is_dir():
-        raise BadInput(f"{target} cannot be written: there is no folder {target.parent}")
     if folder.resolve() in target.resolve().parents:
         raise BadInput(f"{target} would lie among the images in {folder}: write it elsewhere")
-    check_writable(target, str(target))
     for left in target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}"):
         say(f"note: {left} is half of a file; unless another process is writing it now, remove it")
     free = shutil.disk_usage(target.parent).free
