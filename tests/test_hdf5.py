@@ -14,7 +14,7 @@ from helpers import ROOT
 
 import common.system.device
 from common.data.arrays import ArrayDataset
-from common.data.hdf5 import HDF5Dataset, load_hdf5
+from common.data.hdf5 import HDF5Dataset, damage_is_bad_input, load_hdf5
 from common.data.splits import balanced_subset, stratified_split
 from common.system.errors import BadInput
 
@@ -360,7 +360,8 @@ def test_of_a_file_without_the_keys_all_is_shown_that_it_has(tmp_path, capsys):
     assert "it lacks labels-train, images-val;" in refusal(path)
     shown = capsys.readouterr().err
     assert "  images-train  (12, 8, 8, 3) uint8\n" in shown and "  labels-val  (6,) int64\n" in shown
-    assert "  more/\n" in shown and "  more/images?[31m?  (2, 3) float64\n" in shown and "  link  (a link)\n" in shown
+    assert "  more/\n" in shown and "  more/images\\x1b[31m\\n  (2, 3) float64\n" in shown
+    assert "  link  (a link)\n" in shown
     assert all(line.isprintable() for line in shown.splitlines())
 
 
@@ -386,6 +387,14 @@ def test_a_file_that_breaks_during_the_run_is_named(tmp_path, never_fits, layout
     path.unlink()
     with pytest.raises(BadInput, match="No such file|unable to open file"):
         pickle.loads(pickle.dumps(dataset)).batch(torch.arange(12))
+
+
+def test_a_signal_that_arrives_in_the_library_is_no_damage(tmp_path):
+    with pytest.raises(KeyboardInterrupt), damage_is_bad_input(tmp_path / "a.hdf5"):
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise SystemError("<cyfunction FastRLock.__exit__> returned a result with an exception set")
 
 
 @pytest.mark.parametrize("memory", ["fits", "does not fit"])

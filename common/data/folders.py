@@ -62,12 +62,9 @@ def load_folder(
     root = Path(location)
     if not root.is_dir():
         raise BadInput(f"--data {location}: there is no such folder")
-    folders = part_folders(root)
+    folders, classes = part_folders(root)
     if "test" not in folders and "val" in folders:
         folders["test"] = folders.pop("val")
-    classes = folder_names(folders["train"])
-    if len(classes) == 1 and folder_names(folders["train"] / classes[0]):
-        raise BadInput(f"{folders['train']} has one folder only{suggestion(root)}")
     files = {part: labeled_files(folder, classes, part) for part, folder in folders.items()}
 
     shapes = _shapes([path for part in files.values() for path, _ in part])
@@ -88,16 +85,25 @@ def load_folder(
     return parts, reading
 
 
-def part_folders(root: Path) -> dict[str, Path]:
-    """Return the folders of the parts "train", "val" and "test" below `root`; "train" is `root` if it holds classes."""
+def part_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the folders of the parts "train", "val" and "test" below `root`, and the names of the classes.
+
+    The folder of "train" is `root` if that holds the classes.
+
+    Raises:
+        BadInput: there is one class only.
+    """
     names = folder_names(root)
     folders = {NAMES_OF_PARTS[name.lower()]: root / name for name in names if name.lower() in NAMES_OF_PARTS}
     if "train" not in folders or (len(names) > len(folders) and not folder_names(folders["train"])):
-        return {"train": root}  # where a folder named "train" may be one of the classes
-    others = [name for name in names if root / name not in folders.values()]
-    if others:
+        folders = {"train": root}  # where a folder named "train" may be one of the classes
+    elif others := [name for name in names if root / name not in folders.values()]:
         say(f"warning: {root} has other folders beside {', '.join(sorted(folders))}; not used: {', '.join(others)}")
-    return folders
+    classes = folder_names(folders["train"])
+    if len(classes) == 1:
+        only = f"{folders['train']} has one class folder only, {classes[0]!r}"
+        raise BadInput(f"{only}: nothing to tell apart{_suggestion(root)}")
+    return folders, classes
 
 
 def folder_names(folder: Path) -> list[str]:
@@ -110,7 +116,7 @@ def _is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in LITTER
 
 
-def suggestion(root: Path) -> str:
+def _suggestion(root: Path) -> str:
     """Return a hint at a folder below `root` that looks more like what is wanted, or nothing."""
     inner = [root / name for name in folder_names(root) if folder_names(root / name)]
     return f"; did you mean {inner[0]}?" if inner else ""
@@ -120,7 +126,7 @@ def labeled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Pat
     """Return (path, label) of every image in `folder`, sorted; the label is -1 if there are no class folders."""
     names = folder_names(folder)
     if part != "test" and not names:
-        raise BadInput(f"{folder} has no class folders{suggestion(folder)}")
+        raise BadInput(f"{folder} has no class folders{_suggestion(folder)}")
     if not names:
         files = [(path, -1) for path in image_files(folder)]
         if not files:
@@ -141,7 +147,7 @@ def labeled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Pat
     for name in names:
         of_class = [(path, classes.index(name)) for path in image_files(folder / name)]
         if not of_class:
-            raise BadInput(f"the class folder {folder / name} is empty: add images or remove it{suggestion(folder)}")
+            raise BadInput(f"the class folder {folder / name} is empty: add images or remove it{_suggestion(folder)}")
         files += of_class
     return files
 
@@ -206,13 +212,9 @@ class FolderDataset:
         Raises:
             BadInput: a file cannot be read any more.
         """
-        numbers = indices.tolist()
-        places = draws.uniform().tolist() if draws else [None] * len(numbers)
-        squares = []
-        for decoded, place in zip(self._decode(numbers), places, strict=True):
-            if isinstance(decoded, BadInput):
-                raise decoded
-            squares.append(square(decoded[0], place))
+        places = draws.uniform().tolist() if draws else [None] * len(indices)
+        decoded = read_ahead(self._decode, indices.tolist(), self.workers, AHEAD)
+        squares = [square(pixels, place) for (pixels, _), place in zip(decoded, places, strict=True)]
         return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2), self.labels[indices]
 
     def readable(
@@ -224,25 +226,26 @@ class FolderDataset:
             title: of the progress bar.
             failures: gets a line for each of the others.
         """
+
+        def decode(index: int) -> tuple[int, np.ndarray, list[str]] | BadInput:
+            try:
+                return index, *self._decode(index)
+            except BadInput as error:
+                return error
+
         with progress(len(indices), title) as bar:
-            for index, decoded in zip(indices, self._decode(indices), strict=True):
+            for decoded in read_ahead(decode, indices, self.workers, AHEAD):
                 if isinstance(decoded, BadInput):
                     failures.append(str(decoded))
                 else:
-                    yield index, *decoded
+                    yield decoded
                 bar.update()
 
-    def _decode(self, indices: Sequence[int]) -> Iterator[tuple[np.ndarray, list[str]] | BadInput]:
-        return read_ahead(self._decode_one, indices, self.workers, AHEAD)
-
-    def _decode_one(self, index: int) -> tuple[np.ndarray, list[str]] | BadInput:
+    def _decode(self, index: int) -> tuple[np.ndarray, list[str]]:
         if index in self.held:
             return self.held[index], []
-        try:
-            image, kinds = read_image(self.paths[index])
-            return frame(image, self.size, self.fit), kinds
-        except BadInput as error:
-            return error
+        image, kinds = read_image(self.paths[index])
+        return frame(image, self.size, self.fit), kinds
 
 
 def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) -> Part:

@@ -10,6 +10,7 @@ holds.
 """
 
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,8 +22,9 @@ import torch
 
 from common.data.arrays import ArrayDataset, Part, pixel_hash
 from common.system.device import fits_in_memory
-from common.system.errors import BadInput
+from common.system.errors import BadInput, Terminated
 from common.system.log import complain, progress, say
+from common.system.text import printable
 from common.transforms.random_streams import Draws
 
 PARTS, KINDS = ("train", "val", "test"), ("images", "labels", "files")
@@ -30,11 +32,11 @@ REQUIRED = ("images-train", "labels-train", "images-val", "labels-val")
 LONGEST_SIDE = 4096
 MOST_IMAGES, MOST_CLASSES = 2**26, 100_000  # a damaged file can claim any number: each image costs some bytes of memory
 LARGEST_CHUNK = 2**28  # bytes; the HDF5 library holds whole chunks in memory
+READING = threading.Lock()  # threads share the position in a file
 BLOCK = 2**25  # bytes read between two movements of the bar
 TEXTS = 4096  # names read at once
 FINGERPRINTED = 100  # images of each part that are read to tell two files apart
 LISTED, LONGEST_LINE, LONGEST_REASON = 40, 110, 400  # lines and characters told of a file that is not as expected
-NOT_ALLOCATED = -1  # the place of an image that was never written
 # What h5py raises for damaged files, depending on where the damage is.
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, SystemError)
 
@@ -69,25 +71,20 @@ class HDF5Dataset:
         BadInput: some image lies outside the file.
     """
 
+    _file = _process = None  # the open file, and the process that opened it
+
     def __init__(self, path: Path, images: h5py.Dataset, labels, classes: list[str], ids: Sequence[str]):
-        self._forget_file()
         self.path, self.key, self.size = path, images.name, images.shape[1]
         self.labels = torch.from_numpy(np.asarray(labels, np.int64))  # of whatever byte order they are in the file
         self.classes, self.ids = list(classes), ids
         self._offsets = _image_offsets(images)
-        self._fill = int(images.fillvalue)
         self._cache = _cache_bytes(images)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getstate__(self) -> dict:
-        own = ("_lock", "_file", "_process")
-        return {name: value for name, value in vars(self).items() if name not in own}
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(state)
-        self._forget_file()
+        return vars(self) | {"_file": None, "_process": None}
 
     def batch(self, indices: torch.Tensor, draws: Draws | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (images uint8 (n, 3, H, W), labels (n,)); `draws` are for photographs that are no squares.
@@ -100,7 +97,7 @@ class HDF5Dataset:
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Return (n, H, W, 3) uint8; raises as `batch` does."""
         rows = np.empty((len(indices), self.size, self.size, 3), np.uint8)
-        with self._lock, damage_is_bad_input(self.path):
+        with READING, damage_is_bad_input(self.path):
             if self._process != os.getpid():  # a file that was opened before a fork shares its position with the parent
                 self.close()
                 self._file, self._process = self._open(), os.getpid()
@@ -114,13 +111,10 @@ class HDF5Dataset:
         """Close the file; the next batch opens it again."""
         if self._file is not None:
             self._file.close()
-        self._file, self._process = None, None
+        self._file = self._process = None
 
     def __del__(self):
         self.close()
-
-    def _forget_file(self) -> None:
-        self._lock, self._file, self._process = threading.Lock(), None, None
 
     def _open(self):
         if self._offsets is None:
@@ -129,15 +123,12 @@ class HDF5Dataset:
 
     def _read_bytes(self, offsets: np.ndarray, rows: np.ndarray) -> None:
         for place in np.argsort(offsets, kind="stable").tolist():
-            if offsets[place] == NOT_ALLOCATED:
-                rows[place] = self._fill
-                continue
             self._file.seek(offsets[place])
             if self._file.readinto(rows[place]) != rows[place].nbytes:
                 raise OSError("it ends too early")
 
     def _read_datasets(self, images: h5py.Dataset, indices: np.ndarray, rows: np.ndarray) -> None:
-        """Read images that only the HDF5 library can find or unpack, neighbours together."""
+        """Read images that only the HDF5 library can find or unpack, neighbors together."""
         order = np.argsort(indices, kind="stable")
         breaks = (np.diff(indices[order]) != 1) | (np.diff(order) != 1)
         for places in np.split(order, np.flatnonzero(breaks) + 1):
@@ -156,23 +147,18 @@ def load_hdf5(location: str | None) -> dict[str, Part]:
         BadInput: no such file, or it is damaged or not laid out as this module says.
     """
     datasets = open_hdf5(location)
-    sizes = [len(dataset) * _image_bytes(dataset.size) for dataset in datasets.values()]
-    in_memory = fits_in_memory(sum(sizes))
+    count, size = sum(map(len, datasets.values())), datasets["train"].size
+    in_memory = fits_in_memory(3 * size**2 * count)
     if not in_memory:
-        count, size = sum(map(len, datasets.values())), datasets["train"].size
         say(f"{count:,} images of {size}x{size} do not fit into memory: reading them from the file in every epoch")
     parts = {}
     for part, dataset in datasets.items():
-        keys = Numbered(f"{part}-{_fingerprint(dataset)}/%d".encode(), len(dataset))
+        some = np.unique(np.linspace(0, len(dataset) - 1, FINGERPRINTED).astype(np.int64))
+        fingerprint = pixel_hash(dataset.read(some)).hex()[:16]  # what cannot be unpacked shows here
+        keys = Numbered(f"{part}-{fingerprint}/%d".encode(), len(dataset))
         held = _in_memory(dataset, part) if in_memory else dataset
         parts[part] = Part(held, torch.arange(len(dataset)), keys)
     return parts
-
-
-def _fingerprint(dataset: HDF5Dataset) -> str:
-    """Return a digest of images all along the dataset; what cannot be unpacked shows here."""
-    places = np.unique(np.linspace(0, len(dataset) - 1, FINGERPRINTED).astype(np.int64))
-    return pixel_hash(dataset.read(places)).hex()[:16]
 
 
 def open_hdf5(location: str | None) -> dict[str, HDF5Dataset]:
@@ -182,13 +168,16 @@ def open_hdf5(location: str | None) -> dict[str, HDF5Dataset]:
     path = Path(location).absolute()
     with _opened(path) as file:
         _check_keys(file)
-        _tell_of_others(file)
         images = {part: _images(file, f"images-{part}") for part in PARTS if _has(file, f"images-{part}")}
-        _check_same_size(images)
+        side = images["train"].shape[1]
+        for part, other in images.items():
+            sides = f"{other.shape[1]} pixels, those of images-train {side}"
+            _require(other.shape[1] == side, file, f"the images of images-{part} have a side of {sides}; all must have "
+                     "the same")  # fmt: skip
         labels = {part: _labels(file, f"labels-{part}", len(images[part])) for part in images}
         classes = _class_names(file, labels["train"])
         for part, numbers in labels.items():
-            _check_range(file, f"labels-{part}", numbers, classes)
+            _check_range(file, f"labels-{part}", numbers, len(classes))
         ids = {part: _ids(file, f"files-{part}", len(images[part])) for part in images}
         return {part: HDF5Dataset(path, images[part], labels[part], classes, ids[part]) for part in images}
 
@@ -199,9 +188,10 @@ def damage_is_bad_input(path: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as error:
-        reason = getattr(error, "strerror", None) or error
-        text = f"--data {path} cannot be read, it may be damaged ({_printable(reason, LONGEST_REASON)})"
-        raise BadInput(text) from error
+        if isinstance(error.__context__, KeyboardInterrupt | Terminated):  # a signal that arrived inside h5py
+            raise error.__context__ from None
+        reason = printable(getattr(error, "strerror", None) or error, LONGEST_REASON)
+        raise BadInput(f"--data {path} cannot be read, it may be damaged ({reason})") from error
 
 
 @contextlib.contextmanager
@@ -217,21 +207,22 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             yield file
 
 
+def _require(condition: bool, file: h5py.File, otherwise: str) -> None:
+    if not condition:
+        raise BadInput(f"--data {file.filename}: {printable(otherwise, LONGEST_REASON)}")
+
+
 def _check_keys(file: h5py.File) -> None:
+    """Refuse a file that lacks something, and tell what is not used: it may be a mistyped key."""
     missing = [key for key in REQUIRED if not _has(file, key)]
-    if missing:
-        for line in _tree(file):
-            complain(line)
-        raise _refusal(
-            file, f"it lacks {', '.join(missing)}; an HDF5 data set needs {', '.join(REQUIRED)} (what it has is above)"
-        )
-
-
-def _tell_of_others(file: h5py.File) -> None:
-    """Say what is not used: it may be a mistyped key."""
+    for line in _tree(file) if missing else ():
+        complain(line)
+    needed = f"an HDF5 data set needs {', '.join(REQUIRED)} (what it has is above)"
+    _require(not missing, file, f"it lacks {', '.join(missing)}; {needed}")
     others = sorted(_text(key) for key in set(file) - {f"{kind}-{part}" for kind in KINDS for part in PARTS})
     if others:
-        say(f"note: {_printable(file.filename)} has other content, which is not used: {_printable(', '.join(others))}")
+        name, listed = printable(file.filename), printable(", ".join(others), LONGEST_LINE)
+        say(f"note: {name} has other content, which is not used: {listed}")
 
 
 def _has(file: h5py.File, key: str) -> bool:
@@ -240,41 +231,30 @@ def _has(file: h5py.File, key: str) -> bool:
 
 def _dataset(file: h5py.File, key: str) -> h5py.Dataset:
     """Return the dataset `key` if all of it is in this file, in pieces that fit into memory."""
-    if file.id.links.get_info(key.encode()).type != h5py.h5l.TYPE_HARD:
-        raise _refusal(file, f"{key} is a link to another place; copy the data to where the link is")
+    is_here = file.id.links.get_info(key.encode()).type == h5py.h5l.TYPE_HARD
+    _require(is_here, file, f"{key} is a link to another place; copy the data to where the link is")
     found = file[key]
-    if not isinstance(found, h5py.Dataset) or found.shape is None:
-        raise _refusal(file, f"{key} is no dataset with numbers in it")
-    if found.is_virtual or found.external:
-        raise _refusal(file, f"{key} keeps its data in other files; copy them into this one")
-    if found.chunks and _chunk_bytes(found) > LARGEST_CHUNK:
-        raise _refusal(file, f"{key} has chunks of {_chunk_bytes(found):,} bytes; write it with chunks of one image")
+    has_numbers = isinstance(found, h5py.Dataset) and found.shape is not None
+    _require(has_numbers, file, f"{key} is no dataset with numbers in it")
+    is_whole = not found.is_virtual and not found.external
+    _require(is_whole, file, f"{key} keeps its data in other files; copy them into this one")
+    size = _chunk_bytes(found)
+    _require(size <= LARGEST_CHUNK, file, f"{key} has chunks of {size:,} bytes; write it with chunks of one image")
     return found
 
 
 def _images(file: h5py.File, key: str) -> h5py.Dataset:
     images = _dataset(file, key)
     shape = images.shape
-    if images.dtype != np.uint8:
-        raise _refusal(file, f"{key} is {images.dtype}; images must be uint8")
-    if len(shape) != 4 or shape[3] != 3 or shape[1] != shape[2]:
-        raise _refusal(
-            file, f"{key} has the shape {shape}; images must be squares of three colours: (N, side, side, 3)"
-        )
-    if not 1 <= shape[0] <= MOST_IMAGES:
-        raise _refusal(file, f"{key} has {shape[0]:,} images; there must be from 1 to {MOST_IMAGES:,}"
-                             f"{' (leave it out)' if key == 'images-test' else ''}")  # fmt: skip
-    if not 1 <= shape[1] <= LONGEST_SIDE:
-        raise _refusal(file, f"{key} has a side of {shape[1]} pixels; it must be from 1 to {LONGEST_SIDE}")
+    _require(images.dtype == np.uint8, file, f"{key} is {images.dtype}; images must be uint8")
+    is_square = len(shape) == 4 and shape[3] == 3 and shape[1] == shape[2]
+    expected = "images must be squares of three colors: (N, side, side, 3)"
+    _require(is_square, file, f"{key} has the shape {shape}; {expected}")
+    expected = f"there must be from 1 to {MOST_IMAGES:,}{' (leave it out)' if key == 'images-test' else ''}"
+    _require(1 <= shape[0] <= MOST_IMAGES, file, f"{key} has {shape[0]:,} images; {expected}")
+    expected = f"it must be from 1 to {LONGEST_SIDE}"
+    _require(1 <= shape[1] <= LONGEST_SIDE, file, f"{key} has a side of {shape[1]} pixels; {expected}")
     return images
-
-
-def _check_same_size(images: dict[str, h5py.Dataset]) -> None:
-    train = images["train"]
-    for part, other in images.items():
-        if other.shape[1] != train.shape[1]:
-            sides = f"{other.shape[1]} pixels, those of images-train {train.shape[1]}"
-            raise _refusal(other.file, f"the images of images-{part} have a side of {sides}; all must have the same")
 
 
 def _labels(file: h5py.File, key: str, count: int) -> np.ndarray:
@@ -282,10 +262,9 @@ def _labels(file: h5py.File, key: str, count: int) -> np.ndarray:
     if not _has(file, key):
         return np.full(count, -1)
     labels = _dataset(file, key)
-    if labels.dtype.kind not in "iu":
-        raise _refusal(file, f"{key} is {labels.dtype}; labels must be integers")
-    if labels.shape != (count,):
-        raise _refusal(file, f"{key} has the shape {labels.shape}; for {count:,} images it must be ({count},)")
+    _require(labels.dtype.kind in "iu", file, f"{key} is {labels.dtype}; labels must be integers")
+    expected = f"for {count:,} images it must be ({count},)"
+    _require(labels.shape == (count,), file, f"{key} has the shape {labels.shape}; {expected}")
     return labels[:]
 
 
@@ -293,17 +272,17 @@ def _class_names(file: h5py.File, train_labels: np.ndarray) -> list[str]:
     """Return the names in the file's attribute `classes`; without it they are the numbers of the training labels."""
     if "classes" not in file.attrs:
         largest = int(train_labels.max())
-        if largest >= MOST_CLASSES:
-            raise _refusal(file, f"labels-train has the label {largest}; there can be {MOST_CLASSES:,} classes")
+        expected = f"there can be {MOST_CLASSES:,} classes"
+        _require(largest < MOST_CLASSES, file, f"labels-train has the label {largest}; {expected}")
         say(f"note: {file.filename} has no attribute 'classes': the classes are called 0 to {largest}")
         return [str(label) for label in range(max(largest, 0) + 1)]
     attribute = file.attrs.get_id("classes")
     is_list = len(attribute.shape or ()) == 1 and 1 <= attribute.shape[0] <= MOST_CLASSES
-    if not is_list or h5py.check_string_dtype(attribute.dtype) is None:
-        raise _refusal(file, "its attribute 'classes' is no list of names")
+    has_names = is_list and h5py.check_string_dtype(attribute.dtype) is not None
+    _require(has_names, file, "its attribute 'classes' is no list of names")
     names = [_text(name) for name in file.attrs["classes"]]
-    if "" in names or len(set(names)) < len(names):
-        raise _refusal(file, "its attribute 'classes' has an empty name, or the same name twice")
+    are_different = "" not in names and len(set(names)) == len(names)
+    _require(are_different, file, "its attribute 'classes' has an empty name, or the same name twice")
     return names
 
 
@@ -313,13 +292,12 @@ def _text(name: str | bytes) -> str:
     return stored.decode("utf-8", "backslashreplace")
 
 
-def _check_range(file: h5py.File, key: str, labels: np.ndarray, classes: list[str]) -> None:
+def _check_range(file: h5py.File, key: str, labels: np.ndarray, classes: int) -> None:
     if not _has(file, key) or (key == "labels-test" and (labels == -1).all()):  # a common way to say "unknown"
         return
     for label in (int(labels.min()), int(labels.max())):
-        if not 0 <= label < len(classes):
-            raise _refusal(file, f"{key} has the label {label}; with {len(classes)} classes they are 0 to "
-                                 f"{len(classes) - 1}")  # fmt: skip
+        expected = f"with {classes} classes they are 0 to {classes - 1}"
+        _require(0 <= label < classes, file, f"{key} has the label {label}; {expected}")
 
 
 def _ids(file: h5py.File, key: str, count: int) -> Sequence[str]:
@@ -327,50 +305,38 @@ def _ids(file: h5py.File, key: str, count: int) -> Sequence[str]:
     if not _has(file, key):
         return Numbered("%d", count)
     names = _dataset(file, key)
-    if h5py.check_string_dtype(names.dtype) is None or names.shape != (count,):
-        raise _refusal(file, f"{key} is {names.dtype} of shape {names.shape}; it must be {count:,} names")
+    are_names = h5py.check_string_dtype(names.dtype) is not None and names.shape == (count,)
+    _require(are_names, file, f"{key} is {names.dtype} of shape {names.shape}; it must be {count:,} names")
     texts = names.asstr("utf-8", "backslashreplace")
     return [text for start in range(0, count, TEXTS) for text in texts[start : start + TEXTS]]
 
 
 def _image_offsets(images: h5py.Dataset) -> np.ndarray | None:
     """Return where in the file each image starts, (N,) int64 bytes, or None where only the HDF5 library can tell."""
-    count, image_bytes = images.shape[0], _image_bytes(images.shape[1])
-    layout = images.id.get_create_plist()
-    steps = np.arange(count) * image_bytes
     if images.file.userblock_size:  # whether offsets count from its end has changed between versions of the library
         return None
-    if layout.get_layout() == h5py.h5d.CONTIGUOUS:
-        start = images.id.get_offset()
-        offsets = np.full(count, NOT_ALLOCATED) if start is None else start + steps
-    elif images.chunks and images.chunks[1:] == images.shape[1:] and not layout.get_nfilters():
-        offsets = _chunk_offsets(images, steps)
-    else:
-        return None
-    if offsets.max() + image_bytes > os.path.getsize(images.file.filename) or offsets.min() < NOT_ALLOCATED:
-        raise _refusal(images.file, f"images of {images.name.strip('/')} lie beyond the end of the file: it is cut off")
-    return offsets
-
-
-def _chunk_offsets(images: h5py.Dataset, steps: np.ndarray) -> np.ndarray:
-    offsets = np.full(len(images), NOT_ALLOCATED)
+    image_bytes, unknown = math.prod(images.shape[1:]), -1
+    steps, offsets = np.arange(len(images)) * image_bytes, np.full(len(images), unknown)
+    layout, images_in_chunk = images.id.get_create_plist(), (images.chunks or (0,))[0]
 
     def note(chunk: h5py.h5d.StoreInfo) -> None:
-        first = chunk.chunk_offset[0]
-        place = offsets[first : first + images_in_chunk]
+        place = offsets[chunk.chunk_offset[0] :][:images_in_chunk]
         place[:] = chunk.byte_offset + steps[: len(place)]
 
-    images_in_chunk = images.chunks[0]
-    images.id.chunk_iter(note)
+    if layout.get_layout() == h5py.h5d.CONTIGUOUS and images.id.get_offset() is not None:
+        offsets = images.id.get_offset() + steps
+    elif images.chunks and images.chunks[1:] == images.shape[1:] and not layout.get_nfilters():
+        images.id.chunk_iter(note)
+    if offsets.min() == unknown:  # an image that was never written has the value that the file says
+        return None
+    is_inside = offsets.min() >= 0 and offsets.max() + image_bytes <= os.path.getsize(images.file.filename)
+    reason = f"images of {images.name.strip('/')} lie beyond the end of the file: it is cut off"
+    _require(is_inside, images.file, reason)
     return offsets
-
-
-def _image_bytes(side: int) -> int:
-    return 3 * side * side
 
 
 def _chunk_bytes(dataset: h5py.Dataset) -> int:
-    return int(np.prod(dataset.chunks, dtype=object)) * dataset.dtype.itemsize
+    return math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
 
 
 def _cache_bytes(images: h5py.Dataset) -> int:
@@ -378,12 +344,12 @@ def _cache_bytes(images: h5py.Dataset) -> int:
     if not images.chunks:
         return 0
     pieces = [-(-length // part) for length, part in zip(images.shape[1:], images.chunks[1:], strict=True)]
-    return min(LARGEST_CHUNK, int(np.prod(pieces, dtype=object)) * _chunk_bytes(images))
+    return min(LARGEST_CHUNK, math.prod(pieces) * _chunk_bytes(images))
 
 
 def _in_memory(dataset: HDF5Dataset, part: str) -> ArrayDataset:
     pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8)
-    step = max(1, BLOCK // _image_bytes(dataset.size))
+    step = max(1, BLOCK // (3 * dataset.size**2))
     with progress(len(dataset), f"reading {part} images") as bar:
         for start in range(0, len(dataset), step):
             block = pixels[start : start + step]
@@ -394,13 +360,13 @@ def _in_memory(dataset: HDF5Dataset, part: str) -> ArrayDataset:
 
 def _tree(file: h5py.File) -> list[str]:
     """Return lines that tell the names, shapes and types of what the file holds, at most LISTED."""
-    lines = [f"{_printable(file.filename)} holds:"]
+    lines = [f"{printable(file.filename)} holds:"]
 
     def note(name: str | bytes, link) -> bool | None:
         if len(lines) == LISTED - 1:
             lines.append("  …")
             return True  # which ends the walk
-        lines.append(_printable(f"  {_text(name)}{_described(file, name, link)}"))
+        lines.append(printable(f"  {_text(name)}{_described(file, name, link)}", LONGEST_LINE))
 
     with contextlib.suppress(*DAMAGE):  # the lines so far help too
         file.visititems_links(note)
@@ -414,13 +380,3 @@ def _described(file: h5py.File, name: str | bytes, link) -> str:
         found = file[name]
         return f"  {found.shape} {found.dtype}" if isinstance(found, h5py.Dataset) else "/"
     return "  (damaged)"
-
-
-def _printable(text, longest: int = LONGEST_LINE) -> str:
-    """Return one line of at most `longest` characters, none of which a terminal obeys."""
-    line = "".join(letter if letter.isprintable() else "?" for letter in str(text))
-    return line if len(line) <= longest else f"{line[: longest - 1]}…"
-
-
-def _refusal(file: h5py.File, text: str) -> BadInput:
-    return BadInput(f"--data {file.filename}: {_printable(text, LONGEST_REASON)}")

@@ -1,6 +1,6 @@
 """Reading one image file: every kind of picture becomes upright RGB by stated rules.
 
-EXIF orientation is applied; transparency is laid over white; 16-bit grey keeps its upper 8 bits; greyscale, palette and
+EXIF orientation is applied; transparency is laid over white; 16-bit gray keeps its upper 8 bits; grayscale, palette and
 CMYK pictures are converted to RGB by Pillow. What was done is told, so that config.json can count it.
 """
 

@@ -14,18 +14,8 @@ import numpy as np
 import torch
 
 from common.data.arrays import Part, pixel_hash
-from common.data.folders import (
-    LISTED,
-    FolderDataset,
-    Reading,
-    check_unreadable,
-    folder_names,
-    labeled_files,
-    part_folders,
-    scan,
-    suggestion,
-)
-from common.data.hdf5 import PARTS, HDF5Dataset, open_hdf5
+from common.data.folders import LISTED, FolderDataset, Reading, check_unreadable, labeled_files, part_folders, scan
+from common.data.hdf5 import PARTS, open_hdf5
 from common.system.errors import BadInput
 from common.system.files import PARTIAL, check_writable, partial_file
 from common.system.log import progress, say
@@ -46,11 +36,7 @@ def find_parts(location: str, size: int, fit: str, workers: int) -> dict[str, Pa
     root = Path(location)
     if not root.is_dir():
         raise BadInput(f"{location}: there is no such folder")
-    folders = part_folders(root)
-    classes = folder_names(folders["train"])
-    if len(classes) == 1:
-        only = f"{folders['train']} has one class folder only, {classes[0]!r}"
-        raise BadInput(f"{only}: nothing to tell apart{suggestion(root)}")
+    folders, classes = part_folders(root)
     parts = {}
     for name in sorted(folders, key=PARTS.index):
         files = labeled_files(folders[name], classes, name)
@@ -68,17 +54,15 @@ def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) 
     Raises:
         BadInput: something else is in its place, it cannot be written there, or the disk has no room for it.
     """
-    if target.is_dir() or (target.exists() and not target.is_file()):
-        raise BadInput(f"{target} cannot be written: there is something else of that name")
+    if not target.parent.is_dir():
+        raise BadInput(f"{target} cannot be written: there is no folder {target.parent}")
+    check_writable(target, str(target))
     if target.suffix.lower() not in ENDINGS:
         raise BadInput(f"{target} will be an HDF5 file: choose a name that ends in {' or '.join(ENDINGS)}")
     if target.exists() and not overwrite:
         raise BadInput(f"{target} exists already: choose another name, or add --overwrite")
-    if not target.parent.is_dir():
-        raise BadInput(f"{target} cannot be written: there is no folder {target.parent}")
     if folder.resolve() in target.resolve().parents:
         raise BadInput(f"{target} would lie among the images in {folder}: write it elsewhere")
-    check_writable(target, str(target))
     for left in target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}"):
         say(f"note: {left} is half of a file; unless another process is writing it now, remove it")
     free = shutil.disk_usage(target.parent).free
@@ -185,31 +169,25 @@ def _check_failures(failures: list[str], skip_unreadable: bool, readable: dict[s
 
 
 def _verify(path: Path, written: dict[str, Part]) -> None:
-    datasets = open_hdf5(str(path))
-    if datasets.keys() != written.keys():
-        raise _fault(path, "its parts")
-    for name, part in written.items():
-        dataset = datasets[name]
-        if dataset.classes != [_text(one) for one in part.dataset.classes] or dataset.labels.tolist() != part.labels:
-            raise _fault(path, f"the labels of {name}")
-        if list(dataset.ids) != _names(part):
-            raise _fault(path, f"the names of the {name} images")
-        _verify_pixels(path, dataset, part.hashes, name)
+    """Read everything back; raise BadInput unless it is what was written."""
+    for name, dataset in open_hdf5(str(path)).items():
+        part, hashes = written[name], []
+        with progress(len(dataset), f"verifying {name}") as bar:
+            for start in range(0, len(dataset), BLOCK):
+                rows = dataset.read(np.arange(start, min(start + BLOCK, len(dataset))))
+                hashes += map(pixel_hash, rows)
+                bar.update(len(rows))
         dataset.close()  # Windows renames no open file
-
-
-def _verify_pixels(path: Path, dataset: HDF5Dataset, hashes: list[bytes], part: str) -> None:
-    with progress(len(hashes), f"verifying {part}") as bar:
-        for start in range(0, len(hashes), BLOCK):
-            expected = hashes[start : start + BLOCK]
-            rows = dataset.read(np.arange(start, start + len(expected)))
-            if [pixel_hash(row) for row in rows] != expected:
-                raise _fault(path, f"the pixels of {part} images {start} to {start + len(expected) - 1}")
-            bar.update(len(expected))
-
-
-def _fault(path: Path, what: str) -> BadInput:
-    return BadInput(f"{path}: {what} read back are not what was written; test the disk and the memory of this machine")
+        are_same = {
+            "classes": dataset.classes == [_text(one) for one in part.dataset.classes],
+            "labels": dataset.labels.tolist() == part.labels,
+            "names": list(dataset.ids) == _names(part),
+            "pixels": hashes == part.hashes,
+        }
+        for what, is_same in are_same.items():
+            if not is_same:
+                fault = f"the {what} of the {name} images read back are not what was written"
+                raise BadInput(f"{path}: {fault}; test the disk and the memory of this machine")
 
 
 def _flush_to_disk(path: Path) -> None:

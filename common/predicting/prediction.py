@@ -1,9 +1,9 @@
 """From image files to predictions, and what is told of them: lines, a table, a picture."""
 
+import math
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from common.predicting.classifier import Classifier
 from common.system.errors import BadInput
 from common.system.files import check_writable, write_table
 from common.system.log import complain, progress, say
+from common.system.text import printable
+from common.system.threads import read_ahead
 
 THREADS = 8  # that decode files; decoding releases the interpreter lock, and slow disks need more than there are cores
 MONTAGE_IMAGES = 64
@@ -113,34 +115,24 @@ def check_outputs(outputs: dict[str, str | None], checkpoint: Path, images: list
 
 def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -> Iterator[Prediction | BadInput]:
     """Yield the prediction of each image in turn, or the error of one that cannot be read."""
+
+    def read(image: FoundImage) -> np.ndarray | BadInput:
+        try:
+            return classifier.read(image.path)
+        except BadInput as error:
+            return error
+
+    # While the network works on one batch, the next one is read.
+    coming = read_ahead(read, images, THREADS, ahead=math.ceil(batch_size / THREADS))
     with progress(len(images), "predicting") as bar:
-        for batch in _decoded_batches(classifier, images, batch_size):
-            squares = [square for _, square in batch if not isinstance(square, BadInput)]
+        for start in range(0, len(images), batch_size):
+            batch = images[start : start + batch_size]
+            decoded = list(islice(coming, len(batch)))
+            squares = [square for square in decoded if not isinstance(square, BadInput)]
             rows = iter(classifier.probabilities(squares) if squares else ())
-            for image, square in batch:
+            for image, square in zip(batch, decoded, strict=True):
                 yield square if isinstance(square, BadInput) else Prediction(image, next(rows))
             bar.update(len(batch))
-
-
-def _decoded_batches(
-    classifier: Classifier, images: list[FoundImage], batch_size: int
-) -> Iterator[list[tuple[FoundImage, np.ndarray | BadInput]]]:
-    """Yield images with their squares; threads decode one batch while the network works on the one before."""
-
-    def read(image: FoundImage) -> tuple[FoundImage, np.ndarray | BadInput]:
-        try:
-            return image, classifier.read(image.path)
-        except BadInput as error:
-            return image, error
-
-    with ThreadPoolExecutor(THREADS) as threads:
-        coming = iter(())
-        for start in range(0, len(images), batch_size):
-            # `map` submits all of its work at once, and waits for it only where its results are taken.
-            ready, coming = coming, threads.map(read, images[start : start + batch_size])
-            if batch := list(ready):
-                yield batch
-        yield list(coming)
 
 
 def report(
@@ -151,16 +143,17 @@ def report(
     Args:
         images: all images that there will be results of, for the width of the columns.
     """
-    path_width = min(LONGEST_PATH, max(len(_line(str(image.path))) for image in images))
-    name_width = min(LONGEST_NAME, max(len(_line(name)) for name in classes))
+    path_width = min(LONGEST_PATH, max(len(printable(image.path)) for image in images))
+    name_width = min(LONGEST_NAME, max(len(printable(name)) for name in classes))
     predictions = []
     for result in results:
         if isinstance(result, BadInput):
-            complain(_line(str(result)))
+            complain(printable(result))
             continue
         predictions.append(result)
-        cells = [f"{_short(name):<{name_width}} {share:6.1%}" for name, share in result.top(topk, classes)]
-        say("  ".join([f"{_line(str(result.image.path)):<{path_width}}", *cells, *_verdict(result, classes)]))
+        top = [(printable(name, LONGEST_NAME), share) for name, share in result.top(topk, classes)]
+        cells = [f"{name:<{name_width}} {share:6.1%}" for name, share in top]
+        say("  ".join([f"{printable(result.image.path):<{path_width}}", *cells, *_verdict(result, classes)]))
     _report_accuracy(predictions, classes)
     return predictions
 
@@ -169,23 +162,20 @@ def _verdict(prediction: Prediction, classes: list[str]) -> list[str]:
     true = prediction.image.true
     if true is None:
         return []
-    return ["right" if prediction.predicted(classes) == true else f"wrong, it is {_short(true)}"]
+    return ["right" if prediction.predicted(classes) == true else f"wrong, it is {printable(true, LONGEST_NAME)}"]
 
 
 def _report_accuracy(predictions: list[Prediction], classes: list[str]) -> None:
-    hits = [one.predicted(classes) == one.image.true for one in predictions if one.image.true is not None]
-    if hits:
-        low, high = wilson_interval(sum(hits), len(hits))
-        say(
-            f"accuracy {sum(hits) / len(hits):.4f} ({sum(hits):,} of {len(hits):,} images are right; "
-            f"95 % interval {low:.4f} to {high:.4f})"
-        )
+    are_correct = [one.predicted(classes) == one.image.true for one in predictions if one.image.true is not None]
+    if are_correct:
+        correct, count = sum(are_correct), len(are_correct)
+        low, high = wilson_interval(correct, count)
+        interval = f"95 % interval {low:.4f} to {high:.4f}"
+        say(f"accuracy {correct / count:.4f} ({correct:,} of {count:,} images are right; {interval})")
     strays = [one.image.path for one in predictions if one.image.is_stray]
     if strays:
-        say(
-            f"not counted: {len(strays):,} image(s) in no folder that is named like a class of the run "
-            f"(such as {_line(str(strays[0]))})"
-        )
+        where = f"in no folder that is named like a class of the run (such as {printable(strays[0])})"
+        say(f"not counted: {len(strays):,} image(s) {where}")
 
 
 def write_csv(name: str, predictions: list[Prediction], classes: list[str], topk: int) -> None:
@@ -196,7 +186,7 @@ def write_csv(name: str, predictions: list[Prediction], classes: list[str], topk
         top = [value for name, share in one.top(topk, classes) for value in (name, round(share, 6))]
         rows.append((str(one.image.path), *top[:2], *top, one.image.true or ""))
     write_table(Path(name).resolve(), rows)
-    say(f"{_line(name)}: {len(predictions):,} rows")
+    say(f"{printable(name)}: {len(predictions):,} rows")
 
 
 def write_montage(name: str, predictions: list[Prediction], classifier: Classifier) -> None:
@@ -204,7 +194,7 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
     from common import figures  # imports matplotlib, which nothing else here needs
 
     if not predictions:
-        say(f"{_line(name)} is not written: there is nothing to show")
+        say(f"{printable(name)} is not written: there is nothing to show")
         return
     count = min(len(predictions), MONTAGE_IMAGES)
     shown = [predictions[place] for place in np.linspace(0, len(predictions) - 1, count).astype(int)]
@@ -217,14 +207,4 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
     heading = f"{count} of {len(predictions):,} images{', evenly spread' if count < len(predictions) else ''}"
     sheet = (heading, figures.viewable(inputs, classifier.transform), titles)
     figures.save_sheets(Path(name).resolve(), [sheet], columns=min(count, figures.SHEET_COLUMNS))
-    say(f"{_line(name)}: {heading}")
-
-
-def _line(text: str) -> str:
-    """Return `text` with escapes for what would break a line, steer a terminal, or is no character at all."""
-    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)
-
-
-def _short(name: str) -> str:
-    line = _line(name)
-    return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
+    say(f"{printable(name)}: {heading}")
