@@ -9,7 +9,7 @@ import pytest
 import yaml
 from helpers import ROOT
 
-SCRIPTS = {path.name for path in ROOT.glob("*.py")}
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))  # in one order, as the processes of pytest-xdist need it
 PAGES = [ROOT / "README.md", ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPTION_FILES = [*sorted((ROOT / "configs").glob("*.yaml")), *sorted((ROOT / "sweeps").glob("*.yaml"))]
 COMMAND = re.compile(r"(?<![\w/])(?:python3?|\.venv/bin/python|(?:\.venv/bin/)?torchrun\b[^`]*?) (\w+\.py)\b([^`]*)")
@@ -39,7 +39,7 @@ COMMANDS = list(shown_commands())
 
 def test_commands_were_found():
     assert len(COMMANDS) >= 30
-    assert {script for _, script, _ in COMMANDS} == SCRIPTS
+    assert {script for _, script, _ in COMMANDS} == set(SCRIPTS)
 
 
 @pytest.mark.parametrize(("script", "words"), [pytest.param(*rest, id=where) for where, *rest in COMMANDS])
