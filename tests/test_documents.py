@@ -9,7 +9,7 @@ import pytest
 import yaml
 from helpers import ROOT
 
-SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))
+SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))  # in one order, as the processes of pytest-xdist need it
 PAGES = [ROOT / "README.md", ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPTION_FILES = [*sorted((ROOT / "configs").glob("*.yaml")), *sorted((ROOT / "sweeps").glob("*.yaml"))]
 COMMAND = re.compile(r"(?<![\w/])(?:python3?|\.venv/bin/python|(?:\.venv/bin/)?torchrun\b[^`]*?) (\w+\.py)\b([^`]*)")

@@ -19,7 +19,7 @@ from common.system.errors import BadInput, Diverged
 from common.training import fit as training
 
 # With these every part of the saved state matters: dropout draws random numbers, Adam and the cosine have memories.
-OPTIONS = ["-e", "4", "-d", "0.3", "--schedule", "cosine"]
+OPTIONS = ["-e", "4", "-d", "0.3", "--schedule", "cosine", "--limit", "100", "-b", "50"]
 
 
 @pytest.fixture(scope="module")
