@@ -9,7 +9,7 @@ import torch
 from common import figures
 from common.data.arrays import Part
 from common.exploring.copies import Copy, noteworthy
-from common.exploring.sample import balanced_sample
+from common.exploring.pixels import balanced_sample
 from common.figures import SHEET_COLUMNS, WRONG_COLOR, Title, blank_figure, plain
 
 SAMPLES = 5 * SHEET_COLUMNS
