@@ -32,8 +32,10 @@ def blank_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure to the file `path`, whole or not at all."""
+def save_figure(figure: Figure, path: Path, title: str = "") -> None:
+    """Write a figure, under a title if there is one, to the file `path`, whole or not at all."""
+    if title:
+        figure.suptitle(title, fontsize=11)
     buffer = io.BytesIO()
     with warnings.catch_warnings():  # names in scripts that the font lacks are drawn as boxes; that is no news
         warnings.filterwarnings("ignore", message="Glyph")

@@ -11,11 +11,10 @@ from common.data.folders import Reading
 from common.data.load import Data, Source
 from common.exploring import copies as copying
 from common.exploring import explore as exploring
-from common.exploring import sample as sampling
+from common.exploring import pixels as sampling
 from common.exploring.copies import most_similar, thumbnails
 from common.exploring.explore import explore
-from common.exploring.pixels import PixelStatistics
-from common.exploring.sample import balanced_sample, blocks
+from common.exploring.pixels import PixelStatistics, balanced_sample, blocks
 
 SIDE = 24
 NAMES = ["ant", "bee"]

@@ -457,7 +457,7 @@ def test_without_training_there_is_still_something_to_see(tmp_path):
 def figures(monkeypatch):
     """The figures that would have been saved."""
     saved = []
-    monkeypatch.setattr("common.figures.save_figure", lambda figure, path: saved.append(figure))
+    monkeypatch.setattr("common.figures.save_figure", lambda figure, path, title="": saved.append(figure))
     return saved
 
 

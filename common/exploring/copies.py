@@ -9,8 +9,7 @@ import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
 from common.data.arrays import HASH_BYTES, Part
-from common.exploring.pixels import PixelStatistics, reduced
-from common.exploring.sample import blocks
+from common.exploring.pixels import PixelStatistics, blocks, reduced
 from common.system.log import progress
 
 LISTED = 20  # pairs of copies that explore.json names; all are counted

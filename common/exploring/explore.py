@@ -8,22 +8,35 @@
     print(statistics.mean(), statistics.std())
 """
 
+import math
+from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from common.data.arrays import Part
+from common.data.folders import Reading
 from common.data.load import Data
 from common.exploring.copies import Copy, all_exact_copies, all_near_copies, describe_copies, near_limit, thumbnails
-from common.exploring.counts import describe_balance, describe_part, describe_sizes
-from common.exploring.notes import notes
-from common.exploring.pixels import PixelStatistics
-from common.exploring.sample import MOST_IMAGES, MOST_PIXELS, SEED, balanced_sample, blocks, most_images
+from common.exploring.notes import LONG, notes
+from common.exploring.pixels import (
+    MOST_IMAGES,
+    MOST_PIXELS,
+    SEED,
+    PixelStatistics,
+    balanced_sample,
+    blocks,
+    most_images,
+)
 from common.runs.config import describe_origin
 from common.runs.folder import make_folder
 from common.system.device import Machine
 from common.system.files import write_json
 from common.system.log import log_to, progress, say
+
+LISTED = 20  # sizes that explore.json names; all are counted
 
 
 def explore(data: Data, folder: Path) -> dict:
@@ -41,13 +54,13 @@ def explore(data: Data, folder: Path) -> dict:
     statistics, small = _look(looked_at)
     limit = near_limit(statistics)
     exact, near = all_exact_copies(parts), all_near_copies(looked_at, small, limit)
-    described = {name: describe_part(part, len(looked_at[name])) for name, part in parts.items()}
+    described = {name: _describe_part(part, len(looked_at[name])) for name, part in parts.items()}
     report = {
         "dataset": data.name,
         "parts": described,
         "looked_at": {"most_pixels_a_part": MOST_PIXELS, "most_images_a_part": MOST_IMAGES, "seed": SEED},
-        "balance": describe_balance(described["train"]["per_class"].values()),
-        "sizes": describe_sizes(data.reading, statistics.side, sum(map(len, parts.values()))),
+        "balance": _describe_balance(described["train"]["per_class"].values()),
+        "sizes": _describe_sizes(data.reading, statistics.side, sum(map(len, parts.values()))),
         "pixels": statistics.describe(),
         "correlation": statistics.correlations(),
         "copies": {
@@ -95,6 +108,56 @@ def _look(looked_at: dict[str, Part]) -> tuple[PixelStatistics, dict[str, torch.
                     statistics.add(images, labels)
                 bar.update(len(images))
     return statistics, {name: torch.cat(of_blocks) for name, of_blocks in small.items()}
+
+
+def _describe_part(part: Part, looked_at: int) -> dict:
+    labels = part.dataset.labels[part.samples]
+    counts = torch.bincount(labels[labels >= 0], minlength=len(part.dataset.classes)).tolist()
+    return {
+        "images": len(part),
+        "looked_at": looked_at,
+        "unlabelled": len(part) - sum(counts),
+        "per_class": dict(zip(part.dataset.classes, counts, strict=True)),
+    }
+
+
+def _describe_balance(counts: Collection[int]) -> dict:
+    """Return how equal in number the images of the classes are.
+
+    `entropy` is that of the classes' shares over its largest value: 1 if all are equal, 0 if there is one only
+    (Shannon: "A Mathematical Theory of Communication", 1948).
+    """
+    shares = np.array([count for count in counts if count]) / sum(counts)
+    return {
+        "largest_class": max(counts),
+        "smallest_class": min(counts),
+        "ratio": max(counts) / min(counts) if min(counts) else None,
+        "entropy": abs(float((shares * np.log(shares)).sum())) / math.log(len(counts)),
+    }
+
+
+def _describe_sizes(reading: Reading, side: int, images: int) -> dict:
+    """Return the sizes in pixels that the pictures have by themselves, and that of the squares they have become.
+
+    Args:
+        side: of those squares.
+        images: how many there are; without files to tell their sizes, all of them have the one of the squares.
+    """
+    sizes = reading.sizes or Counter({(side, side): images})
+    by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
+    ratios = np.repeat([width / height for width, height in sizes], list(sizes.values()))
+    lowest, median, highest = np.quantile(ratios, (0, 0.5, 1), method="inverted_cdf").tolist()
+    return {
+        "stored": [side, side],
+        "different": len(sizes),
+        "most_frequent": [{"size": list(size), "images": number} for size, number in sizes.most_common(LISTED)],
+        "smallest": list(by_area[0]),
+        "largest": list(by_area[-1]),
+        "width_over_height": {"lowest": lowest, "median": median, "highest": highest},
+        "long": int((np.maximum(ratios, 1 / ratios) > LONG).sum()),
+        "enlarged": sum(number for size, number in sizes.items() if min(size) < side),
+        "converted": dict(reading.converted),
+    }
 
 
 def _draw(folder: Path, parts: dict[str, Part], report: dict, statistics: PixelStatistics, copies: list[Copy]) -> None:

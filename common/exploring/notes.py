@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from itertools import chain
 
 from common.exploring.copies import TINY
-from common.exploring.counts import LONG
 from common.system.text import printable
 
 # From where on a note says so
+LONG = 2.0  # longer side over shorter side
 UNBALANCED = 2.0  # images of the largest class for one of the smallest
 FEW = 100  # training images of a class
 SOME_GRAY, ALL_GRAY = 0.01, 0.99

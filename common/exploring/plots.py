@@ -9,7 +9,7 @@ import torch
 from common import figures
 from common.data.arrays import Part
 from common.exploring.copies import Copy, noteworthy
-from common.exploring.sample import balanced_sample
+from common.exploring.pixels import balanced_sample
 from common.figures import SHEET_COLUMNS, WRONG_COLOR, Title, blank_figure, plain
 
 SAMPLES = 5 * SHEET_COLUMNS
@@ -25,8 +25,7 @@ def draw_class_counts(path: Path, parts: dict[str, dict]) -> None:
     """Draw a bar for each class, of the first MOST_BARS, with the images of all parts one after the other."""
     classes = list(parts["train"]["per_class"])
     names = classes[:MOST_BARS]
-    figure = blank_figure(9, 1.6 + max(0.16, 0.36 - 0.006 * len(names)) * len(names))
-    axes = figure.subplots()
+    axes = blank_figure(9, 1.6 + max(0.16, 0.36 - 0.006 * len(names)) * len(names)).subplots()
     left = np.zeros(len(names))
     for part, described in parts.items():
         label = f"{part}: {described['images']:,} images"
@@ -43,8 +42,8 @@ def draw_class_counts(path: Path, parts: dict[str, dict]) -> None:
     of_all = f", the first {MOST_BARS} of {len(classes):,} classes" if len(classes) > MOST_BARS else ""
     axes.set_xlabel(f"images{of_all}")
     axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=3, fontsize=9, frameon=False)
-    figures.save_figure(figure, path)
+    axes.figure.legend(loc="outside upper center", ncols=3, fontsize=9, frameon=False)
+    figures.save_figure(axes.figure, path)
 
 
 def draw_samples(path: Path, train: Part) -> None:
@@ -77,8 +76,7 @@ def draw_histogram(path: Path, pixels: dict) -> None:
     channels = {"gray": "#404040"} if pixels["greyscale"] == 1 else CHANNELS
     counts = np.array(pixels["histogram"][: len(channels)], dtype=float)
     shares = counts / counts.sum(1, keepdims=True)
-    figure = blank_figure(9, 4.5)
-    axes = figure.subplots()
+    axes = blank_figure(9, 4.5).subplots()
     for (name, color), share, mean, std in zip(channels.items(), shares, pixels["mean"], pixels["std"], strict=False):
         marker = "o" if (share > 0).sum() < 64 else None  # few levels stand alone
         axes.plot(np.arange(256) / 255, np.where(share > 0, share, np.nan), color=color, linewidth=1, marker=marker,
@@ -92,8 +90,8 @@ def draw_histogram(path: Path, pixels: dict) -> None:
     else:
         axes.set_ylim(0)
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=len(shares), fontsize=8, frameon=False)
-    figures.save_figure(figure, path)
+    axes.figure.legend(loc="outside upper center", ncols=len(shares), fontsize=8, frameon=False)
+    figures.save_figure(axes.figure, path)
 
 
 def draw_correlation(path: Path, correlation: dict) -> None:

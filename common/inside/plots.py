@@ -79,8 +79,7 @@ def draw_gradients(path: Path, records: list[dict], kinds: dict[str, str]) -> No
         figure = _lines(names, values, records, label)
     else:
         figure = _heat_maps(names, records, [HeatMap(values, label, LogNorm(*_positive_limits(values)))])
-    figure.suptitle("Gradient norm of each layer, mean of the watched steps of an epoch", fontsize=11)
-    figures.save_figure(figure, path)
+    figures.save_figure(figure, path, "Gradient norm of each layer, mean of the watched steps of an epoch")
 
 
 def draw_updates(path: Path, records: list[dict], kinds: dict[str, str]) -> None:
@@ -94,8 +93,7 @@ def draw_updates(path: Path, records: list[dict], kinds: dict[str, str]) -> None
         label = "update / weights (white: 0.001, the rule of thumb; red: larger steps; blue: smaller)"
         norm = LogNorm(GOOD_UPDATE / reach, GOOD_UPDATE * reach)
         figure = _heat_maps(names, records, [HeatMap(values, label, norm, "RdBu_r")])
-    figure.suptitle("Change by a step / weights, of each layer (L2 norms, mean of the watched steps)", fontsize=11)
-    figures.save_figure(figure, path)
+    figures.save_figure(figure, path, "Change by a step / weights, of each layer (L2 norms, mean of the watched steps)")
 
 
 def draw_activations(path: Path, records: list[dict], kinds: dict[str, str]) -> None:
@@ -112,8 +110,7 @@ def draw_activations(path: Path, records: list[dict], kinds: dict[str, str]) -> 
         maps.append(HeatMap(dead, "share of dead units", Normalize(0, 1), "Reds", gray="no activation"))
         missing = ""
     figure = _heat_maps(names, records, maps)
-    figure.suptitle(f"Outputs of each layer for the same images after each epoch{missing}", fontsize=11)
-    figures.save_figure(figure, path)
+    figures.save_figure(figure, path, f"Outputs of each layer for the same images after each epoch{missing}")
 
 
 def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -> None:
@@ -142,12 +139,10 @@ def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -
     shown = "" if count <= MOST_FILTERS else f", the first {MOST_FILTERS}"
     colors = "" if channels in (1, 3) else f", mean of their {channels} channels"
     share = f"{float((after - before).norm() / before.norm()):.1%}" if before.any() else "more than all"
-    figure.suptitle(
+    title = (
         f"The {count} filters ({height}x{width}) of the first convolution{shown}{colors}; gray is 0, full brightness "
-        f"{largest:.2g}; training changed them by {share} of their norm",
-        fontsize=11,
     )
-    figures.save_figure(figure, path)
+    figures.save_figure(figure, path, f"{title}{largest:.2g}; training changed them by {share} of their norm")
 
 
 def draw_feature_maps(

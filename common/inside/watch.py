@@ -13,6 +13,7 @@ from common.models.modes import eval_mode
 
 # What these make of negative inputs vanishes or nearly so, and its gradient with it.
 RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)
+RECORDED = ("gradient_norm", "update_ratio", "activation_mean", "activation_std", "dead_share")
 CONSTANT = 1e-3  # an output of another activation that varies by no more than this says nothing of the image
 
 
@@ -49,7 +50,7 @@ class Watch:
         self.initial_filters = None
         with contextlib.suppress(NotThere):
             self.initial_filters = first_filters(model)
-        # Of each layer: sum of gradient norms, number of them, sum of update ratios, number of them.
+        # Of each layer: the sums of gradient norms and update ratios, and below them the numbers of both.
         self._sums: dict[str, torch.Tensor] = {}
         self._before: dict[str, tuple] = {}
 
@@ -83,11 +84,9 @@ class Watch:
         finite = torch.stack([norm for norm, _, _ in self._before.values()]).isfinite().all()
         for name, (gradient_norm, trained, before) in self._before.items():
             change = get_total_norm([p - old for p, old in zip(trained, before, strict=True)])
-            size, one = get_total_norm(before), torch.ones_like(change)
-            has_ratio = finite & (size > 0)
-            values = torch.stack([gradient_norm, one, change / size, one])
-            count = torch.stack([finite, finite, has_ratio, has_ratio])
-            self._sums[name] = self._sums.get(name, 0) + values.where(count, 0)
+            size = get_total_norm(before)
+            values, counted = torch.stack([gradient_norm, change / size]), torch.stack([finite, finite & (size > 0)])
+            self._sums[name] = self._sums.get(name, 0) + torch.stack([values.where(counted, 0), counted])
         self._before = {}
 
     def end_epoch(self, epoch: int, probe_inputs: torch.Tensor) -> dict:
@@ -110,19 +109,12 @@ class Watch:
             where it is frozen, dead units where it is no activation, an output where it is not used.
         """
         outputs = _read(_activation_statistics(self.model, probe_inputs))
-        steps = _read(self._sums)
+        steps = _read({name: sums / counts for name, (sums, counts) in self._sums.items()})  # NaN where none counted
         self._sums = {}
         layers = {}
         for name in dict.fromkeys([*outputs, *find_layers(self.model, has_parameters)]):
-            norms, norm_count, ratios, ratio_count = steps.get(name, [0.0] * 4)
-            mean, std, dead = outputs.get(name, [math.nan] * 3)
-            layers[name] = {
-                "gradient_norm": norms / norm_count if norm_count else None,
-                "update_ratio": ratios / ratio_count if ratio_count else None,
-                "activation_mean": _finite(mean),
-                "activation_std": _finite(std),
-                "dead_share": _finite(dead),
-            }
+            values = steps.get(name, [math.nan] * 2) + outputs.get(name, [math.nan] * 3)
+            layers[name] = {key: v if math.isfinite(v) else None for key, v in zip(RECORDED, values, strict=True)}
         record = {"epoch": epoch, "layers": layers}
         self.records.append(record)
         return record
@@ -177,7 +169,3 @@ def _read(tensors: dict[str, torch.Tensor]) -> dict[str, list[float]]:
     if not tensors:
         return {}
     return dict(zip(tensors, torch.stack(list(tensors.values())).tolist(), strict=True))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

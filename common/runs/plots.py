@@ -30,8 +30,7 @@ def draw_history(folder: Path, history: list[dict]) -> None:
     best = best_record(history)
     epochs = [record["epoch"] for record in history]
     for quantity in ("loss", "accuracy"):
-        figure = blank_figure(7.5, 4.5)
-        axes = figure.subplots()
+        axes = blank_figure(7.5, 4.5).subplots()
         for part, name, color in (("train", "training", TRAIN_COLOR), ("val", "validation", VAL_COLOR)):
             values = [record[f"{part}_{quantity}"] for record in history]
             axes.plot(epochs, values, color=color, label=name, marker="o" if len(epochs) < 30 else None, markersize=3)
@@ -42,7 +41,7 @@ def draw_history(folder: Path, history: list[dict]) -> None:
         axes.set_ylabel(f"{quantity} (cross-entropy)" if quantity == "loss" else quantity)
         figures.epoch_axis(axes, epochs)
         axes.legend()
-        figures.save_figure(figure, folder / f"{quantity}.png")
+        figures.save_figure(axes.figure, folder / f"{quantity}.png")
 
 
 def draw_resources(path: Path, history: list[dict]) -> None:
@@ -94,8 +93,7 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
     lower.set_xlabel("batch size (images in a step)")
     lower.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
     lower.xaxis.set_minor_locator(NullLocator())
-    figure.suptitle(plain(title, longest=90), fontsize=11)
-    figures.save_figure(figure, path)
+    figures.save_figure(figure, path, plain(title, longest=90))
 
 
 def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
