@@ -4,8 +4,13 @@
     python ex_1.py --dataset digits    1,797 scanned digits, nothing to download
 
 Four convolutions and one linear layer, trained for 50 epochs without augmentation: the training accuracy keeps rising
-long after the validation accuracy has had its best epoch. Reference: 72.24 % on CIFAR-10 (best epoch 13), 34.65 % on
-CIFAR-100. ex_2.py asks what a bigger input, more filters and augmentation buy.
+long after the validation accuracy has had its best epoch.
+
+Measured: CIFAR-10 (JPEG) 69.86 % test (68.95 to 70.75, n = 1), best epoch 6; an epoch takes 29 s (2 cores of an AMD EPYC, no GPU)
+          digits 99.44, 100 and 100 % test (n = 3 seeds)
+Reported: CIFAR-10 72.24 % (best epoch 13), CIFAR-100 34.65 %; CIFAR-10 (JPEG) is recompressed, so not comparable
+
+ex_2.py asks what a bigger input, more filters and augmentation buy.
 """
 
 from torch import nn

@@ -8,7 +8,11 @@
 
 Where ex_1.py overfits, this experiment answers with images enlarged to 128x128, three blocks of 16, 32 and 64 filters,
 two linear layers (16.8 million parameters, nearly all in the first of them), random crops and random flips. Each is
-an option of its own, so that one can be changed at a time. On a CPU an epoch takes about ten times as long as ex_1's.
+an option of its own, so that one can be changed at a time.
+
+Measured: digits 93.87 % test (90.90 to 95.92, n = 1), best epoch 27 of 50
+          CIFAR-10 (JPEG) 48.59 % test after one epoch (n = 1), which takes about 290 s (2 cores of an AMD EPYC, no GPU)
+Reported: no figures
 """
 
 from torch import nn

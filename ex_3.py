@@ -6,8 +6,11 @@
     for lr in 1e-5 1e-4 3e-4 1e-3 3e-3; do python ex_3.py --config configs/alexnet.yaml -lr $lr; done
 
 One network, one set of images, one training recipe (AdamW at 3e-4, cosine, batches of 256, 50 epochs): what differs is
-what was asked for. Reference, best validation accuracy on CIFAR-10: LeNet 38.6 %, AlexNet 77.4 %, ResNet-18 88.6 %.
-Where a set's test images have no labels, `submission.csv` holds the predictions.
+what was asked for. Where a set's test images have no labels, `submission.csv` holds the predictions.
+
+Measured: CIFAR-10 (JPEG), n = 1 each, 2 cores of an AMD EPYC, no GPU: LeNet 41.78 % test after 50 epochs (15,114
+          images/s), AlexNet 72.35 % after 10 (349 images/s), ResNet-18 72.25 % after 3 (66 images/s)
+Reported: CIFAR-10, best validation accuracy: LeNet 38.6 %, AlexNet 77.4 %, ResNet-18 88.6 %
 """
 
 from torch import nn

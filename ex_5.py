@@ -7,7 +7,10 @@
 Before the first epoch the run folder has pictures of the data and `explore.json`; after the last one, pictures of the
 network: what its filters have become, how strongly each layer learned, what it sees in an image, and which pixels made
 a decision. The functions behind them, in common/exploring/ and common/inside/, work on any data and network.
-Reference: 73.58 % on CIFAR-10.
+
+Measured: CIFAR-10 (JPEG) 71.69 % test (70.80 to 72.56, n = 1), best epoch 17 of 20; an epoch takes 46 s
+          (2 cores of an AMD EPYC, no GPU)
+Reported: CIFAR-10 73.58 %
 """
 
 from torch import nn

@@ -6,9 +6,13 @@
     python trainB.py --strategy rescale                    512x512 images, reduced by a small network that learns how
     python trainB.py --weights outputs/.../best.pth        from other weights; `--weights none` from scratch
 
-The report fine-tuned the head only, and reached 79 to 80 % on iNaturalist's 10 classes in 10 epochs; from scratch,
-trainA.py stays at 43.4 %. A frozen backbone is run once and its features are kept: from the second epoch on, an epoch
-takes seconds. ImageNet weights are downloaded (100 MB).
+A frozen backbone is run once and its features are kept: from the second epoch on, an epoch takes seconds. ImageNet
+weights are downloaded (100 MB).
+
+Measured: 800 photographs of Imagenette, a ResNet-18 at 64 pixels pretrained on CIFAR-10 (JPEG), 10 epochs, n = 1 each:
+          head 39.00 % test, all 57.00 %, all from random weights 45.00 %; a later epoch of head 0.3 s
+          (2 cores of an AMD EPYC, no GPU)
+Reported: 79 to 80 % on nature_12K with ImageNet's weights and a new head
 """
 
 import math
