@@ -417,7 +417,7 @@ def test_an_option_that_contradicts_the_resumed_run_is_refused(tmp_path, name):
 
 @pytest.mark.parametrize("name", FREE)
 def test_an_option_that_changes_nothing_of_the_result_may_differ(tmp_path, name, monkeypatch):
-    monkeypatch.setattr("common.options.shared.check_installed", lambda options: None)
+    monkeypatch.setattr("common.options.parser.check_installed", lambda options: None)
     options = parse("--resume", run_folder(tmp_path), f"--{name}", FREE[name])
     expected = parse(f"--{name}", FREE[name])
     assert getattr(options, name) == getattr(expected, name) != getattr(parse(), name)
@@ -432,7 +432,7 @@ def test_an_option_may_be_repeated_as_the_run_has_it(tmp_path):
 
 @pytest.mark.parametrize("schedule", ["none", "step", "multistep", "plateau"])
 def test_more_epochs_continue_an_open_ended_schedule(tmp_path, schedule):
-    folder = run_folder(tmp_path, epochs=4, schedule=schedule)
+    folder = run_folder(tmp_path, epochs=4, schedule=schedule, milestones=[3])
     assert parse("--resume", folder, "-e", "6").epochs == 6
     assert refusal("--resume", folder, "-e", "3").startswith("--epochs: the run has 4")
 

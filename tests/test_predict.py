@@ -130,9 +130,11 @@ def test_photographs_become_squares_as_in_training(run, tmp_path):
     halves = np.zeros((20, 60, 3), np.uint8)
     halves[:, 20:40] = 255
     Image.fromarray(halves).save(tmp_path / "halves.png")
-    options = read(run, "config.json")["options"]
-    for fit, expected in (("crop", 255), ("squash", 0)):
-        checkpoint = changed(run, tmp_path / "best.pth", options=options | {"fit": fit})
+    config = read(run, "config.json")
+    said = [({"fit": fit}, color) for fit, color in (("crop", 255), ("squash", 0))]
+    said.append(({"fit": None, "options": config["options"] | {"fit": "squash"}}, 0))  # as older runs say it
+    for changes, expected in said:
+        checkpoint = changed(run, tmp_path / "best.pth", **changes)
         classifier = load_classifier(checkpoint, ROOT, prepare_machine("cpu", "fp32", False))
         assert classifier.read(tmp_path / "halves.png")[16, 1, 0] == expected
 

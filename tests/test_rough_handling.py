@@ -44,7 +44,7 @@ def test_records_never_count_an_epoch_that_is_not_saved(tmp_path, monkeypatch):
     def full_disk(path, *arguments):
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("common.runs.run.save_checkpoint", full_disk)
+    monkeypatch.setattr("common.runs.saving.save_checkpoint", full_disk)
     with pytest.raises(OSError) as raised:
         small_run(tmp_path)
     assert explain(raised.value)[0] == 4

@@ -236,12 +236,12 @@ def test_best_weights_are_the_whole_network_and_can_be_evaluated_alone(train):
 
 def test_config_says_how_photographs_become_squares(train):
     squashed = read(train("-e", "1"), "config.json")
-    assert (squashed["options"]["fit"], squashed["stored_size"], squashed["input_shape"]) == ("squash", 32, [3, 32, 32])
+    assert (squashed["fit"], squashed["stored_size"], squashed["input_shape"]) == ("squash", 32, [3, 32, 32])
     assert squashed["normalization"] == {"mean": list(trainB.MEAN), "std": list(trainB.STD)}
     cropped = read(train("-e", "1", "--input", "crop"), "config.json")
-    assert (cropped["options"]["fit"], cropped["stored_size"], cropped["input_shape"]) == ("slide", 37, [3, 32, 32])
+    assert (cropped["fit"], cropped["stored_size"], cropped["input_shape"]) == ("slide", 37, [3, 32, 32])
     plain = read(train("-e", "1", "--input", "crop", "--augment", "False"), "config.json")
-    assert plain["options"]["fit"] == "crop"
+    assert plain["fit"] == "crop"
 
 
 @pytest.mark.parametrize(

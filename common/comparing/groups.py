@@ -15,7 +15,7 @@ from common.system.text import printable
 NO_DIFFERENCE = {
     "dataset", "data", "seed", "output_dir", "resume", "workers", "save_every", "print_every", "watch", "explore",
     "tta", "question", "wandb_project", "wandb_entity", "submission_labels", "skip_unreadable", "throughput",
-    "max_batch", "memory_budget", "test", "tensorboard", "wandb",
+    "max_batch", "memory_budget", "test", "tensorboard", "wandb", "fit",
 }  # fmt: skip
 NOTHING = "–"
 UNKNOWN = object()  # the value of an option that a run does not know

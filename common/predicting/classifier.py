@@ -105,7 +105,7 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
         f"{config.get('name', config['script'])}, {len(classes)} classes; weights of epoch {content['epoch']}, "
         f"validation accuracy {content['val_accuracy']:.4f}"
     )
-    fit = config.get("fit", config["options"].get("fit", "crop"))  # older runs have it elsewhere, or not at all
+    fit = config.get("fit") or config["options"].get("fit", "crop")  # older runs have it elsewhere, or not at all
     return Classifier(model, transform, classes, config["stored_size"], fit, machine)
 
 
