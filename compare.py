@@ -16,9 +16,9 @@ from common.comparing.mistakes import read_all_mistakes
 from common.comparing.overview import check_metric, compare, option_to_draw
 from common.comparing.tables import print_overview
 from common.options.parser import Parser
-from common.options.types import folder
+from common.options.types import path
 from common.system.errors import run_script
-from common.system.log import say
+from common.system.log import info
 
 OUTPUTS = "outputs"  # where runs are, unless they were sent elsewhere
 METRIC = "val_accuracy"  # which chose the weights of each run; choosing runs by test scores would spoil these
@@ -28,7 +28,7 @@ def parse_options(argv=None):
     """Return the options."""
     parser = Parser(__file__, __doc__)
     add = parser.add_argument
-    add("runs", type=folder, nargs="*", default=[OUTPUTS], metavar="RUN",
+    add("runs", type=path, nargs="*", default=[OUTPUTS], metavar="RUN",
         help="run folders, folders with run folders below, and patterns of them (default: outputs)")  # fmt: skip
     add("-h", "--help", action="help", help="show this and exit")
     add("--by", metavar="OPTION",
@@ -36,7 +36,7 @@ def parse_options(argv=None):
     add("--metric", default=METRIC, metavar="NAME",
         help="sort by this: a name in the epochs of train.json (of the epoch whose weights were kept), or of "
              "test.json, there test_accuracy, test_loss")  # fmt: skip
-    add("--out", type=folder, metavar="DIR", help="where to write (default: outputs/compare/<time>)")
+    add("--out", type=path, metavar="DIR", help="where to write (default: outputs/compare/<time>)")
     return parser.parse_intermixed_args(argv)
 
 
@@ -58,7 +58,7 @@ def main(argv=None):
     overview = compare(runs, metric, mistakes, [*passed, *damaged])
     print_overview(overview)
     target = write_comparison(options.out, overview, by)
-    say(f"\nwritten to {target}: report.html, compare.md, compare.csv, compare_groups.csv and pictures")
+    info(f"\nwritten to {target}: report.html, compare.md, compare.csv, compare_groups.csv and pictures")
     return target
 
 

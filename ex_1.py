@@ -18,7 +18,7 @@ from torch import nn
 from common.evaluation.testing import evaluate_best
 from common.experiment import run_experiment
 from common.options.shared import experiment_parser
-from common.options.types import SWITCH, real
+from common.options.types import SWITCH, number
 from common.system.errors import run_script
 from common.training.fit import fit
 from common.transforms.basic import Compose, Normalize, Resize
@@ -36,8 +36,8 @@ def parse_options(argv=None):
     """Return the options of this experiment."""
     parser = experiment_parser(__file__, __doc__, dataset=DATASETS, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LR)
     add = parser.own.add_argument
-    add("-d", "--dropout", type=real(0, below=1), default=0.0, metavar="X", help="before the linear layer")
-    add("-bn", "--batch_norm", **SWITCH, default=True, help="normalise after each convolution")
+    add("-d", "--dropout", type=number(0, below=1), default=0.0, metavar="X", help="before the linear layer")
+    add("-bn", "--batch_norm", **SWITCH, default=True, help="normalize after each convolution")
     return parser.parse(argv)
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from common.evaluation.testing import evaluate_best
 from common.experiment import run_experiment
 from common.options.shared import experiment_parser
-from common.options.types import SWITCH, integer, real
+from common.options.types import SWITCH, integer, number
 from common.system.errors import run_script
 from common.training.fit import fit
 from common.transforms.basic import Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
@@ -44,8 +44,8 @@ def parse_options(argv=None):
     add("--width", type=integer(1), default=WIDTH, metavar="N",
         help="filters of the first block; the others have two and four times as many")  # fmt: skip
     add("--augment", **SWITCH, default=True, help="random crops and flips of the training images")
-    add("-d", "--dropout", type=real(0, below=1), default=0.0, metavar="X", help="before each linear layer")
-    add("-bn", "--batch_norm", **SWITCH, default=True, help="normalise after each convolution")
+    add("-d", "--dropout", type=number(0, below=1), default=0.0, metavar="X", help="before each linear layer")
+    add("-bn", "--batch_norm", **SWITCH, default=True, help="normalize after each convolution")
     return parser.parse(argv)
 
 

@@ -18,7 +18,7 @@ from torch import nn
 from common.evaluation.testing import evaluate_best
 from common.experiment import measure_speed, run_experiment
 from common.options.shared import experiment_parser
-from common.options.types import SWITCH, activation, integer, one_of, real
+from common.options.types import SWITCH, activation, integer, number, one_of
 from common.system.errors import BadInput, run_script
 from common.training.fit import fit
 from common.transforms.basic import Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
@@ -48,14 +48,14 @@ def parse_options(argv=None):
         help=f"side in pixels (default: {_of_models('image_size')})")  # fmt: skip
     add("-a", "--activation", type=activation, metavar="NAME",
         help=f"of torch.nn, such as GELU or SiLU (default: {_of_models('activation')})")  # fmt: skip
-    add("-d", "--dropout", type=real(0, below=1), metavar="X",
+    add("-d", "--dropout", type=number(0, below=1), metavar="X",
         help=f"before linear layers (default: {_of_models('dropout')})")  # fmt: skip
     add("--augment", type=one_of(("none", "base", "crop", "blur")), default="base", metavar="NAME",
-        help="of training images: none; base: mirrored or not, colours; crop, blur: base and that")  # fmt: skip
+        help="of training images: none; base: mirrored or not, colors; crop, blur: base and that")  # fmt: skip
     add("--throughput", **SWITCH, default=False, help="measure images a second by batch size instead of training")
     add("--max_batch", type=integer(1), default=2**20, metavar="N",
         help="with --throughput: the largest batch, of 1, 2, 4, …")  # fmt: skip
-    add("--memory_budget", type=real(above=0), metavar="GB",
+    add("--memory_budget", type=number(above=0), metavar="GB",
         help="with --throughput: for the process on a CPU (default: half of the free memory)")  # fmt: skip
     parser.works_only_with |= {"max_batch": ("throughput", (True,)), "memory_budget": ("throughput", (True,))}
     options = parser.parse(argv)

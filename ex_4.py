@@ -19,7 +19,7 @@ from torch import nn
 from common.evaluation.testing import evaluate_best
 from common.experiment import run_experiment
 from common.options.shared import experiment_parser
-from common.options.types import SWITCH, one_of, one_of_or_location, real
+from common.options.types import SWITCH, number, one_of, one_of_or_path
 from common.system.errors import run_script
 from common.training.fit import fit
 from common.transforms.basic import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
@@ -43,14 +43,14 @@ VAL_FRACTION = 0.1  # of the training images; the test images choose nothing
 def parse_options(argv=None):
     """Return the options of this experiment."""
     parser = experiment_parser(__file__, __doc__, **SHARED)
-    parser.change("--weights", type=one_of_or_location(["imagenet", "none"]), metavar="WHICH",
+    parser.change("--weights", type=one_of_or_path(["imagenet", "none"]), metavar="WHICH",
                   help="imagenet, none, or a file; what does not fit is named; with -e 0 only evaluate "
                        "(default: imagenet with --pretrained, else none)")  # fmt: skip
     add = parser.own.add_argument
     add("--model", type=one_of(MODELS), default="resnet18", metavar="NAME", help=", ".join(MODELS))
     add("--pretrained", **SWITCH, default=False, help="ImageNet's network at 224x224 pixels, trained at three rates")
     add("--heavy_augment", **SWITCH, default=False, help=f"erase rectangles, with probability {HEAVY_ERASING}")
-    add("--erasing", type=real(0, below=1.001), metavar="P", help="erase rectangles with this probability instead")
+    add("--erasing", type=number(0, below=1.001), metavar="P", help="erase rectangles with this probability instead")
     add("--trivial_augment", **SWITCH, default=False, help="one random change of 14 kinds for each image (2021)")
     options = parser.parse(argv)
     if options.weights is None:

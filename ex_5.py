@@ -19,7 +19,7 @@ from common.evaluation.testing import evaluate_best
 from common.experiment import run_experiment
 from common.exploring.explore import explore
 from common.options.shared import experiment_parser
-from common.options.types import real
+from common.options.types import number
 from common.system.errors import run_script
 from common.training.fit import fit
 from common.transforms.basic import Compose, Normalize, Resize
@@ -35,7 +35,7 @@ def parse_options(argv=None):
     """Return the options of this experiment."""
     parser = experiment_parser(__file__, __doc__, **SHARED)
     add = parser.own.add_argument
-    add("-d", "--dropout", type=real(0, below=1), default=0.2, metavar="X", help="between linear layers")
+    add("-d", "--dropout", type=number(0, below=1), default=0.2, metavar="X", help="between linear layers")
     return parser.parse(argv)
 
 

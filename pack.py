@@ -11,9 +11,9 @@ all are read back and compared before the file gets its name.
 import os
 from pathlib import Path
 
-from common.data.packing import check_target, find_parts, pack, report
+from common.data.packing import check_target, find_splits, pack, report
 from common.options.parser import Parser
-from common.options.types import folder, integer, one_of
+from common.options.types import integer, one_of, path
 from common.system.errors import run_script
 
 SIZE = 96  # pixels: that of Medium ImageNet
@@ -25,8 +25,8 @@ def parse_options(argv=None):
     """Return the options."""
     parser = Parser(__file__, __doc__)
     add = parser.add_argument
-    add("folder", type=folder, metavar="FOLDER", help="the folder with train/, val/ and test/, or with class folders")
-    add("file", type=folder, metavar="OUT.hdf5", help="the file to write")
+    add("folder", type=path, metavar="FOLDER", help="the folder with train/, val/ and test/, or with class folders")
+    add("file", type=path, metavar="OUT.hdf5", help="the file to write")
     add("-h", "--help", action="help", help="show this and exit")
     add("--size", type=integer(1, LARGEST_SIZE), default=SIZE, metavar="N", help="side of the squares in pixels")
     add("--fit", type=one_of(FITS), default=FITS[0], metavar="NAME",
@@ -47,10 +47,10 @@ def main(argv=None):
     """
     options = parse_options(argv)
     target = Path(options.file)
-    parts = find_parts(options.folder, options.size, options.fit, options.workers)
-    pixels = options.size**2 * sum(map(len, parts.values()))
+    splits = find_splits(options.folder, options.size, options.fit, options.workers)
+    pixels = options.size**2 * sum(map(len, splits.values()))
     check_target(target, Path(options.folder), options.overwrite, 3 * pixels)
-    report(target, pack(parts, target, options.skip_unreadable))
+    report(target, pack(splits, target, options.skip_unreadable))
     return target
 
 

@@ -10,7 +10,7 @@ them. If a folder holds folders with the names of classes, the accuracy is told 
 from pathlib import Path
 
 from common.options.parser import Parser
-from common.options.types import folder, integer, one_of
+from common.options.types import integer, one_of, path
 from common.predicting.classifier import find_checkpoint, load_classifier
 from common.predicting.prediction import check_outputs, find_images, predict, report, write_csv, write_montage
 from common.system.device import DEVICES, prepare_machine
@@ -25,12 +25,12 @@ def parse_options(argv=None):
     """Return the options."""
     parser = Parser(__file__, __doc__)
     add = parser.add_argument
-    add("run", type=folder, metavar="RUN", help="the folder of a run, or its best.pth")
-    add("images", type=folder, nargs="+", metavar="IMAGE", help="image files, and folders of them")
+    add("run", type=path, metavar="RUN", help="the folder of a run, or its best.pth")
+    add("images", type=path, nargs="+", metavar="IMAGE", help="image files, and folders of them")
     add("-h", "--help", action="help", help="show this and exit")
     add("-k", "--topk", type=integer(1), default=TOPK, metavar="N", help="names told for each image")
-    add("--csv", type=folder, metavar="FILE", help="write the predictions as a table")
-    add("--montage", type=folder, metavar="FILE.png", help="draw the images as the network sees them")
+    add("--csv", type=path, metavar="FILE", help="write the predictions as a table")
+    add("--montage", type=path, metavar="FILE.png", help="draw the images as the network sees them")
     add(
         "-b", "--batch_size", "--batch-size", type=integer(1), default=BATCH_SIZE, metavar="N", help="images in a batch"
     )

@@ -13,7 +13,7 @@ import shlex
 import sys
 
 from common.options.parser import Parser
-from common.options.types import folder, integer, one_of
+from common.options.types import integer, one_of, path
 from common.searching.methods import Bands, sampler_for
 from common.searching.program import Experiment
 from common.searching.results import Results, draw_search
@@ -22,7 +22,7 @@ from common.searching.storage import open_search_folder, open_storage
 from common.searching.sweep_file import read_sweep
 from common.searching.trials import Launcher, slots_for
 from common.system.errors import BadInput, run_script
-from common.system.log import say
+from common.system.log import info
 
 TRIALS = 20  # where neither the command, nor the file, nor a grid says how many
 MOST_TRIALS = 100_000
@@ -36,16 +36,16 @@ def parse_options(argv=None):
     end = words.index("--") if "--" in words else len(words)
     parser = Parser(__file__, __doc__)
     add = parser.add_argument
-    add("file", type=folder, metavar="FILE.yaml", help="the sweep file")
+    add("file", type=path, metavar="FILE.yaml", help="the sweep file")
     add("-h", "--help", action="help", help="show this and exit")
-    add("--program", type=folder, metavar="SCRIPT.py", help="the experiment (default: what the file names)")
+    add("--program", type=path, metavar="SCRIPT.py", help="the experiment (default: what the file names)")
     add("-n", "--trials", type=integer(1), metavar="N",
         help=f"trials of all starts together; run_cap of the file and the size of a grid limit it (default: {TRIALS}, "
              "where nothing limits it)")  # fmt: skip
     add("-j", "--jobs", type=integer(1, 1024), metavar="N",
         help="trials at a time (default: one for each GPU, or one); on a CPU they share its threads")  # fmt: skip
     add("--name", metavar="NAME", help="of the search (default: what the file says, or the file's own name)")
-    add("--output_dir", type=folder, default="outputs", metavar="DIR", help="the search goes to DIR/sweeps/NAME")
+    add("--output_dir", type=path, default="outputs", metavar="DIR", help="the search goes to DIR/sweeps/NAME")
     add("--storage", metavar="URL", help="database of a search that several machines share")
     add("--dead_after", type=integer(4), default=DEAD_AFTER, metavar="SECONDS",
         help="with --storage: trials of a machine silent for so long are continued by another")  # fmt: skip
@@ -62,7 +62,7 @@ def main(argv=None):
     if not options.program and not sweep.program:
         raise BadInput(f"{options.file} names no program: add --program, such as --program trainA.py")
     if sweep.metric.endswith("accuracy") and not sweep.maximize:
-        say(f"note: the file minimizes {sweep.metric}, W&B's goal where none is named; did you mean goal: maximize?")
+        info(f"note: the file minimizes {sweep.metric}, W&B's goal where none is named; did you mean goal: maximize?")
     experiment = Experiment(options.program or sweep.program)
     launcher = Launcher(sweep.command, experiment.path, fixed)
     experiment.check(sweep.parameters, launcher.option_words)
@@ -75,7 +75,7 @@ def main(argv=None):
         storage.study.sampler = sampler_for(sweep.method, options.bayes, options.seed, storage)
         storage.study.pruner = Bands(sweep.bands, sweep.eta, sweep.is_strict)
         search = Search(Results(sweep, storage, folder), launcher, cap)
-        say(f"{folder}: {sweep.method}, {cap} trials of {experiment.path.name}, {len(launcher.slots)} at a time")
+        info(f"{folder}: {sweep.method}, {cap} trials of {experiment.path.name}, {len(launcher.slots)} at a time")
         search.run()
         report(search, experiment)
     return folder
@@ -101,7 +101,7 @@ def report(search, experiment):
     search.test_best()
     draw_search(results)
     command = ["python", os.path.relpath(experiment.path), "--config", str(results.folder / "best.yaml")]
-    say(f"to run the best again: {shlex.join(command)}")
+    info(f"to run the best again: {shlex.join(command)}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from torch import nn
 from common.evaluation.testing import evaluate_best
 from common.experiment import run_experiment
 from common.options.shared import add_photograph_options, experiment_parser
-from common.options.types import SWITCH, activation, integer, one_of, one_or_several, real
+from common.options.types import SWITCH, activation, integer, number, one_of, one_or_several
 from common.system.errors import BadInput, run_script
 from common.training.fit import fit
 from common.transforms import basic as T
@@ -57,10 +57,10 @@ def parse_options(argv=None):
     add("-fs", "--filter_size", type=one_or_several(BLOCKS), default=[3], metavar="N[,N,...]",
         help=f"side of the filters: one number, or one for each of the {BLOCKS} blocks")  # fmt: skip
     add("-a", "--activation", type=activation, default="ReLU", metavar="NAME", help="of torch.nn, such as GELU or SiLU")
-    add("-d", "--dropout", type=real(0, below=1), default=0.3, metavar="X", help="in each block")
-    add("-bn", "--batch_norm", "--bacth_norm", **SWITCH, default=False, help="normalise at the end of each block")
+    add("-d", "--dropout", type=number(0, below=1), default=0.3, metavar="X", help="in each block")
+    add("-bn", "--batch_norm", "--bacth_norm", **SWITCH, default=False, help="normalize at the end of each block")
     add("--image_size", type=integer(8, 4096), default=IMAGE_SIZE, metavar="N", help="side in pixels")
-    add("--augment", **SWITCH, default=True, help="flips, rotation, colours, crops and erasing of training images")
+    add("--augment", **SWITCH, default=True, help="flips, rotation, colors, crops and erasing of training images")
     add("--shown_classes", type=integer(0), default=3, metavar="N",
         help="classes of which class_predictions.png shows 10 test images")  # fmt: skip
     options = parser.parse(argv)

@@ -21,10 +21,10 @@ from torch import nn
 
 from common.evaluation.testing import evaluate_best
 from common.experiment import run_experiment
-from common.models.finetuning import FineTuned, Rescaler, falling_rates, train_only
+from common.models.finetuning import FineTuned, Rescaler, discriminative_lrs, train_only
 from common.models.pretrained import RESNETS, resnet_backbone
 from common.options.shared import add_photograph_options, experiment_parser
-from common.options.types import SWITCH, integer, one_of, one_of_or_location, real
+from common.options.types import SWITCH, integer, number, one_of, one_of_or_path
 from common.system.errors import run_script
 from common.training.features import FeatureBatches
 from common.training.fit import fit
@@ -57,7 +57,7 @@ def parse_options(argv=None):
     """Return the options of this experiment."""
     parser = experiment_parser(__file__, __doc__, dataset=["folder"], data=DATA, epochs=EPOCHS, batch_size=BATCH_SIZE,
                                lr=LR)  # fmt: skip
-    parser.change("--weights", type=one_of_or_location(["imagenet", "none"]), default="imagenet", metavar="WHICH",
+    parser.change("--weights", type=one_of_or_path(["imagenet", "none"]), default="imagenet", metavar="WHICH",
                   help="imagenet, none, or a file; what does not fit is named; with -e 0 only evaluate")  # fmt: skip
     add_photograph_options(parser)
     add = parser.own.add_argument
@@ -66,13 +66,13 @@ def parse_options(argv=None):
         help="what is trained: head; last: the last stages too; staged: head, then everything; all: everything; "
              "rescale: the rescaling of larger images, then everything")  # fmt: skip
     add("--last", type=integer(1, 4), default=1, metavar="N", help="strategy last: how many of the four stages")
-    add("--stage_lr_factor", type=real(above=0, below=2), default=STAGE_LR_FACTOR, metavar="X",
+    add("--stage_lr_factor", type=number(above=0, below=2), default=STAGE_LR_FACTOR, metavar="X",
         help="strategy last: the rate of each stage is X times that of the part above it")  # fmt: skip
     add("--stage_epochs", type=integer(0), default=STAGE_EPOCHS, metavar="N",
         help="strategies staged and rescale: epochs of the new part alone")  # fmt: skip
     add("--views", type=integer(1), default=VIEWS, metavar="N",
         help="strategies head and staged: augmented views of each image that a frozen backbone is shown")  # fmt: skip
-    add("-d", "--dropout", type=real(0, below=1), default=0.3, metavar="X", help="in the head")
+    add("-d", "--dropout", type=number(0, below=1), default=0.3, metavar="X", help="in the head")
     add("--image_size", type=integer(32, 4096), default=IMAGE_SIZE, metavar="N", help="side in pixels")
     add("--input", type=one_of(INPUTS), default="resize", metavar="HOW",
         help="resize: the whole photograph, squashed; crop: random squares of it, or its middle")  # fmt: skip
@@ -138,7 +138,7 @@ def train_and_test(run, options):
     train = FeatureBatches(train, model.extractor, run.machine, views=options.views if options.augment else 1)
     val = FeatureBatches(val, model.extractor, run.machine)
     ever_trained = trained_parts(model, options, epoch=math.inf)
-    rates = falling_rates(ever_trained, options.lr, options.stage_lr_factor)
+    rates = discriminative_lrs(ever_trained, options.lr, options.stage_lr_factor)
     optimizer, schedule = run.optimizer(rates, train)
     with run.open(model, train):
         fit(run, model, train, val, optimizer, schedule, before_epoch)

@@ -140,10 +140,10 @@ def prepare(experiment: str, steps: int, photographs: Path):
     optimizer = build_optimizer(model.parameters(), "adam", options.lr)
     transform, _ = script.build_transforms(options)
     started = time.perf_counter()
-    part = read(experiment, script, options, photographs)
+    split = read(experiment, script, options, photographs)
     reading_seconds = time.perf_counter() - started
-    part = repeated(part, steps * options.batch_size)
-    batches = Batches(part, transform, options.batch_size, machine, seed=0, training=True)
+    split = repeated(split, steps * options.batch_size)
+    batches = Batches(split, transform, options.batch_size, machine, seed=0, training=True)
     return model, optimizer, batches, machine, reading_seconds
 
 
@@ -171,8 +171,8 @@ def as_in_tutorials(experiment: str, steps: int, photographs: Path):
     class Digits(CIFAR10):
         """CIFAR10's own `__getitem__` over other pixels, so that nothing need be downloaded."""
 
-        def __init__(self, part, transform):
-            self.data, self.targets = part.dataset.pixels.numpy(), part.labels
+        def __init__(self, split, transform):
+            self.data, self.targets = split.dataset.pixels.numpy(), split.labels
             self.transform, self.target_transform = transform, None
 
     script, options = experiment_and_options(experiment)
@@ -225,8 +225,8 @@ def read_photographs(script, options, folder: Path):
     """Return the training photographs in `folder`, decoded as the experiment does it before its first epoch."""
     from common.data.folders import load_folder
 
-    parts, _ = load_folder(str(folder / "train"), script.stored_size(options), options.workers)
-    return parts["train"]
+    splits, _ = load_folder(str(folder / "train"), script.stored_size(options), options.workers)
+    return splits["train"]
 
 
 class WorksheetHDF5:
@@ -262,24 +262,24 @@ def write_hdf5(folder: Path) -> Path:
 
     path = folder / "digits.hdf5"
     if not path.exists():
-        part = digits()
-        places = np.arange(HDF5_IMAGES) % len(part)
+        split = digits()
+        places = np.arange(HDF5_IMAGES) % len(split)
         with h5py.File(path, "w") as file:
-            file.attrs["classes"] = part.dataset.classes
+            file.attrs["classes"] = split.dataset.classes
             for name, chosen in (("train", places), ("val", places[:100])):
-                pixels = part.dataset.pixels.numpy()[chosen]
+                pixels = split.dataset.pixels.numpy()[chosen]
                 file.create_dataset(f"images-{name}", data=pixels, chunks=(1, *pixels.shape[1:]))
-                file.create_dataset(f"labels-{name}", data=part.dataset.labels.numpy()[chosen])
+                file.create_dataset(f"labels-{name}", data=split.dataset.labels.numpy()[chosen])
     return path
 
 
-def repeated(part, images: int):
+def repeated(split, images: int):
     """Return `part` with its images taken again and again until there are `images` of them."""
     import torch
 
-    from common.data.arrays import Part
+    from common.data.arrays import Split
 
-    return Part(part.dataset, part.samples[torch.arange(images) % len(part)])
+    return Split(split.dataset, split.indices[torch.arange(images) % len(split)])
 
 
 def write_photographs(folder: Path, count: int = 640) -> None:

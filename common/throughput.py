@@ -15,7 +15,7 @@ from common.runs.folder import make_folder
 from common.system.device import MEMORY_SHARE, Machine, available_memory
 from common.system.errors import BadInput, is_out_of_memory, is_single_value
 from common.system.files import write_json
-from common.system.log import progress, say
+from common.system.log import info, progress
 
 WARM_STEPS = 2
 MIN_STEPS, MIN_SECONDS = 3, 2.0  # of the timed part: whichever takes longer
@@ -59,7 +59,7 @@ def measure_throughput(
     config = {"script": name, "options": options, "memory_budget_mb": budget and round(budget / 1e6)}
     config |= describe_network(model, input_shape) | describe_origin(machine)
     folder = make_folder(Path(options["output_dir"]) / name / "throughput", config)
-    say(f"run folder: {folder}")
+    info(f"run folder: {folder}")
     step = _training_step(model, input_shape, num_classes, machine, Recipe.of(options))
     rows: list[dict] = []
     result = {"model": options["model"], "input_shape": list(input_shape), "batch_sizes": rows}
@@ -68,13 +68,13 @@ def measure_throughput(
         write_json(folder / "throughput.json", result)
         plots.draw_throughput(folder / "throughput.png", rows, f"{options['model']}: so far")
         memory = f"{row['peak_memory_mb']:>9,.1f} MB" if row["peak_memory_mb"] else ""
-        say(f"batch size {row['batch_size']:>6,}  {row['images_per_second']:>9,.1f} images/s  {memory}")
+        info(f"batch size {row['batch_size']:>6,}  {row['images_per_second']:>9,.1f} images/s  {memory}")
     result["largest_batch_size"] = rows[-1]["batch_size"] if rows else None
-    say(f"{result['ended_by']}; the largest batch that was trained on: {result['largest_batch_size']}")
+    info(f"{result['ended_by']}; the largest batch that was trained on: {result['largest_batch_size']}")
     write_json(folder / "throughput.json", result)
     if rows:
         plots.draw_throughput(folder / "throughput.png", rows, f"{options['model']}: {result['ended_by']}")
-    say(f"finished: {folder}")
+    info(f"finished: {folder}")
     return folder
 
 
@@ -98,7 +98,7 @@ def _series(
             row = _time_steps(step(size), size, machine)
         except Exception as error:
             if size == 1 and is_single_value(error):
-                say("note: this network's batch norm cannot train on a single image: the series begins with two")
+                info("note: this network's batch norm cannot train on a single image: the series begins with two")
                 size = 2
                 continue
             if not is_out_of_memory(error):

@@ -25,7 +25,7 @@ from torchvision.models.resnet import BasicBlock
 
 import common
 import ex_1
-from common.data.arrays import ArrayDataset, Part
+from common.data.arrays import ArrayDataset, Split
 from common.training import fit as training
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,7 +151,7 @@ def part(images=50, size=8):
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (images, size, size, 3), dtype=torch.uint8, generator=generator)
     labels = torch.randint(0, 4, (images,), generator=generator)
-    return Part(ArrayDataset(pixels, labels, list("abcd"), [str(i) for i in range(images)]), torch.arange(images))
+    return Split(ArrayDataset(pixels, labels, list("abcd"), [str(i) for i in range(images)]), torch.arange(images))
 
 
 class TinyResNet(nn.Module):

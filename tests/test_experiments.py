@@ -315,7 +315,7 @@ def test_shuffled_labels_teach_nothing(tmp_path, monkeypatch):
     def load_shuffled(*arguments, **options):
         data = honest(*arguments, **options)
         shuffled = data.train.dataset.labels.clone()
-        held = torch.cat([data.train.samples, data.val.samples])  # the test labels stay true
+        held = torch.cat([data.train.indices, data.val.indices])  # the test labels stay true
         shuffled[held] = shuffled[held[torch.randperm(len(held), generator=torch.Generator().manual_seed(0))]]
         data.train.dataset = type(data.train.dataset)(
             data.train.dataset.pixels, shuffled, data.classes, data.train.dataset.ids

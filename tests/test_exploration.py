@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common.data.arrays import ArrayDataset, Part, whole
+from common.data.arrays import ArrayDataset, Split, whole
 from common.data.folders import Reading
 from common.data.load import Data, Source
 from common.exploring import copies as copying
@@ -318,10 +318,10 @@ def test_a_sample_has_as_many_of_each_class_as_there_are():
     sample = balanced_sample(part, 20)
     assert (sample.labels.count(0), sample.labels.count(1)) == (13, 7)
     assert balanced_sample(part, 6).labels.count(1) == 3
-    assert sample.samples.tolist() == sorted(set(sample.samples.tolist()))
-    assert sample.hashes == [part.hashes[place] for place in sample.samples.tolist()]
-    assert balanced_sample(part, 20).samples.equal(sample.samples)
-    assert not balanced_sample(part, 20, seed=1).samples.equal(sample.samples)
+    assert sample.indices.tolist() == sorted(set(sample.indices.tolist()))
+    assert sample.hashes == [part.hashes[place] for place in sample.indices.tolist()]
+    assert balanced_sample(part, 20).indices.equal(sample.indices)
+    assert not balanced_sample(part, 20, seed=1).indices.equal(sample.indices)
     assert balanced_sample(part, 40) is part
 
 
@@ -355,7 +355,7 @@ def test_where_hashes_are_keys_no_exact_copies_are_looked_for(look):
     data = make_data(pictures)
     for name in ("train", "val", "test"):
         part = getattr(data, name)
-        setattr(data, name, Part(OnDisk(part.dataset), part.samples, [b"%d" % key for key in range(len(part))]))
+        setattr(data, name, Split(OnDisk(part.dataset), part.indices, [b"%d" % key for key in range(len(part))]))
     report = look(data)
     assert report["copies"]["exact"] is None and noted(report, "exact copies were not looked for")
     (pair,) = report["copies"]["near"]["train"]["pairs"]

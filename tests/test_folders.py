@@ -55,11 +55,11 @@ def parts_of(root, size=SIZE, **options):
 
 
 def ids_of(part):
-    return [part.dataset.ids[sample] for sample in part.samples]
+    return [part.dataset.ids[sample] for sample in part.indices]
 
 
 def pixels_by_id(part):
-    images, _ = part.dataset.batch(part.samples)
+    images, _ = part.dataset.batch(part.indices)
     return dict(zip(ids_of(part), images.permute(0, 2, 3, 1).numpy(), strict=True))
 
 
@@ -198,7 +198,7 @@ def test_all_parts_have_one_size(tmp_path):
     write_classes(tmp_path / "test", {"ant": 4, "bee": 4}, first_seed=100, height=9, width=9)
     data = load(tmp_path, image_size=16)
     for part in (data.train, data.val, data.test):
-        assert part.dataset.batch(part.samples)[0].shape[1:] == (3, 16, 16)
+        assert part.dataset.batch(part.indices)[0].shape[1:] == (3, 16, 16)
 
 
 def test_hidden_files_and_litter_are_passed_over(tmp_path):

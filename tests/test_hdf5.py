@@ -71,7 +71,7 @@ def refusal(path):
 
 
 def all_of(part):
-    images, labels = part.dataset.batch(part.samples)
+    images, labels = part.dataset.batch(part.indices)
     return images.permute(0, 2, 3, 1).numpy(), labels.tolist()
 
 
@@ -275,7 +275,7 @@ WRONG = {
     "signed": ({"images_train": IMAGES.astype(np.int8)}, "images-train is int8; images must be uint8"),
     "channels first": ({"images_val": IMAGES[:6].transpose(0, 3, 1, 2)}, r"images-val has the shape \(6, 3, 8, 8\)"),
     "no squares": ({"images_val": IMAGES[:6, :4]}, r"images-val has the shape \(6, 4, 8, 3\)"),
-    "grey": ({"images_val": IMAGES[:6, ..., :1]}, r"images-val has the shape \(6, 8, 8, 1\)"),
+    "gray": ({"images_val": IMAGES[:6, ..., :1]}, r"images-val has the shape \(6, 8, 8, 1\)"),
     "one image": ({"images_val": IMAGES[0]}, r"images-val has the shape \(8, 8, 3\)"),
     "no images": ({"images_train": IMAGES[:0], "labels_train": np.zeros(0, int)}, "images-train has 0 images"),
     "no test images": ({"images_test": IMAGES[:0]}, "images-test has 0 images"),
@@ -467,7 +467,7 @@ for seed in range(first, last):
     signal.alarm(5)
     try:
         for part in load_hdf5(str(damaged)).values():
-            part.dataset.batch(part.samples)
+            part.dataset.batch(part.indices)
     except BadInput as error:
         assert len(str(error).splitlines()) == 1
 """

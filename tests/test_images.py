@@ -48,11 +48,11 @@ def palette_image():
 
 
 @pytest.mark.parametrize("name", ["picture.png", "picture.gif"])
-def test_palette_colours_are_looked_up(tmp_path, name):
+def test_palette_colors_are_looked_up(tmp_path, name):
     assert pixels_of(read_saved(tmp_path, palette_image(), name)) == [RED, GREEN, BLUE]
 
 
-def test_a_transparent_palette_colour_is_white(tmp_path):
+def test_a_transparent_palette_color_is_white(tmp_path):
     assert pixels_of(read_saved(tmp_path, palette_image(), transparency=1)) == [RED, WHITE, BLUE]
 
 
@@ -70,12 +70,12 @@ def test_transparent_greyscale_is_laid_over_white(tmp_path):
     assert pixels_of(read_saved(tmp_path, image)) == [(50, 50, 50), WHITE]
 
 
-@pytest.mark.parametrize(("mode", "colours"), [("RGB", [RED, GREEN]), ("L", [10, 20])])
-def test_a_colour_that_is_declared_transparent_is_white(tmp_path, mode, colours):
+@pytest.mark.parametrize(("mode", "colors"), [("RGB", [RED, GREEN]), ("L", [10, 20])])
+def test_a_color_that_is_declared_transparent_is_white(tmp_path, mode, colors):
     image = Image.new(mode, (2, 1))
-    image.putdata(colours)
-    kept = colours[0] if mode == "RGB" else (10, 10, 10)
-    assert pixels_of(read_saved(tmp_path, image, transparency=colours[1])) == [kept, WHITE]
+    image.putdata(colors)
+    kept = colors[0] if mode == "RGB" else (10, 10, 10)
+    assert pixels_of(read_saved(tmp_path, image, transparency=colors[1])) == [kept, WHITE]
 
 
 def test_cmyk_becomes_rgb(tmp_path):
@@ -94,7 +94,7 @@ def test_16_bit_grey_keeps_its_upper_8_bits(tmp_path, name):
     assert [pixel[0] for pixel in pixels_of(read_saved(tmp_path, image, name))] == [0, 0, 1, 0x12, 0x80, 255]
 
 
-def test_32_bit_grey_reads_like_16_bit_grey(tmp_path):
+def test_32_bit_grey_reads_like_16_bit_gray(tmp_path):
     image = read_saved(tmp_path, Image.fromarray(np.array([[-5, 0x1234, 10**6]], np.int32)), "picture.tif")
     assert [pixel[0] for pixel in pixels_of(image)] == [0, 0x12, 255]
 
@@ -123,7 +123,7 @@ def test_orientation_of_a_16_bit_picture_is_applied(tmp_path):
 
 
 def test_the_first_frame_of_an_animation_is_read(tmp_path):
-    frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, BLUE)]
+    frames = [Image.new("RGB", (4, 4), color) for color in (RED, BLUE)]
     image = read_saved(tmp_path, frames[0], "picture.gif", save_all=True, append_images=frames[1:])
     assert set(pixels_of(image)) == {RED}
 

@@ -15,7 +15,7 @@ import ex_2
 import ex_3
 import trainA
 import trainB
-from common.data.arrays import ArrayDataset, Part
+from common.data.arrays import ArrayDataset, Split
 from common.data.batches import Batches
 from common.inside.layers import NotThere, layer_kinds
 from common.inside.maps import feature_maps, first_filters, grad_cam, last_spatial_layer
@@ -410,7 +410,7 @@ def looked_at(folder, model, watch, size=16, classes=10, labelled=True, wrong=Tr
     pixels = chance.integers(0, 256, (20, size, size, 3), dtype=np.uint8)
     labels = chance.integers(0, classes, 20)
     names = names or [f"class {number}" for number in range(classes)]
-    part = Part(ArrayDataset(pixels, labels if labelled else np.full(20, -1), names, range(20)), torch.arange(20))
+    part = Split(ArrayDataset(pixels, labels if labelled else np.full(20, -1), names, range(20)), torch.arange(20))
     batches = Batches(part, Compose([Normalize((0.5,) * 3, (0.5,) * 3)]), 8, prepare_machine("cpu", "fp32", False), 0)
     probabilities = np.full((20, classes), 0.5 / (classes - 1), dtype=np.float32)
     probabilities[range(20), (labels + np.arange(20) % 2 * wrong) % classes] = 0.5

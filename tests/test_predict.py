@@ -84,12 +84,12 @@ def test_photographs_have_the_probabilities_of_the_run(run, photographs):
 
 def test_digits_have_the_probabilities_of_the_run(tmp_path):
     run = small_run(tmp_path / "outputs", "-bn", "False", "-e", "1")
-    grey = (load_digits().images * 255 / 16).round().astype(np.uint8)
+    gray = (load_digits().images * 255 / 16).round().astype(np.uint8)
     with np.load(run / "predictions.npz") as stored:
         ids, expected = stored["ids"], stored["probabilities"]
     paths = [tmp_path / f"{identifier.replace('/', '-')}.png" for identifier in ids]
     for identifier, path in zip(ids, paths, strict=True):
-        Image.fromarray(grey[int(identifier.split("/")[1])]).save(path)
+        Image.fromarray(gray[int(identifier.split("/")[1])]).save(path)
     result = np.stack([one.probabilities for one in main(run, *paths)])
     assert np.abs(result - expected).max() < 1e-6
 
@@ -144,11 +144,11 @@ def test_rotated_and_grey_photographs_follow_the_rules_of_training(run, photogra
     turned = upright.transpose(Image.Transpose.ROTATE_90)
     turned.getexif()[0x0112] = 6  # to be turned clockwise
     turned.save(tmp_path / "turned.png", exif=turned.getexif())
-    upright.convert("L").save(tmp_path / "grey.png")
+    upright.convert("L").save(tmp_path / "gray.png")
     upright.convert("L").convert("RGB").save(tmp_path / "expected.png")
-    results = main(run, photograph, *(tmp_path / f"{name}.png" for name in ("turned", "grey", "expected")))
-    upright, turned, grey, expected = (one.probabilities for one in results)
-    assert np.array_equal(upright, turned) and np.array_equal(grey, expected)
+    results = main(run, photograph, *(tmp_path / f"{name}.png" for name in ("turned", "gray", "expected")))
+    upright, turned, gray, expected = (one.probabilities for one in results)
+    assert np.array_equal(upright, turned) and np.array_equal(gray, expected)
 
 
 def test_accuracy_is_told_where_folders_have_the_names_of_classes(run, photographs, tmp_path, capsys):
@@ -241,10 +241,10 @@ def test_the_montage_shows_at_most_64_images(run, photographs, photograph, tmp_p
     [(heading, images, titles)] = drawn
     assert heading == "64 of 91 images, evenly spread" and images.shape == (64, 32, 32, 3)
     assert 0 <= images.min() and images.max() <= 1
-    for text, colour in titles[:-1]:
+    for text, color in titles[:-1]:
         said, true = text.split("\n")
         is_right = said.split()[0] == true.removeprefix("true: ")
-        assert colour == (figures.RIGHT_COLOR if is_right else figures.WRONG_COLOR)
+        assert color == (figures.RIGHT_COLOR if is_right else figures.WRONG_COLOR)
     assert titles[-1][0].endswith("\nphotograph.png") and titles[-1][1] == "black"
 
 

@@ -249,7 +249,7 @@ def test_it_fits_any_screen_in_light_and_dark(opened, report, scheme, width):
     assert page.page.evaluate("document.documentElement.scrollWidth") == width
     light, text = page.page.evaluate(
         "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
-        ".map((colour) => colour.match(/\\d+/g).reduce((sum, one) => sum + Number(one), 0))"
+        ".map((color) => color.match(/\\d+/g).reduce((sum, one) => sum + Number(one), 0))"
     )
     assert (light > text) == (scheme == "light")
     page.shoot(f"{count}-{scheme}-{width}")

@@ -18,14 +18,14 @@ TINY = ["--image_size", "32", "-nf", "4", "-b", "8", "-e", "1"]
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Return a folder with train/ and val/ of two classes, bluish and reddish noise, of many sizes, one grey."""
+    """Return a folder with train/ and val/ of two classes, bluish and reddish noise, of many sizes, one gray."""
     root = tmp_path_factory.mktemp("data") / "photo graphs"
     for part, count, seed in (("train", 5, 0), ("val", 2, 100)):
         for name, tint in (("blue", (0, 0, 250)), ("red", (250, 0, 0))):
             for place, (height, width) in enumerate([(30, 59), (45, 45), (59, 33)]):
                 folder = root / part / name / f"{height}x{width}"
                 write_class(folder, count, seed + 10 * place + tint[0], height, width, ".jpg", tint)
-    Image.new("L", (40, 50)).save(root / "train" / "red" / "grey.png")
+    Image.new("L", (40, 50)).save(root / "train" / "red" / "gray.png")
     return root
 
 

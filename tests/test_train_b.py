@@ -42,7 +42,7 @@ def tiny_network():
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory):
-    """Class folders of little photographs that are no squares, told apart by their colour."""
+    """Class folders of little photographs that are no squares, told apart by their color."""
     root = tmp_path_factory.mktemp("data") / "photographs"
     for part, count, seed in (("train", 10, 0), ("val", 4, 100)):
         for label, name in enumerate(CLASSES):
@@ -128,7 +128,7 @@ def test_stages_learn_more_slowly_the_deeper_they_lie():
     options = trainB.parse_options([*SMALL, "--strategy", "last", "--last", "3", "--stage_lr_factor", "0.5"])
     model = trainB.build_model(options, 3)
     parts = trainB.trained_parts(model, options, epoch=math.inf)
-    groups = trainB.falling_rates(parts, options.lr, options.stage_lr_factor)
+    groups = trainB.discriminative_lrs(parts, options.lr, options.stage_lr_factor)
     assert [group["lr"] for group in groups] == [1e-3, 5e-4, 2.5e-4, 1.25e-4]
     backbone = model.backbone
     for group, part in zip(groups, [model.head, backbone.layer4, backbone.layer3, backbone.layer2], strict=True):

@@ -85,10 +85,10 @@ def test_label_smoothing_is_pytorchs():
 
 
 def test_clipping_bounds_the_step_in_every_number_format():
-    for half_type in (None, torch.bfloat16, torch.float16):
+    for autocast_dtype in (None, torch.bfloat16, torch.float16):
         model = network()
         before = copy.deepcopy(model)
-        machine = Machine(torch.device("cpu"), half_type)
+        machine = Machine(torch.device("cpu"), autocast_dtype)
         epoch_of_ours(model, batches(batch_size=50), machine, lr=1.0, clip_grad=0.01)
         pairs = zip(model.parameters(), before.parameters(), strict=True)
         step = torch.cat([(a - b).flatten() for a, b in pairs]).norm().item()
@@ -97,8 +97,8 @@ def test_clipping_bounds_the_step_in_every_number_format():
 
 def test_half_precision_learns_what_full_precision_learns():
     losses = [
-        epoch_of_ours(network(), batches(), Machine(torch.device("cpu"), half_type))[0]
-        for half_type in (None, torch.bfloat16, torch.float16)
+        epoch_of_ours(network(), batches(), Machine(torch.device("cpu"), autocast_dtype))[0]
+        for autocast_dtype in (None, torch.bfloat16, torch.float16)
     ]
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=0.05)
     assert losses[1] != losses[0] != losses[2]
@@ -194,5 +194,5 @@ def test_a_last_training_batch_of_one_image_is_dropped(images, batch_size, train
 
 
 def test_automatic_precision_is_full_on_the_cpu():
-    assert prepare_machine("cpu", "auto", deterministic=False).half_type is None
-    assert prepare_machine("cpu", "bf16", deterministic=False).half_type is torch.bfloat16
+    assert prepare_machine("cpu", "auto", deterministic=False).autocast_dtype is None
+    assert prepare_machine("cpu", "bf16", deterministic=False).autocast_dtype is torch.bfloat16

@@ -237,7 +237,7 @@ CHANGES = {
 
 
 def smooth_images(n):
-    """All colours, from dark to light, with greys and pure colours among them."""
+    """All colors, from dark to light, with grays and pure colors among them."""
     images = random_images(n, 12, 16)
     images[:, :, 0] = images[:, :1, 0]
     images[:, 1:, 1] = 0
@@ -249,7 +249,7 @@ def smooth_images(n):
 @pytest.mark.parametrize(
     "change", [{"brightness": 0.9}, {"contrast": (0, 3)}, {"saturation": (0.0, 2.5)}, {"hue": 0.5}, {"hue": (0.1, 0.3)}]
 )
-def test_each_change_of_colour_equals_torchvisions(layout, change, way):
+def test_each_change_of_color_equals_torchvisions(layout, change, way):
     jitter, samples = ColorJitter(**change), torch.arange(30)
     images = smooth_images(30).contiguous(memory_format=layout)
     results = jitter(images, Draws(2, 1, samples))
@@ -261,7 +261,7 @@ def test_each_change_of_colour_equals_torchvisions(layout, change, way):
 
 
 @pytest.mark.parametrize("hue", [0, 0.2])
-def test_all_changes_of_colour_in_the_drawn_order_equal_torchvisions(hue, way):
+def test_all_changes_of_color_in_the_drawn_order_equal_torchvisions(hue, way):
     jitter, samples = ColorJitter(0.4, 0.4, (0.5, 1.2), hue), torch.arange(60)
     images = smooth_images(60)
     results = jitter(images, Draws(0, 1, samples))
@@ -288,7 +288,7 @@ def test_factors_are_uniform_and_all_orders_equally_frequent():
     assert len(counts) == math.factorial(4) and stats.chisquare(counts.numpy()).pvalue > NEVER
 
 
-def test_no_change_of_colour_changes_nothing():
+def test_no_change_of_color_changes_nothing():
     images = smooth_images(4)
     assert torch.equal(ColorJitter(0, (1, 1), 0, 0)(images, Draws(0, 1, torch.arange(4))), images)
 
@@ -484,7 +484,7 @@ def test_channels_stay_last_in_memory(transform, way):
     assert result.stride(1) == 1 and result.stride(3) == 3
 
 
-def test_compose_applies_all_in_turn_and_knows_its_normalisation():
+def test_compose_applies_all_in_turn_and_knows_its_normalization():
     images = random_images(3, 16, 16)
     draws, again = Draws(0, 1, torch.arange(3)), Draws(0, 1, torch.arange(3))
     resize, crop, flip, normalize = AUGMENTATION.transforms

@@ -9,9 +9,9 @@ from torchvision.transforms.v2 import functional as F
 
 from common.transforms import trivial_augment
 from common.transforms.random_streams import Draws
-from common.transforms.trivial_augment import COLOURS, GEOMETRY, TrivialAugmentWide, _move, _with_strengths
+from common.transforms.trivial_augment import COLORS, GEOMETRY, TrivialAugmentWide, _move, _with_strengths
 
-NAMES = [change.__name__.strip("_") for change in COLOURS]
+NAMES = [change.__name__.strip("_") for change in COLORS]
 
 
 def photographs(count=6, size=32):
@@ -35,11 +35,11 @@ def expected(name, image, strength, sign):
     }[name]()
 
 
-@pytest.mark.parametrize("place", range(len(COLOURS)), ids=NAMES)
-def test_colours_change_as_torchvision_does_it(place):
+@pytest.mark.parametrize("place", range(len(COLORS)), ids=NAMES)
+def test_colors_change_as_torchvision_does_it(place):
     images = photographs()
     strengths, signs = torch.tensor([0, 0.2, 0.4, 0.6, 0.8, 1.0]), torch.tensor([1.0, -1, 1, -1, 1, -1])
-    changed = _with_strengths(COLOURS[place], strengths, signs)(images, slice(None))
+    changed = _with_strengths(COLORS[place], strengths, signs)(images, slice(None))
     assert changed.dtype == torch.uint8
     for image, result, strength, sign in zip(images, changed, strengths.tolist(), signs.tolist(), strict=True):
         difference = (result.int() - expected(NAMES[place], image, strength, sign).int()).abs()
@@ -52,9 +52,9 @@ def test_geometry_is_that_of_torchvision(kind, amount, monkeypatch):
     images = photographs()
     moved = _move(images, torch.full((6,), kind), torch.full((6,), amount))
     shear = math.degrees(math.atan(0.99 * amount))
-    centre = [0, 0]
+    center = [0, 0]
     options = {
-        0: {"shear": [shear, 0.0], "center": centre}, 1: {"shear": [0.0, shear], "center": centre},
+        0: {"shear": [shear, 0.0], "center": center}, 1: {"shear": [0.0, shear], "center": center},
         2: {"translate": [int(32 * amount), 0]}, 3: {"translate": [0, int(32 * amount)]}, 4: {"angle": 135 * amount},
     }[kind]  # fmt: skip
     settings = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]} | options
@@ -87,7 +87,7 @@ def test_all_changes_occur(monkeypatch):
 
         return change
 
-    monkeypatch.setattr(trivial_augment, "COLOURS", tuple(noting(name) for name in NAMES))
+    monkeypatch.setattr(trivial_augment, "COLORS", tuple(noting(name) for name in NAMES))
     TrivialAugmentWide()(photographs(1).expand(300, -1, -1, -1), Draws(0, 1, torch.arange(300)))
     assert seen == set(NAMES)
 

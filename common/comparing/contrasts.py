@@ -70,7 +70,7 @@ def verdict(one: Contrast, metric: str) -> str:
     """Return in words whether the difference of the two groups is significant, and what it would take."""
     counts = f"{len(one.best.values)} and {len(one.other.values)} seeds"
     chance = "" if one.p is None else f", Welch {_p(one.p)}, corrected {_p(one.corrected_p)}"
-    return f"{metric} {one.difference:+.4f} with {counts}{chance}: {_judgement(one)}"
+    return f"{metric} {one.difference:+.4f} with {counts}{chance}: {_judgment(one)}"
 
 
 def network_verdict(one: Contrast) -> str:
@@ -107,7 +107,7 @@ def _pairs(best: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> 
     return pairs
 
 
-def _judgement(one: Contrast) -> str:
+def _judgment(one: Contrast) -> str:
     sizes = len(one.best.values), len(one.other.values)
     fewest = min(sizes)
     if one.is_significant:

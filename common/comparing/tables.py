@@ -11,7 +11,7 @@ from common.comparing.finished_runs import number
 from common.comparing.groups import shown
 from common.comparing.overview import Overview
 from common.system.files import write_bytes, write_table
-from common.system.log import say
+from common.system.log import info
 from common.system.text import printable
 
 LONGEST_CELL = 40  # characters in a table for people
@@ -109,27 +109,27 @@ def print_overview(overview: Overview) -> None:
     hidden = list(overview.options)[MOST_OPTIONS:]
     _say_all(text_table(_without(hidden, [*chosen, *results]), MOST_ROWS))
     if len(overview.runs) > MOST_ROWS:
-        say(f"… and {len(overview.runs) - MOST_ROWS} more runs, all in compare.csv")
+        info(f"… and {len(overview.runs) - MOST_ROWS} more runs, all in compare.csv")
     if hidden:
-        say(f"also different, in compare.csv: {printable(', '.join(hidden), 200)}")
+        info(f"also different, in compare.csv: {printable(', '.join(hidden), 200)}")
     if len(overview.groups) < len(overview.runs):
-        say("\nruns that differ in the seed alone:")
+        info("\nruns that differ in the seed alone:")
         _say_all(text_table(_without(hidden, group_columns(overview)), MOST_ROWS))
         if len(overview.groups) > MOST_ROWS:
-            say(f"… and {len(overview.groups) - MOST_ROWS} more groups, all in compare_groups.csv")
+            info(f"… and {len(overview.groups) - MOST_ROWS} more groups, all in compare_groups.csv")
     for one in overview.contrasts[:MOST_CONTRASTS]:
-        say(f"\n{printable(one.title, 200)}")
-        say(f"  {verdict(one, overview.metric)}")
-        say(f"  {network_verdict(one)}")
+        info(f"\n{printable(one.title, 200)}")
+        info(f"  {verdict(one, overview.metric)}")
+        info(f"  {network_verdict(one)}")
     if len(overview.contrasts) > MOST_CONTRASTS:
-        say(f"\n… and {len(overview.contrasts) - MOST_CONTRASTS} more, all in compare_groups.csv")
+        info(f"\n… and {len(overview.contrasts) - MOST_CONTRASTS} more, all in compare_groups.csv")
     if overview.contrasts:
-        say("Welch's tests are corrected for their number (Holm), McNemar's are not; compare.md says what each means")
+        info("Welch's tests are corrected for their number (Holm), McNemar's are not; compare.md says what each means")
     lines = [f"note: {printable(note, 300)}" for note in overview.notes]
     lines += [f"passed over: {printable(one.path, 150)}: {one.reason}" for one in overview.passed[:MOST_NOTES]]
     _say_all(["", *lines] if lines else [])
     if len(overview.passed) > MOST_NOTES:
-        say(f"passed over: {len(overview.passed) - MOST_NOTES} more, all named in compare.md")
+        info(f"passed over: {len(overview.passed) - MOST_NOTES} more, all named in compare.md")
 
 
 def text_table(columns: list[Column], most_rows: int) -> list[str]:
@@ -195,7 +195,7 @@ def _without(names: list[str], columns: list[Column]) -> list[Column]:
 
 def _say_all(lines: list[str]) -> None:
     for line in lines:
-        say(line)
+        info(line)
 
 
 def _write_columns(path: Path, columns: list[Column]) -> None:

@@ -48,37 +48,37 @@ class ArrayDataset:
 
 
 @dataclass
-class Part:
+class Split:
     """The images of a data set that serve one purpose.
 
-    `samples` (N,) are their indices. `hashes` tell images apart, whatever the order of the files: where the images were
+    `indices` (N,) are their indices. `hashes` tell images apart, whatever the order of the files: where the images were
     all read they are those of the pixels, so that copies have the same.
     """
 
     dataset: Any  # what the first lines of this file say
-    samples: torch.Tensor
+    indices: torch.Tensor
     hashes: Sequence[bytes] = field(repr=False, default_factory=list)
 
     def __len__(self) -> int:
-        return len(self.samples)
+        return len(self.indices)
 
     @property
     def labels(self) -> list[int]:
-        return self.dataset.labels[self.samples].tolist()
+        return self.dataset.labels[self.indices].tolist()
 
-    def subset(self, places: list[int]) -> "Part":
-        """Return the part made of the images at `places` of this one."""
-        return Part(self.dataset, self.samples[torch.tensor(places)], [self.hashes[place] for place in places])
+    def subset(self, places: list[int]) -> "Split":
+        """Return the split made of the images at `places` of this one."""
+        return Split(self.dataset, self.indices[torch.tensor(places)], [self.hashes[place] for place in places])
 
-    def set_aside(self, fraction: float, seed: int) -> tuple["Part", "Part"]:
+    def set_aside(self, fraction: float, seed: int) -> tuple["Split", "Split"]:
         """Return (the rest, the `fraction` of every class that is set aside), as `stratified_split` divides them."""
         rest, aside = stratified_split(self.labels, self.hashes, self.dataset.classes, fraction, seed)
         return self.subset(rest), self.subset(aside)
 
 
-def whole(dataset: ArrayDataset) -> Part:
-    """Return the part that is all of a data set in memory, with the hash of every image's pixels."""
-    return Part(dataset, torch.arange(len(dataset)), [pixel_hash(pixels) for pixels in dataset.pixels.numpy()])
+def whole(dataset: ArrayDataset) -> Split:
+    """Return the split that is all of a data set in memory, with the hash of every image's pixels."""
+    return Split(dataset, torch.arange(len(dataset)), [pixel_hash(pixels) for pixels in dataset.pixels.numpy()])
 
 
 def pixel_hash(pixels: np.ndarray) -> bytes:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from common.data.arrays import ArrayDataset, Part
+from common.data.arrays import ArrayDataset, Split
 from common.data.load import Data
 from common.system.device import Machine
 from common.system.errors import BadInput
@@ -15,7 +15,7 @@ GPU_MEMORY_SHARE = 0.4  # of the free memory of a GPU, for the images; the rest 
 
 
 class Batches:
-    """All batches of one part of the data, epoch after epoch.
+    """All batches of one split of the data, epoch after epoch.
 
     Training batches are shuffled anew in every epoch; others keep the order of the data set. Order and augmentation
     depend on (seed, epoch, sample) alone.
@@ -32,7 +32,7 @@ class Batches:
 
     def __init__(
         self,
-        part: Part,
+        split: Split,
         transform,
         batch_size: int,
         machine: Machine,
@@ -40,15 +40,18 @@ class Batches:
         training: bool = False,
         later_sizes: Sequence[tuple[int, int]] = (),
     ):
-        self.part, self.transform = part, transform
-        self.dataset = _nearest(part.dataset, machine.device)
+        self.split, self.transform = split, transform
+        self.dataset = _nearest(split.dataset, machine.device)
         self.device, self.processes, self.seed, self.training = machine.device, machine.processes, seed, training
         self.batch_size, self.later_sizes = batch_size, later_sizes
-        smallest, needed = min(batch_size, len(part), *(size for _, size in later_sizes)), 2 * machine.processes.count
+        smallest, needed = (
+            min(batch_size, len(split), *(size for _, size in later_sizes)),
+            2 * self.processes.world_size,
+        )
         if training and needed > 2 and smallest < needed:
             raise BadInput(
-                f"a batch of {smallest} image(s) is too small for {machine.processes.count} processes: each needs two; "
-                "raise --batch_size (and --batch_schedule, --limit) or start fewer"
+                f"a batch of {smallest} image(s) is too small for {self.processes.world_size} processes: each needs "
+                "two; raise --batch_size (and --batch_schedule, --limit) or start fewer"
             )
 
     def size_in(self, epoch: int) -> int:
@@ -57,9 +60,9 @@ class Batches:
 
     def images_in(self, epoch: int) -> int:
         """Return the number of images in an epoch."""
-        images, size = len(self.part), self.size_in(epoch)
+        images, size = len(self.split), self.size_in(epoch)
         leftover = images % size
-        drop = self.training and images > size > 1 and leftover < 2 * self.processes.count
+        drop = self.training and images > size > 1 and leftover < 2 * self.processes.world_size
         return images - leftover if drop else images
 
     def batches_in(self, epoch: int) -> int:
@@ -69,12 +72,12 @@ class Batches:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape (C, H, W) of what the network takes."""
-        images, _ = self.part.dataset.batch(self.part.samples[:1])
-        return tuple(self.transform(images, Draws(self.seed, 0, self.part.samples[:1])).shape[1:])
+        images, _ = self.split.dataset.batch(self.split.indices[:1])
+        return tuple(self.transform(images, Draws(self.seed, 0, self.split.indices[:1])).shape[1:])
 
     def first_images(self, count: int) -> torch.Tensor:
         """Return the first images as the network takes them, (count, C, H, W); nothing may be random about them."""
-        images, _ = self.part.dataset.batch(self.part.samples[:count])
+        images, _ = self.split.dataset.batch(self.split.indices[:count])
         return self.transform(images.to(self.device))
 
     def first_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,15 +90,15 @@ class Batches:
         return [size] * (images // size) + [images % size] * (images % size > 0)
 
     def order(self, epoch: int) -> list[torch.Tensor]:
-        """Return the samples of each batch of an epoch, this process's share of them.
+        """Return the indices of each batch of an epoch, this process's share of them.
 
         Training batches are divided one by one, so that all processes together make the steps of one; all others as a
         whole, so that their results only have to be put one after the other.
         """
         if not self.training:
-            return list(self.processes.share(self.part.samples).split(self.batch_size))
-        order = shuffled(self.part.samples, self.seed, epoch)[: self.images_in(epoch)]
-        return [self.processes.share(batch) for batch in order.split(self.size_in(epoch))]
+            return list(self.processes.shard(self.split.indices).split(self.batch_size))
+        order = shuffled(self.split.indices, self.seed, epoch)[: self.images_in(epoch)]
+        return [self.processes.shard(batch) for batch in order.split(self.size_in(epoch))]
 
     def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (inputs float32 (n, C, H, W), labels int64 (n,)), both on the device: this process's share."""
@@ -103,23 +106,23 @@ class Batches:
 
     def in_order(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield every image as `epoch` does, augmented as in that epoch, but in the order of the data set."""
-        return self._inputs(self.part.samples.split(self.batch_size), epoch)
+        return self._inputs(self.split.indices.split(self.batch_size), epoch)
 
     def _inputs(self, batches: Sequence[torch.Tensor], epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for samples, (images, labels) in self._read(batches, epoch):
-            draws = Draws(self.seed, epoch, samples.to(self.device, non_blocking=True))
+        for indices, (images, labels) in self._read(batches, epoch):
+            draws = Draws(self.seed, epoch, indices.to(self.device, non_blocking=True))
             images = images.to(self.device, non_blocking=True)
             yield self.transform(images, draws), labels.to(self.device, non_blocking=True)
 
     def _read(self, batches, epoch: int) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
         if isinstance(self.dataset, ArrayDataset):
-            for samples in batches:
-                yield samples, self.dataset.batch(samples.to(self.dataset.labels.device, non_blocking=True))
+            for indices in batches:
+                yield indices, self.dataset.batch(indices.to(self.dataset.labels.device, non_blocking=True))
             return
 
-        def read(samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            windows = Draws(self.seed, epoch, samples, "windows") if self.training else None
-            return self.dataset.batch(samples, windows)
+        def read(indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            windows = Draws(self.seed, epoch, indices, "windows") if self.training else None
+            return self.dataset.batch(indices, windows)
 
         # Reads one batch while the network works on the one before.
         yield from zip(batches, read_ahead(read, batches), strict=True)
@@ -136,7 +139,7 @@ def make_batches(
 ) -> tuple[Batches, Batches, Batches]:
     """Return the batches of the training, validation and test images; `later_sizes` are those of training."""
     train = Batches(data.train, train_transform, batch_size, machine, seed, training=True, later_sizes=later_sizes)
-    val, test = (Batches(part, eval_transform, batch_size, machine, seed) for part in (data.val, data.test))
+    val, test = (Batches(split, eval_transform, batch_size, machine, seed) for split in (data.val, data.test))
     return train, val, test
 
 

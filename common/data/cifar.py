@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common.system.download import DownloadFailed, download
 from common.system.errors import BadInput
-from common.system.log import say
+from common.system.log import info
 
 CIFAR = ("cifar10", "cifar100")
 DOWNLOAD_FOLDER = Path(__file__).resolve().parents[2] / "data"
@@ -67,7 +67,7 @@ def _extract(source, name: str, archive: Path) -> Path:
         )
     root = archive.parent if os.access(archive.parent, os.W_OK) else Path(tempfile.mkdtemp(prefix="cifar-"))
     if not (root / source.base_folder).is_dir():
-        say(f"extracting {archive} to {root}")
+        info(f"extracting {archive} to {root}")
         with tempfile.TemporaryDirectory(dir=root, prefix=".extracting-") as partial:
             extract_archive(str(archive), partial)
             try:

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.data.arrays import ArrayDataset, Part, pixel_hash
+from common.data.arrays import ArrayDataset, Split, pixel_hash
 from common.data.images import frame, read_image, square, stored_shape
 from common.system.device import fits_in_memory
 from common.system.errors import BadInput
-from common.system.log import complain, progress, say
+from common.system.log import info, progress, warn
 from common.system.threads import read_ahead
 from common.transforms.random_streams import Draws
 
 LISTED = 20  # unreadable files that are shown; all are counted
 AHEAD = 4  # images that each thread may be ahead of who takes them
-LITTER = ("thumbs.db", "desktop.ini", "__macosx")  # what operating systems leave in folders
-NAMES_OF_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # in any case
+IGNORED = ("thumbs.db", "desktop.ini", "__macosx")  # what operating systems leave in folders
+NAMES_OF_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # in any case
 
 
 @dataclass
@@ -41,8 +41,8 @@ class Reading:
 
 def load_folder(
     location: str | None, size: int, workers: int, fit: str = "crop", skip_unreadable: bool = False
-) -> tuple[dict[str, Part], Reading]:
-    """Return the parts "train" and, where the folder has them, "val" and "test", and what there is to tell.
+) -> tuple[dict[str, Split], Reading]:
+    """Return the splits "train" and, where the folder has them, "val" and "test", and what there is to tell.
 
     With `train/` and one of `val/` and `test/`, that one is the test set. A `test/` that holds images but no class
     folders has no labels. Every image is decoded once here, so that a damaged one is found before training starts.
@@ -62,31 +62,31 @@ def load_folder(
     root = Path(location)
     if not root.is_dir():
         raise BadInput(f"--data {location}: there is no such folder")
-    folders, classes = part_folders(root)
+    folders, classes = split_folders(root)
     if "test" not in folders and "val" in folders:
         folders["test"] = folders.pop("val")
-    files = {part: labeled_files(folder, classes, part) for part, folder in folders.items()}
+    files = {split: labeled_files(folder, classes, split) for split, folder in folders.items()}
 
-    shapes = _shapes([path for part in files.values() for path, _ in part])
+    shapes = _shapes([path for split in files.values() for path, _ in split])
     size = _stored_size(shapes, size)
     if all(width == height for width, height in shapes):
         fit = "crop"  # of squares, all fits are the same
     stored_bytes = sum(3 * math.prod(stored_shape(*shape, size, fit)) for shape in shapes)
     in_memory = fits_in_memory(stored_bytes)
     if not in_memory:
-        say(f"{len(shapes):,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
-    reading, parts = Reading(sizes=Counter(shapes)), {}
-    for part in files:
-        dataset = FolderDataset(root, files[part], classes, size, fit, workers)
-        parts[part] = scan(dataset, in_memory, f"reading {part} images", reading)
+        info(f"{len(shapes):,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
+    reading, splits = Reading(sizes=Counter(shapes)), {}
+    for split in files:
+        dataset = FolderDataset(root, files[split], classes, size, fit, workers)
+        splits[split] = scan(dataset, in_memory, f"reading {split} images", reading)
     if reading.skipped:
-        more = check_unreadable(reading.skipped, skip_unreadable, parts)
-        say(f"warning: {len(reading.skipped)} file(s) that cannot be read are skipped{more}; config.json names all")
-    return parts, reading
+        more = check_unreadable(reading.skipped, skip_unreadable, splits)
+        info(f"warning: {len(reading.skipped)} file(s) that cannot be read are skipped{more}; config.json names all")
+    return splits, reading
 
 
-def part_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the folders of the parts "train", "val" and "test" below `root`, and the names of the classes.
+def split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
+    """Return the folders of the splits "train", "val" and "test" below `root`, and the names of the classes.
 
     The folder of "train" is `root` if that holds the classes.
 
@@ -94,11 +94,11 @@ def part_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
         BadInput: there is one class only.
     """
     names = folder_names(root)
-    folders = {NAMES_OF_PARTS[name.lower()]: root / name for name in names if name.lower() in NAMES_OF_PARTS}
+    folders = {NAMES_OF_SPLITS[name.lower()]: root / name for name in names if name.lower() in NAMES_OF_SPLITS}
     if "train" not in folders or (len(names) > len(folders) and not folder_names(folders["train"])):
         folders = {"train": root}  # where a folder named "train" may be one of the classes
     elif others := [name for name in names if root / name not in folders.values()]:
-        say(f"warning: {root} has other folders beside {', '.join(sorted(folders))}; not used: {', '.join(others)}")
+        info(f"warning: {root} has other folders beside {', '.join(sorted(folders))}; not used: {', '.join(others)}")
     classes = folder_names(folders["train"])
     if len(classes) == 1:
         only = f"{folders['train']} has one class folder only, {classes[0]!r}"
@@ -109,11 +109,11 @@ def part_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
 def folder_names(folder: Path) -> list[str]:
     """Return the names of the folders in `folder`, sorted, without hidden ones and litter."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_litter(entry.name))
+        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_ignored(entry.name))
 
 
-def _is_litter(name: str) -> bool:
-    return name.startswith(".") or name.lower() in LITTER
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or name.lower() in IGNORED
 
 
 def _suggestion(root: Path) -> str:
@@ -122,10 +122,10 @@ def _suggestion(root: Path) -> str:
     return f"; did you mean {inner[0]}?" if inner else ""
 
 
-def labeled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Path, int]]:
+def labeled_files(folder: Path, classes: list[str], split: str) -> list[tuple[Path, int]]:
     """Return (path, label) of every image in `folder`, sorted; the label is -1 if there are no class folders."""
     names = folder_names(folder)
-    if part != "test" and not names:
+    if split != "test" and not names:
         raise BadInput(f"{folder} has no class folders{_suggestion(folder)}")
     if not names:
         files = [(path, -1) for path in image_files(folder)]
@@ -139,10 +139,10 @@ def labeled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Pat
             f"(they have {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}): rename or remove it"
         )
     if len(names) < len(classes):
-        say(f"warning: {folder} lacks {len(classes) - len(names)} of {len(classes)} classes")
-    loose = [entry.name for entry in folder.iterdir() if entry.is_file() and not _is_litter(entry.name)]
+        info(f"warning: {folder} lacks {len(classes) - len(names)} of {len(classes)} classes")
+    loose = [entry.name for entry in folder.iterdir() if entry.is_file() and not _is_ignored(entry.name)]
     if loose:
-        say(f"warning: {len(loose)} file(s) in {folder} are in no class folder, and not used (such as {loose[0]})")
+        info(f"warning: {len(loose)} file(s) in {folder} are in no class folder, and not used (such as {loose[0]})")
     files = []
     for name in names:
         of_class = [(path, classes.index(name)) for path in image_files(folder / name)]
@@ -155,9 +155,9 @@ def labeled_files(folder: Path, classes: list[str], part: str) -> list[tuple[Pat
 def image_files(folder: Path) -> Iterator[Path]:
     """Yield all files below `folder` in sorted order, without hidden ones and litter."""
     for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = sorted(name for name in subfolders if not _is_litter(name))
+        subfolders[:] = sorted(name for name in subfolders if not _is_ignored(name))
         for name in sorted(names):
-            if not _is_litter(name):
+            if not _is_ignored(name):
                 yield Path(parent, name)
 
 
@@ -248,10 +248,10 @@ class FolderDataset:
         return frame(image, self.size, self.fit), kinds
 
 
-def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) -> Part:
+def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) -> Split:
     """Decode every image once: keep the pixels if they fit, their hashes in any case, and add to `reading`.
 
-    Files that cannot be read are in `reading.skipped`, and not in the part that is returned.
+    Files that cannot be read are in `reading.skipped`, and not in the split that is returned.
     """
     are_squares = dataset.fit != "slide"
     pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8) if in_memory and are_squares else None
@@ -265,27 +265,27 @@ def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) 
         elif in_memory:
             dataset.held[index] = image
     held = dataset if pixels is None else ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids)
-    return Part(held, torch.tensor(readable, dtype=torch.int64), hashes)
+    return Split(held, torch.tensor(readable, dtype=torch.int64), hashes)
 
 
-def check_unreadable(failures: list[str], skip: bool, parts: dict[str, Part], at_most: int = LISTED) -> str:
+def check_unreadable(failures: list[str], skip: bool, splits: dict[str, Split], at_most: int = LISTED) -> str:
     """List files that cannot be read, and return a remark if those are not all.
 
     Args:
-        parts: what is left without these files.
+        splits: what is left without these files.
 
     Raises:
-        BadInput: they may not be skipped, or a part has none left of a class.
+        BadInput: they may not be skipped, or a split has none left of a class.
     """
     if len(failures) == 1 and not skip:
         raise BadInput(f"{failures[0]}; repair or remove it, or add --skip_unreadable")
     for failure in failures[:at_most]:
-        complain(failure)
+        warn(failure)
     more = f" (the first {at_most} are listed above)" if len(failures) > at_most else ""
     if not skip:
         raise BadInput(f"{len(failures)} files cannot be read{more}: repair or remove them, or add --skip_unreadable")
-    for name, part in parts.items():
-        for label in sorted(set(part.dataset.labels.tolist()) - set(part.labels)):
-            which = f" of class {part.dataset.classes[label]!r}" if label >= 0 else ""
+    for name, split in splits.items():
+        for label in sorted(set(split.dataset.labels.tolist()) - set(split.labels)):
+            which = f" of class {split.dataset.classes[label]!r}" if label >= 0 else ""
             raise BadInput(f"none of the {name} images{which} can be read")
     return more

@@ -20,14 +20,14 @@ import h5py
 import numpy as np
 import torch
 
-from common.data.arrays import ArrayDataset, Part, pixel_hash
+from common.data.arrays import ArrayDataset, Split, pixel_hash
 from common.system.device import fits_in_memory
 from common.system.errors import BadInput, Terminated
-from common.system.log import complain, progress, say
+from common.system.log import info, progress, warn
 from common.system.text import printable
 from common.transforms.random_streams import Draws
 
-PARTS, KINDS = ("train", "val", "test"), ("images", "labels", "files")
+SPLITS, KINDS = ("train", "val", "test"), ("images", "labels", "files")
 REQUIRED = ("images-train", "labels-train", "images-val", "labels-val")
 LONGEST_SIDE = 4096
 MOST_IMAGES, MOST_CLASSES = 2**26, 100_000  # a damaged file can claim any number: each image costs some bytes of memory
@@ -35,7 +35,7 @@ LARGEST_CHUNK = 2**28  # bytes; the HDF5 library holds whole chunks in memory
 READING = threading.Lock()  # threads share the position in a file
 BLOCK = 2**25  # bytes read between two movements of the bar
 TEXTS = 4096  # names read at once
-FINGERPRINTED = 100  # images of each part that are read to tell two files apart
+FINGERPRINTED = 100  # images of each split that are read to tell two files apart
 LISTED, LONGEST_LINE, LONGEST_REASON = 40, 110, 400  # lines and characters told of a file that is not as expected
 # What h5py raises for damaged files, depending on where the damage is.
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, SystemError)
@@ -137,11 +137,11 @@ class HDF5Dataset:
                 images.read_direct(rows, np.s_[first : last + 1], np.s_[start : start + len(places)])
 
 
-def load_hdf5(location: str | None) -> dict[str, Part]:
-    """Return the parts "train", "val" and, where the file has it, "test", in memory if they fit there.
+def load_hdf5(location: str | None) -> dict[str, Split]:
+    """Return the splits "train", "val" and, where the file has it, "test", in memory if they fit there.
 
     Copies of images are not looked for, because that would read all of a large file: the `hashes` are keys that tell an
-    image by its part, its number and the pixels of some images of the part, whether or not it fits into memory today.
+    image by its split, its number and the pixels of some images of the split, whether or not it fits into memory today.
 
     Raises:
         BadInput: no such file, or it is damaged or not laid out as this module says.
@@ -150,36 +150,36 @@ def load_hdf5(location: str | None) -> dict[str, Part]:
     count, size = sum(map(len, datasets.values())), datasets["train"].size
     in_memory = fits_in_memory(3 * size**2 * count)
     if not in_memory:
-        say(f"{count:,} images of {size}x{size} do not fit into memory: reading them from the file in every epoch")
-    parts = {}
-    for part, dataset in datasets.items():
+        info(f"{count:,} images of {size}x{size} do not fit into memory: reading them from the file in every epoch")
+    splits = {}
+    for split, dataset in datasets.items():
         some = np.unique(np.linspace(0, len(dataset) - 1, FINGERPRINTED).astype(np.int64))
         fingerprint = pixel_hash(dataset.read(some)).hex()[:16]  # what cannot be unpacked shows here
-        keys = Numbered(f"{part}-{fingerprint}/%d".encode(), len(dataset))
-        held = _in_memory(dataset, part) if in_memory else dataset
-        parts[part] = Part(held, torch.arange(len(dataset)), keys)
-    return parts
+        keys = Numbered(f"{split}-{fingerprint}/%d".encode(), len(dataset))
+        held = _in_memory(dataset, split) if in_memory else dataset
+        splits[split] = Split(held, torch.arange(len(dataset)), keys)
+    return splits
 
 
 def open_hdf5(location: str | None) -> dict[str, HDF5Dataset]:
-    """Return the data sets in the file by the names of the parts, without reading images; raises as `load_hdf5`."""
+    """Return the data sets in the file by the names of the splits, without reading images; raises as `load_hdf5`."""
     if location is None:
         raise BadInput("--dataset hdf5 needs --data FILE, the HDF5 file with the images")
     path = Path(location).absolute()
     with _opened(path) as file:
         _check_keys(file)
-        images = {part: _images(file, f"images-{part}") for part in PARTS if _has(file, f"images-{part}")}
+        images = {split: _images(file, f"images-{split}") for split in SPLITS if _has(file, f"images-{split}")}
         side = images["train"].shape[1]
-        for part, other in images.items():
+        for split, other in images.items():
             sides = f"{other.shape[1]} pixels, those of images-train {side}"
-            _require(other.shape[1] == side, file, f"the images of images-{part} have a side of {sides}; all must have "
-                     "the same")  # fmt: skip
-        labels = {part: _labels(file, f"labels-{part}", len(images[part])) for part in images}
+            _require(other.shape[1] == side, file, f"the images of images-{split} have a side of {sides}; all must "
+                     "have the same")  # fmt: skip
+        labels = {split: _labels(file, f"labels-{split}", len(images[split])) for split in images}
         classes = _class_names(file, labels["train"])
-        for part, numbers in labels.items():
-            _check_range(file, f"labels-{part}", numbers, len(classes))
-        ids = {part: _ids(file, f"files-{part}", len(images[part])) for part in images}
-        return {part: HDF5Dataset(path, images[part], labels[part], classes, ids[part]) for part in images}
+        for split, numbers in labels.items():
+            _check_range(file, f"labels-{split}", numbers, len(classes))
+        ids = {split: _ids(file, f"files-{split}", len(images[split])) for split in images}
+        return {split: HDF5Dataset(path, images[split], labels[split], classes, ids[split]) for split in images}
 
 
 @contextlib.contextmanager
@@ -216,13 +216,13 @@ def _check_keys(file: h5py.File) -> None:
     """Refuse a file that lacks something, and tell what is not used: it may be a mistyped key."""
     missing = [key for key in REQUIRED if not _has(file, key)]
     for line in _tree(file) if missing else ():
-        complain(line)
+        warn(line)
     needed = f"an HDF5 data set needs {', '.join(REQUIRED)} (what it has is above)"
     _require(not missing, file, f"it lacks {', '.join(missing)}; {needed}")
-    others = sorted(_text(key) for key in set(file) - {f"{kind}-{part}" for kind in KINDS for part in PARTS})
+    others = sorted(_text(key) for key in set(file) - {f"{kind}-{split}" for kind in KINDS for split in SPLITS})
     if others:
         name, listed = printable(file.filename), printable(", ".join(others), LONGEST_LINE)
-        say(f"note: {name} has other content, which is not used: {listed}")
+        info(f"note: {name} has other content, which is not used: {listed}")
 
 
 def _has(file: h5py.File, key: str) -> bool:
@@ -274,7 +274,7 @@ def _class_names(file: h5py.File, train_labels: np.ndarray) -> list[str]:
         largest = int(train_labels.max())
         expected = f"there can be {MOST_CLASSES:,} classes"
         _require(largest < MOST_CLASSES, file, f"labels-train has the label {largest}; {expected}")
-        say(f"note: {file.filename} has no attribute 'classes': the classes are called 0 to {largest}")
+        info(f"note: {file.filename} has no attribute 'classes': the classes are called 0 to {largest}")
         return [str(label) for label in range(max(largest, 0) + 1)]
     attribute = file.attrs.get_id("classes")
     is_list = len(attribute.shape or ()) == 1 and 1 <= attribute.shape[0] <= MOST_CLASSES
@@ -343,14 +343,14 @@ def _cache_bytes(images: h5py.Dataset) -> int:
     """Return the bytes of all chunks that one image is cut into: with less, each is unpacked again for every image."""
     if not images.chunks:
         return 0
-    pieces = [-(-length // part) for length, part in zip(images.shape[1:], images.chunks[1:], strict=True)]
+    pieces = [-(-length // piece) for length, piece in zip(images.shape[1:], images.chunks[1:], strict=True)]
     return min(LARGEST_CHUNK, math.prod(pieces) * _chunk_bytes(images))
 
 
-def _in_memory(dataset: HDF5Dataset, part: str) -> ArrayDataset:
+def _in_memory(dataset: HDF5Dataset, split: str) -> ArrayDataset:
     pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8)
     step = max(1, BLOCK // (3 * dataset.size**2))
-    with progress(len(dataset), f"reading {part} images") as bar:
+    with progress(len(dataset), f"reading {split} images") as bar:
         for start in range(0, len(dataset), step):
             block = pixels[start : start + step]
             block[:] = dataset.read(np.arange(start, start + len(block)))

@@ -4,16 +4,16 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from common.data.arrays import ArrayDataset, Part, whole
+from common.data.arrays import ArrayDataset, Split, whole
 from common.data.cifar import CIFAR, load_cifar
 from common.data.folders import Reading, load_folder
 from common.data.splits import balanced_subset, split_digest
-from common.system.distributed import first_on_each_machine
+from common.system.distributed import local_main_first
 from common.system.errors import BadInput
-from common.system.log import say
+from common.system.log import info
 
 DATASETS = ("digits", *CIFAR, "folder", "hdf5")
-# Of a set that comes without a test part, one image in five is it: always the same ones, whatever the run's seed.
+# Of a set that comes without a test split, one image in five is it: always the same ones, whatever the run's seed.
 TEST_FRACTION, TEST_SEED = 0.2, 0
 
 
@@ -23,16 +23,16 @@ class Data:
 
     name: str
     classes: list[str]
-    train: Part
-    val: Part
-    test: Part
+    train: Split
+    val: Split
+    test: Split
     reading: Reading = field(default_factory=Reading)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of which image is in which part: equal for two runs exactly if they saw the same data."""
-        parts = {"train": self.train, "val": self.val, "test": self.test}
-        return split_digest(**{name: (part.labels, part.hashes) for name, part in parts.items()})
+        """SHA-256 of which image is in which split: equal for two runs exactly if they saw the same data."""
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        return split_digest(**{name: (split.labels, split.hashes) for name, split in splits.items()})
 
 
 @dataclass(frozen=True)
@@ -74,38 +74,38 @@ def load_data(source: Source, name: str, image_size: int, val_fraction: float, f
     """
     reading = Reading()
     if name == "digits":
-        parts = _digits()
+        splits = _digits()
     elif name in CIFAR:
-        with first_on_each_machine():  # so that one downloads and the others find it
-            parts = _cifar(name, source.data)
+        with local_main_first():  # so that one downloads and the others find it
+            splits = _cifar(name, source.data)
     elif name == "hdf5":
         from common.data.hdf5 import load_hdf5  # imports h5py, which other data does not need
 
-        parts = load_hdf5(source.data)
+        splits = load_hdf5(source.data)
     else:
-        parts, reading = load_folder(source.data, image_size, source.workers, fit, source.skip_unreadable)
+        splits, reading = load_folder(source.data, image_size, source.workers, fit, source.skip_unreadable)
 
-    train, classes = parts["train"], parts["train"].dataset.classes
+    train, classes = splits["train"], splits["train"].dataset.classes
     if len(classes) < 2:
         raise BadInput(f"{source.data or name} has one class only, {classes[0]!r}: there is nothing to tell apart")
-    if "test" not in parts:
-        train, parts["test"] = train.set_aside(TEST_FRACTION, TEST_SEED)
-    if "val" not in parts:
-        train, parts["val"] = train.set_aside(val_fraction, source.seed)
-    _warn_of_shared_images(train, parts["val"], parts["test"])
+    if "test" not in splits:
+        train, splits["test"] = train.set_aside(TEST_FRACTION, TEST_SEED)
+    if "val" not in splits:
+        train, splits["val"] = train.set_aside(val_fraction, source.seed)
+    _warn_of_shared_images(train, splits["val"], splits["test"])
     if source.limit is not None and source.limit < len(train):
         train = train.subset(balanced_subset(train.labels, train.hashes, classes, source.limit))
-    return Data(name, classes, train, parts["val"], parts["test"], reading)
+    return Data(name, classes, train, splits["val"], splits["test"], reading)
 
 
-def _warn_of_shared_images(train: Part, val: Part, test: Part) -> None:
-    for name, part in (("validation", val), ("test", test)):
-        shared = len(set(train.hashes) & set(part.hashes))
+def _warn_of_shared_images(train: Split, val: Split, test: Split) -> None:
+    for name, split in (("validation", val), ("test", test)):
+        shared = len(set(train.hashes) & set(split.hashes))
         if shared:
-            say(f"warning: {shared} {name} image(s) are in the training images too, so its accuracy is too good")
+            info(f"warning: {shared} {name} image(s) are in the training images too, so its accuracy is too good")
 
 
-def _digits() -> dict[str, Part]:
+def _digits() -> dict[str, Split]:
     from sklearn.datasets import load_digits  # imports half of SciPy
 
     digits = load_digits()
@@ -115,9 +115,9 @@ def _digits() -> dict[str, Part]:
     return {"train": whole(ArrayDataset(np.repeat(gray[..., None], 3, axis=-1), digits.target, names, ids))}
 
 
-def _cifar(name: str, location: str | None) -> dict[str, Part]:
-    parts = {}
-    for part, source in zip(("train", "test"), load_cifar(name, location), strict=True):
-        ids = [f"{part}/{index}" for index in range(len(source.data))]
-        parts[part] = whole(ArrayDataset(source.data, source.targets, source.classes, ids))
-    return parts
+def _cifar(name: str, location: str | None) -> dict[str, Split]:
+    splits = {}
+    for split, source in zip(("train", "test"), load_cifar(name, location), strict=True):
+        ids = [f"{split}/{index}" for index in range(len(source.data))]
+        splits[split] = whole(ArrayDataset(source.data, source.targets, source.classes, ids))
+    return splits

@@ -13,12 +13,12 @@ import h5py
 import numpy as np
 import torch
 
-from common.data.arrays import Part, pixel_hash
-from common.data.folders import LISTED, FolderDataset, Reading, check_unreadable, labeled_files, part_folders, scan
-from common.data.hdf5 import PARTS, open_hdf5
+from common.data.arrays import Split, pixel_hash
+from common.data.folders import LISTED, FolderDataset, Reading, check_unreadable, labeled_files, scan, split_folders
+from common.data.hdf5 import SPLITS, open_hdf5
 from common.system.errors import BadInput
 from common.system.files import PARTIAL, check_writable, partial_file
-from common.system.log import progress, say
+from common.system.log import info, progress
 
 VAL_FRACTION, VAL_SEED = 0.1, 0  # set aside of the training images of a folder without val/
 ENDINGS = (".hdf5", ".h5")  # by which --data knows such a file
@@ -27,8 +27,8 @@ FORMAT = ("v108", "v108")  # every HDF5 library since 2008 reads it; the one bef
 NAME = h5py.string_dtype("utf-8")
 
 
-def find_parts(location: str, size: int, fit: str, workers: int) -> dict[str, Part]:
-    """Return the parts of the folder, which are what they are called; the other arguments are of FolderDataset.
+def find_splits(location: str, size: int, fit: str, workers: int) -> dict[str, Split]:
+    """Return the splits of the folder, which are what they are called; the other arguments are of FolderDataset.
 
     Raises:
         BadInput: no such folder, no images, or a class that training does not have.
@@ -36,13 +36,13 @@ def find_parts(location: str, size: int, fit: str, workers: int) -> dict[str, Pa
     root = Path(location)
     if not root.is_dir():
         raise BadInput(f"{location}: there is no such folder")
-    folders, classes = part_folders(root)
-    parts = {}
-    for name in sorted(folders, key=PARTS.index):
+    folders, classes = split_folders(root)
+    splits = {}
+    for name in sorted(folders, key=SPLITS.index):
         files = labeled_files(folders[name], classes, name)
         dataset = FolderDataset(folders[name], files, classes, size, fit, workers)
-        parts[name] = Part(dataset, torch.arange(len(files)))
-    return parts
+        splits[name] = Split(dataset, torch.arange(len(files)))
+    return splits
 
 
 def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) -> None:
@@ -64,7 +64,7 @@ def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) 
     if folder.resolve() in target.resolve().parents:
         raise BadInput(f"{target} would lie among the images in {folder}: write it elsewhere")
     for left in target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}"):
-        say(f"note: {left} is half of a file; unless another process is writing it now, remove it")
+        info(f"note: {left} is half of a file; unless another process is writing it now, remove it")
     free = shutil.disk_usage(target.parent).free
     if image_bytes > free:
         raise BadInput(
@@ -73,37 +73,37 @@ def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) 
         )
 
 
-def pack(parts: dict[str, Part], target: Path, skip_unreadable: bool) -> dict[str, Part]:
+def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[str, Split]:
     """Write the images, read them back, and give the file its name; return what was written.
 
-    Without a part "val", VAL_FRACTION of the training images of every class become it, copies of an image together.
+    Without a split "val", VAL_FRACTION of the training images of every class become it, copies of an image together.
 
     Raises:
         BadInput: files cannot be read, or what was written does not read back the same. There is no file then.
         OSError: the file cannot be written.
     """
-    if "val" not in parts:
-        parts = _with_validation(parts, skip_unreadable)
+    if "val" not in splits:
+        splits = _with_validation(splits, skip_unreadable)
     failures, written = [], {}
     with partial_file(target) as partial:
         with _new_file(partial) as file:
-            classes = [_text(name) for name in parts["train"].dataset.classes]
+            classes = [_text(name) for name in splits["train"].dataset.classes]
             file.attrs.create("classes", classes, dtype=NAME)
-            for name, part in parts.items():
-                written[name] = _write_part(file, name, part, failures)
+            for name, split in splits.items():
+                written[name] = _write_split(file, name, split, failures)
             _check_failures(failures, skip_unreadable, written)
         _flush_to_disk(partial)
         _verify(partial, written)
     return written
 
 
-def report(target: Path, written: dict[str, Part]) -> None:
+def report(target: Path, written: dict[str, Split]) -> None:
     """Say what the file holds and how to use it."""
-    images = ", ".join(f"{len(part):,} {name}" for name, part in written.items())
+    images = ", ".join(f"{len(split):,} {name}" for name, split in written.items())
     dataset, megabytes = written["train"].dataset, target.stat().st_size / 1e6
     size, classes = dataset.size, len(dataset.classes)
-    say(f"{target}: {images} images of {size}x{size}, {classes} classes, {megabytes:,.1f} MB")
-    say(f"python ex_3.py --data {shlex.quote(str(target))}")
+    info(f"{target}: {images} images of {size}x{size}, {classes} classes, {megabytes:,.1f} MB")
+    info(f"python ex_3.py --data {shlex.quote(str(target))}")
 
 
 @contextlib.contextmanager
@@ -123,38 +123,38 @@ def _new_file(path: Path) -> Iterator[h5py.File]:
             file.close()
 
 
-def _with_validation(parts: dict[str, Part], skip_unreadable: bool) -> dict[str, Part]:
-    """Return `parts` with a part "val" taken from "train", and without the files that cannot be read."""
+def _with_validation(splits: dict[str, Split], skip_unreadable: bool) -> dict[str, Split]:
+    """Return `splits` with a split "val" taken from "train", and without the files that cannot be read."""
     reading = Reading()
-    readable = {name: scan(part.dataset, False, f"checking {name}", reading) for name, part in parts.items()}
+    readable = {name: scan(split.dataset, False, f"checking {name}", reading) for name, split in splits.items()}
     _check_failures(reading.skipped, skip_unreadable, readable)
     train, val = readable["train"].set_aside(VAL_FRACTION, VAL_SEED)
     count = len(readable["train"])
-    say(f"there is no val folder: {len(val):,} of {count:,} training images are set aside for validation")
+    info(f"there is no val folder: {len(val):,} of {count:,} training images are set aside for validation")
     return readable | {"train": train, "val": val}
 
 
-def _write_part(file: h5py.File, name: str, part: Part, failures: list[str]) -> Part:
+def _write_split(file: h5py.File, name: str, split: Split, failures: list[str]) -> Split:
     """Write all images that can be read, and return these; add to `failures` the others."""
-    shape = (part.dataset.size, part.dataset.size, 3)
+    shape = (split.dataset.size, split.dataset.size, 3)
     images = file.create_dataset(
-        f"images-{name}", (len(part), *shape), np.uint8, chunks=(1, *shape), maxshape=(len(part), *shape)
+        f"images-{name}", (len(split), *shape), np.uint8, chunks=(1, *shape), maxshape=(len(split), *shape)
     )
     kept, hashes = [], []
-    for index, square, _ in part.dataset.readable(part.samples.tolist(), f"packing {name}", failures):
+    for index, square, _ in split.dataset.readable(split.indices.tolist(), f"packing {name}", failures):
         images.id.write_direct_chunk((len(kept), 0, 0, 0), np.ascontiguousarray(square))
         kept.append(index)
         hashes.append(pixel_hash(square))
     images.resize(len(kept), axis=0)
-    written = Part(part.dataset, torch.tensor(kept, dtype=torch.int64), hashes)
-    if max(part.labels) >= 0:
+    written = Split(split.dataset, torch.tensor(kept, dtype=torch.int64), hashes)
+    if max(split.labels) >= 0:
         file.create_dataset(f"labels-{name}", data=np.array(written.labels, np.int64))
     file.create_dataset(f"files-{name}", data=_names(written), dtype=NAME)
     return written
 
 
-def _names(part: Part) -> list[str]:
-    return [_text(part.dataset.ids[index]) for index in part.samples.tolist()]
+def _names(split: Split) -> list[str]:
+    return [_text(split.dataset.ids[index]) for index in split.indices.tolist()]
 
 
 def _text(name: str) -> str:
@@ -162,16 +162,16 @@ def _text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def _check_failures(failures: list[str], skip_unreadable: bool, readable: dict[str, Part]) -> None:
+def _check_failures(failures: list[str], skip_unreadable: bool, readable: dict[str, Split]) -> None:
     if failures:
         check_unreadable(failures, skip_unreadable, readable, len(failures) if skip_unreadable else LISTED)
-        say(f"warning: {len(failures)} file(s) that cannot be read are left out, see above")
+        info(f"warning: {len(failures)} file(s) that cannot be read are left out, see above")
 
 
-def _verify(path: Path, written: dict[str, Part]) -> None:
+def _verify(path: Path, written: dict[str, Split]) -> None:
     """Read everything back; raise BadInput unless it is what was written."""
     for name, dataset in open_hdf5(str(path)).items():
-        part, hashes = written[name], []
+        split, hashes = written[name], []
         with progress(len(dataset), f"verifying {name}") as bar:
             for start in range(0, len(dataset), BLOCK):
                 rows = dataset.read(np.arange(start, min(start + BLOCK, len(dataset))))
@@ -179,10 +179,10 @@ def _verify(path: Path, written: dict[str, Part]) -> None:
                 bar.update(len(rows))
         dataset.close()  # Windows renames no open file
         are_same = {
-            "classes": dataset.classes == [_text(one) for one in part.dataset.classes],
-            "labels": dataset.labels.tolist() == part.labels,
-            "names": list(dataset.ids) == _names(part),
-            "pixels": hashes == part.hashes,
+            "classes": dataset.classes == [_text(one) for one in split.dataset.classes],
+            "labels": dataset.labels.tolist() == split.labels,
+            "names": list(dataset.ids) == _names(split),
+            "pixels": hashes == split.hashes,
         }
         for what, is_same in are_same.items():
             if not is_same:

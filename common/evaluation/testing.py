@@ -12,7 +12,7 @@ from common.evaluation.metrics import score
 from common.runs.run import Run
 from common.system.device import Machine
 from common.system.files import write_bytes, write_table
-from common.system.log import say
+from common.system.log import info
 from common.training.loop import evaluate
 from common.transforms.tta import views
 
@@ -29,7 +29,7 @@ def evaluate_best(run: Run, model: nn.Module, test: Batches, shown_classes: int 
     from common.runs import plots  # imports matplotlib, which no run needs before its first epoch
 
     if not run.config["options"]["test"]:
-        say(f"the test images are left alone; to test: {run.resume_command()} --test True")
+        info(f"the test images are left alone; to test: {run.resume_command()} --test True")
         run.finish()
         return
     model.load_state_dict(run.best_weights())
@@ -38,10 +38,10 @@ def evaluate_best(run: Run, model: nn.Module, test: Batches, shown_classes: int 
     testing_time = time.perf_counter() - started
     has_labels, views_count = bool((labels >= 0).all()), run.options["tta"]
     of_views = _score_views(model, test, run.machine, views_count) if views_count > 1 and has_labels else {}
-    if not run.processes.is_first:
+    if not run.processes.is_main:
         return
     probabilities = logits.softmax(1).numpy()
-    ids = [test.dataset.ids[sample] for sample in test.part.samples]
+    ids = [test.dataset.ids[sample] for sample in test.split.indices]
     classes = run.config["classes"]
 
     _write_npz(run, labels.numpy(), probabilities, ids)
@@ -73,17 +73,17 @@ def evaluate_best(run: Run, model: nn.Module, test: Batches, shown_classes: int 
 
 def _say_result(result: dict, labels: np.ndarray) -> None:
     low, high = result["accuracy_interval_95"]
-    say(f"test accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(labels)} images)")
+    info(f"test accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(labels)} images)")
     chance = np.bincount(labels).max() / len(labels)  # always to say the same
     if low <= chance < 1:
-        say(f"not significantly better than always answering the most frequent class, which is right in {chance:.4f}")
+        info(f"not significantly better than always answering the most frequent class, which is right in {chance:.4f}")
 
 
 def _score_views(model: nn.Module, test: Batches, machine: Machine, count: int) -> dict:
     """Return the entry "tta" of test.json: what the mean over `count` views of each image would score."""
     logits, labels = evaluate(model, test, machine, f"testing {count} views", views(count))
     accuracy = (logits.argmax(1) == labels).double().mean().item()
-    say(f"test accuracy of {count} views together: {accuracy:.4f}")
+    info(f"test accuracy of {count} views together: {accuracy:.4f}")
     return {"tta": {"views": count, "accuracy": accuracy, "loss": F.nll_loss(logits, labels).item()}}
 
 
@@ -105,4 +105,4 @@ def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str], class
     labels = classes if run.options["submission_labels"] == "names" else range(len(classes))
     rows = [(identifier, labels[label]) for identifier, label in zip(ids, probabilities.argmax(1), strict=True)]
     write_table(run.folder / "submission.csv", [("id", "label"), *rows])
-    say(f"the test images have no labels: {len(ids)} predictions are in submission.csv")
+    info(f"the test images have no labels: {len(ids)} predictions are in submission.csv")

@@ -1,4 +1,4 @@
-"""Images that are the same or nearly so, in one part of the data or in two."""
+"""Images that are the same or nearly so, in one split of the data or in two."""
 
 import math
 from collections import defaultdict
@@ -8,7 +8,7 @@ from itertools import combinations_with_replacement
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from common.data.arrays import HASH_BYTES, Part
+from common.data.arrays import HASH_BYTES, Split
 from common.exploring.pixels import PixelStatistics, blocks, reduced
 from common.system.log import progress
 
@@ -38,12 +38,12 @@ COMPARED = 1024  # thumbnails compared with as many others at once: the results 
 class Copy:
     """Two images that are the same or nearly so.
 
-    `parts` are the names of the parts they are in, `samples` their indices into the parts' data sets. `correlation`,
+    `splits` are the names of the splits they are in, `indices` their indices into the splits' data sets. `correlation`,
     of their differences, is 1 for exact copies; `mirrored` tells that one is the other's mirror image.
     """
 
-    parts: tuple[str, str]
-    samples: tuple[int, int]
+    splits: tuple[str, str]
+    indices: tuple[int, int]
     labels: tuple[int, int]
     correlation: float = 1.0
     mirrored: bool = False
@@ -55,39 +55,39 @@ class Copy:
         return min(self.labels) >= 0 and self.labels[0] != self.labels[1]
 
 
-def pairs_of_parts(parts: dict[str, Part]) -> list[tuple[str, str]]:
+def pairs_of_splits(splits: dict[str, Split]) -> list[tuple[str, str]]:
     """Return each name with itself, and each with every later one: in the second of them copies are counted."""
-    return list(combinations_with_replacement(parts, 2))
+    return list(combinations_with_replacement(splits, 2))
 
 
-def has_pixel_hashes(part: Part) -> bool:
+def has_pixel_hashes(split: Split) -> bool:
     """Tell whether `part.hashes` are digests of pixels; images of an HDF5 file have keys instead."""
-    return len(part) > 0 and len(part.hashes[0]) == HASH_BYTES
+    return len(split) > 0 and len(split.hashes[0]) == HASH_BYTES
 
 
-def all_exact_copies(parts: dict[str, Part]) -> list[Copy] | None:
-    """Return the exact copies in and between all parts, or None where only reading every image could find them."""
-    if not all(map(has_pixel_hashes, parts.values())):
+def all_exact_copies(splits: dict[str, Split]) -> list[Copy] | None:
+    """Return the exact copies in and between all splits, or None where only reading every image could find them."""
+    if not all(map(has_pixel_hashes, splits.values())):
         return None
-    return [copy for names in pairs_of_parts(parts) for copy in _exact_copies(parts, names)]
+    return [copy for names in pairs_of_splits(splits) for copy in _exact_copies(splits, names)]
 
 
-def _exact_copies(parts: dict[str, Part], names: tuple[str, str]) -> list[Copy]:
-    """Return one Copy for each image of the second part that has a copy in the first; in one part, before it.
+def _exact_copies(splits: dict[str, Split], names: tuple[str, str]) -> list[Copy]:
+    """Return one Copy for each image of the second split that has a copy in the first; in one split, before it.
 
     Of several copies it is paired with one of another label, if there is one.
     """
     copies = []
-    seen: dict[bytes, dict[int, int]] = defaultdict(dict)  # of each picture the first sample with each label
-    for name in dict.fromkeys(names):  # a part and itself are gone through once
-        part = parts[name]
-        for sample, label, digest in zip(part.samples.tolist(), part.labels, part.hashes, strict=True):
+    seen: dict[bytes, dict[int, int]] = defaultdict(dict)  # of each picture the first index with each label
+    for name in dict.fromkeys(names):  # a split and itself are gone through once
+        split = splits[name]
+        for index, label, digest in zip(split.indices.tolist(), split.labels, split.hashes, strict=True):
             if name == names[1] and digest in seen:
                 others = seen[digest].items()
-                pairs = [Copy(names, (other, sample), (known, label), exact=True) for known, other in others]
+                pairs = [Copy(names, (other, index), (known, label), exact=True) for known, other in others]
                 copies.append(max(pairs, key=lambda copy: copy.labels_differ))
             if name == names[0]:
-                seen[digest].setdefault(label, sample)
+                seen[digest].setdefault(label, index)
     return copies
 
 
@@ -97,40 +97,40 @@ def near_limit(statistics: PixelStatistics) -> float:
     return NEAR_DRAWINGS if is_hard else NEAR
 
 
-def all_near_copies(parts: dict[str, Part], thumbnails_of: dict[str, torch.Tensor], limit: float) -> list[Copy]:
-    """Return the near copies in and between all parts: one Copy for each image, with the one most similar to it.
+def all_near_copies(splits: dict[str, Split], thumbnails_of: dict[str, torch.Tensor], limit: float) -> list[Copy]:
+    """Return the near copies in and between all splits: one Copy for each image, with the one most similar to it.
 
-    Exact copies are left out: of those in one part the first stands for all.
+    Exact copies are left out: of those in one split the first stands for all.
 
     Args:
         thumbnails_of: (N, …) each, as `thumbnails` returns them.
         limit: as `near_limit` returns it.
     """
-    originals = {name: _originals(part) for name, part in parts.items()}
+    originals = {name: _originals(split) for name, split in splits.items()}
     copies = []
-    with progress(sum(len(originals[name]) for _, name in pairs_of_parts(parts)), "comparing images") as bar:
-        for first, second in pairs_of_parts(parts):
+    with progress(sum(len(originals[name]) for _, name in pairs_of_splits(splits)), "comparing images") as bar:
+        for first, second in pairs_of_splits(splits):
             queries, others = originals[second], originals[first]
-            if first != second and has_pixel_hashes(parts[first]):
-                known = set(parts[first].hashes)
-                queries = [place for place in queries if parts[second].hashes[place] not in known]
+            if first != second and has_pixel_hashes(splits[first]):
+                known = set(splits[first].hashes)
+                queries = [place for place in queries if splits[second].hashes[place] not in known]
             found, similar, mirrored = most_similar(
                 thumbnails_of[second][queries], thumbnails_of[first][others], CANDIDATE, first == second
             )
             if len(found):
-                one = parts[first].subset([others[place] for place in similar.tolist()])
-                other = parts[second].subset([queries[place] for place in found.tolist()])
+                one = splits[first].subset([others[place] for place in similar.tolist()])
+                other = splits[second].subset([queries[place] for place in found.tolist()])
                 copies += _confirmed((first, second), one, other, mirrored, limit)
             bar.update(len(originals[second]))
     return copies
 
 
-def _originals(part: Part) -> list[int]:
-    """Return the places in `part` of the first of each exact copies."""
-    if not has_pixel_hashes(part):
-        return list(range(len(part)))
+def _originals(split: Split) -> list[int]:
+    """Return the places in `split` of the first of each exact copies."""
+    if not has_pixel_hashes(split):
+        return list(range(len(split)))
     first = {}
-    for place, digest in enumerate(part.hashes):
+    for place, digest in enumerate(split.hashes):
         first.setdefault(digest, place)
     return list(first.values())
 
@@ -203,8 +203,8 @@ def detail(images: torch.Tensor) -> torch.Tensor:
     return differences / differences.norm(dim=1, keepdim=True).clamp(min=1e-6)
 
 
-def _confirmed(names: tuple[str, str], one: Part, other: Part, mirrored: torch.Tensor, limit: float) -> list[Copy]:
-    """Return those pairs, of the images at the same place in both parts, whose pixels correlate in detail.
+def _confirmed(names: tuple[str, str], one: Split, other: Split, mirrored: torch.Tensor, limit: float) -> list[Copy]:
+    """Return those pairs, of the images at the same place in both splits, whose pixels correlate in detail.
 
     Args:
         mirrored: (n,): compare with the mirror image.
@@ -213,30 +213,30 @@ def _confirmed(names: tuple[str, str], one: Part, other: Part, mirrored: torch.T
     for (images, _), (others, _) in zip(blocks(one), blocks(other), strict=True):
         flip = mirrored[len(correlations) :][: len(images), None, None, None]
         correlations += detail_correlation(images, torch.where(flip, others.flip(-1), others)).clamp(max=1).tolist()
-    samples = zip(one.samples.tolist(), other.samples.tolist(), strict=True)
+    indices = zip(one.indices.tolist(), other.indices.tolist(), strict=True)
     labels = zip(one.labels, other.labels, strict=True)
-    rows = zip(samples, labels, correlations, mirrored.tolist(), strict=True)
+    rows = zip(indices, labels, correlations, mirrored.tolist(), strict=True)
     return [Copy(names, *row) for row in rows if row[2] >= limit]
 
 
-def describe_copies(copies: list[Copy], parts: dict[str, Part]) -> dict:
+def describe_copies(copies: list[Copy], splits: dict[str, Split]) -> dict:
     """Return by "part" and "part/part" how many images of the latter have a copy, and the first pairs by their ids."""
     found = {}
-    for names in pairs_of_parts(parts):
-        of_parts = [copy for copy in copies if copy.parts == names]
+    for names in pairs_of_splits(splits):
+        of_parts = [copy for copy in copies if copy.splits == names]
         found["/".join(dict.fromkeys(names))] = {
             "images": len(of_parts),
             "labels_differ": sum(copy.labels_differ for copy in of_parts),
             "mirrored": sum(copy.mirrored for copy in of_parts),
-            "pairs": [_describe_pair(copy, parts) for copy in noteworthy(of_parts)[:LISTED]],
+            "pairs": [_describe_pair(copy, splits) for copy in noteworthy(of_parts)[:LISTED]],
         }
     return found
 
 
-def _describe_pair(copy: Copy, parts: dict[str, Part]) -> dict:
-    sets = [parts[name].dataset for name in copy.parts]
+def _describe_pair(copy: Copy, splits: dict[str, Split]) -> dict:
+    sets = [splits[name].dataset for name in copy.splits]
     return {
-        "ids": [dataset.ids[sample] for dataset, sample in zip(sets, copy.samples, strict=True)],
+        "ids": [dataset.ids[index] for dataset, index in zip(sets, copy.indices, strict=True)],
         "classes": [sets[0].classes[label] if label >= 0 else None for label in copy.labels],
         "correlation": round(copy.correlation, 4),
         "mirrored": copy.mirrored,
@@ -244,5 +244,7 @@ def _describe_pair(copy: Copy, parts: dict[str, Part]) -> dict:
 
 
 def noteworthy(copies: list[Copy]) -> list[Copy]:
-    """Return copies as a person wants to see them: contradictory labels, then two parts; the most similar first."""
-    return sorted(copies, key=lambda copy: (not copy.labels_differ, copy.parts[0] == copy.parts[1], -copy.correlation))
+    """Return copies as a person wants to see them: contradictory labels, then two splits; the most similar first."""
+    return sorted(
+        copies, key=lambda copy: (not copy.labels_differ, copy.splits[0] == copy.splits[1], -copy.correlation)
+    )

@@ -1,6 +1,6 @@
 """Know the data before a network does: counts, sizes, pixels, copies, and in words what is unusual about them.
 
-`explore` does all of it. Its parts work on their own too:
+`explore` does all of it. Its splits work on their own too:
     looked_at = balanced_sample(data.train, 1000)
     statistics = PixelStatistics(looked_at.dataset.classes)
     for images, labels in blocks(looked_at):
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.data.arrays import Part
+from common.data.arrays import Split
 from common.data.folders import Reading
 from common.data.load import Data
 from common.exploring.copies import Copy, all_exact_copies, all_near_copies, describe_copies, near_limit, thumbnails
@@ -34,7 +34,7 @@ from common.runs.config import describe_origin
 from common.runs.folder import make_folder
 from common.system.device import Machine
 from common.system.files import write_json
-from common.system.log import log_to, progress, say
+from common.system.log import info, log_to, progress
 
 LISTED = 20  # sizes that explore.json names; all are counted
 
@@ -49,32 +49,32 @@ def explore(data: Data, folder: Path) -> dict:
         BadInput: an image cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = {"train": data.train, "val": data.val, "test": data.test}
-    looked_at = {name: balanced_sample(part, most_images(part)) for name, part in parts.items()}
+    splits = {"train": data.train, "val": data.val, "test": data.test}
+    looked_at = {name: balanced_sample(split, most_images(split)) for name, split in splits.items()}
     statistics, small = _look(looked_at)
     limit = near_limit(statistics)
-    exact, near = all_exact_copies(parts), all_near_copies(looked_at, small, limit)
-    described = {name: _describe_part(part, len(looked_at[name])) for name, part in parts.items()}
+    exact, near = all_exact_copies(splits), all_near_copies(looked_at, small, limit)
+    described = {name: _describe_part(split, len(looked_at[name])) for name, split in splits.items()}
     report = {
         "dataset": data.name,
         "parts": described,
         "looked_at": {"most_pixels_a_part": MOST_PIXELS, "most_images_a_part": MOST_IMAGES, "seed": SEED},
         "balance": _describe_balance(described["train"]["per_class"].values()),
-        "sizes": _describe_sizes(data.reading, statistics.side, sum(map(len, parts.values()))),
+        "sizes": _describe_sizes(data.reading, statistics.side, sum(map(len, splits.values()))),
         "pixels": statistics.describe(),
         "correlation": statistics.correlations(),
         "copies": {
-            "exact": None if exact is None else describe_copies(exact, parts),
-            "near": describe_copies(near, parts),
+            "exact": None if exact is None else describe_copies(exact, splits),
+            "near": describe_copies(near, splits),
             "near_limit": limit,
         },
     }
     report["notes"] = notes(report)
 
-    _draw(folder, parts, report, statistics, (exact or []) + near)
+    _draw(folder, splits, report, statistics, (exact or []) + near)
     write_json(folder / "explore.json", report)  # last: whoever finds it finds the pictures too
     for note in report["notes"]:
-        say(f"note: {note}")
+        info(f"note: {note}")
     return report
 
 
@@ -90,19 +90,19 @@ def explore_only(script: str, options: dict, loaded: list[Data], machine: Machin
         config = {"script": name, "dataset": data.name, "classes": data.classes, "options": options}
         folder = make_folder(Path(options["output_dir"]) / name / "explore", config | describe_origin(machine))
         log_to(folder / "log.txt")
-        say(f"looking at {data.name}: {folder}")
+        info(f"looking at {data.name}: {folder}")
         explore(data, folder)
-        say(f"finished: {folder}")
+        info(f"finished: {folder}")
     return folder
 
 
-def _look(looked_at: dict[str, Part]) -> tuple[PixelStatistics, dict[str, torch.Tensor]]:
+def _look(looked_at: dict[str, Split]) -> tuple[PixelStatistics, dict[str, torch.Tensor]]:
     """Return the statistics of the training images and the thumbnails of all, reading each image once."""
     statistics = PixelStatistics(looked_at["train"].dataset.classes)
     small = {name: [] for name in looked_at}
     with progress(sum(map(len, looked_at.values())), "looking at images") as bar:
-        for name, part in looked_at.items():
-            for images, labels in blocks(part):
+        for name, split in looked_at.items():
+            for images, labels in blocks(split):
                 small[name].append(thumbnails(images))
                 if name == "train":
                     statistics.add(images, labels)
@@ -110,14 +110,14 @@ def _look(looked_at: dict[str, Part]) -> tuple[PixelStatistics, dict[str, torch.
     return statistics, {name: torch.cat(of_blocks) for name, of_blocks in small.items()}
 
 
-def _describe_part(part: Part, looked_at: int) -> dict:
-    labels = part.dataset.labels[part.samples]
-    counts = torch.bincount(labels[labels >= 0], minlength=len(part.dataset.classes)).tolist()
+def _describe_part(split: Split, looked_at: int) -> dict:
+    labels = split.dataset.labels[split.indices]
+    counts = torch.bincount(labels[labels >= 0], minlength=len(split.dataset.classes)).tolist()
     return {
-        "images": len(part),
+        "images": len(split),
         "looked_at": looked_at,
-        "unlabelled": len(part) - sum(counts),
-        "per_class": dict(zip(part.dataset.classes, counts, strict=True)),
+        "unlabelled": len(split) - sum(counts),
+        "per_class": dict(zip(split.dataset.classes, counts, strict=True)),
     }
 
 
@@ -160,15 +160,17 @@ def _describe_sizes(reading: Reading, side: int, images: int) -> dict:
     }
 
 
-def _draw(folder: Path, parts: dict[str, Part], report: dict, statistics: PixelStatistics, copies: list[Copy]) -> None:
+def _draw(
+    folder: Path, splits: dict[str, Split], report: dict, statistics: PixelStatistics, copies: list[Copy]
+) -> None:
     from common.exploring import plots  # imports matplotlib
 
     plots.draw_class_counts(folder / "class_counts.png", report["parts"])
-    plots.draw_samples(folder / "explore_samples.png", parts["train"])
+    plots.draw_samples(folder / "explore_samples.png", splits["train"])
     plots.draw_histogram(folder / "pixel_histogram.png", report["pixels"])
-    plots.draw_mean_images(folder / "mean_images.png", statistics.mean_images(), parts["train"].dataset.classes)
+    plots.draw_mean_images(folder / "mean_images.png", statistics.mean_images(), splits["train"].dataset.classes)
     plots.draw_correlation(folder / "correlation.png", report["correlation"])
     path = folder / "duplicates.png"
     path.unlink(missing_ok=True)  # of an earlier look, when there were copies
     if copies:
-        plots.draw_copies(path, copies, parts)
+        plots.draw_copies(path, copies, splits)

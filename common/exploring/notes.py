@@ -16,18 +16,18 @@ SPARSE = 0.25  # share of the values that are 0
 
 def notes(report: dict) -> list[str]:
     """Return in words what a person should notice of what explore.json says, or that there is nothing."""
-    parts = report["parts"]
+    splits = report["parts"]
     found = (
-        _on_counts(parts, report["balance"]),
+        _on_counts(splits, report["balance"]),
         _on_sizes(report["sizes"]),
-        _on_pixels(report["pixels"], parts["train"]["looked_at"]),
-        _on_copies(report["copies"], parts),
+        _on_pixels(report["pixels"], splits["train"]["looked_at"]),
+        _on_copies(report["copies"], splits),
     )
     return list(chain(*found)) or ["nothing unusual"]
 
 
-def _on_counts(parts: dict, balance: dict) -> Iterator[str]:
-    counts = parts["train"]["per_class"]
+def _on_counts(splits: dict, balance: dict) -> Iterator[str]:
+    counts = splits["train"]["per_class"]
     smallest, largest = min(counts, key=counts.get), max(counts, key=counts.get)
     if balance["ratio"] is None or balance["ratio"] >= UNBALANCED:
         yield (
@@ -40,11 +40,11 @@ def _on_counts(parts: dict, balance: dict) -> Iterator[str]:
             f"few images: {few:,} of {len(counts):,} classes have fewer than {FEW} training images, the smallest "
             f"{counts[smallest]:,}; pretrained weights and augmentation help"
         )
-    for name, part in parts.items():
-        if part["unlabelled"]:
-            yield f"{part['unlabelled']:,} of {part['images']:,} {name} images have no label: there is no score on them"
-        missing = sum(count == 0 for count in part["per_class"].values())
-        if missing and part["unlabelled"] < part["images"]:
+    for name, split in splits.items():
+        if split["unlabelled"]:
+            yield f"{split['unlabelled']:,} of {split['images']:,} {name} images have no label: no score on them"
+        missing = sum(count == 0 for count in split["per_class"].values())
+        if missing and split["unlabelled"] < split["images"]:
             yield f"{missing:,} of {len(counts):,} classes have no {name} image"
 
 
@@ -58,7 +58,7 @@ def _on_sizes(sizes: dict) -> Iterator[str]:
     if sizes["enlarged"]:
         yield f"{sizes['enlarged']:,} images are smaller than {side} pixels and are enlarged"
     if sizes["long"]:
-        yield f"{sizes['long']:,} images are more than {LONG:g} times as long as wide: a square shows part of them"
+        yield f"{sizes['long']:,} images are more than {LONG:g} times as long as wide: a square shows split of them"
 
 
 def _on_pixels(pixels: dict, looked_at: int) -> Iterator[str]:
@@ -72,11 +72,11 @@ def _on_pixels(pixels: dict, looked_at: int) -> Iterator[str]:
         yield f"{pixels['zero']:.0%} of all pixel values are exactly 0: strokes or objects on a black ground"
 
 
-def _on_copies(copies: dict, parts: dict) -> Iterator[str]:
+def _on_copies(copies: dict, splits: dict) -> Iterator[str]:
     if copies["exact"] is None:
         yield "exact copies were not looked for: the images stay in their file, and all of it would have to be read"
-    if any(part["looked_at"] < part["images"] for part in parts.values()):
-        seen, total = (sum(part[key] for part in parts.values()) for key in ("looked_at", "images"))
+    if any(split["looked_at"] < split["images"] for split in splits.values()):
+        seen, total = (sum(split[key] for split in splits.values()) for key in ("looked_at", "images"))
         yield f"{seen:,} of {total:,} images were looked at; near copies of the others are not counted"
     for kind, are, advice in (
         ("exact", "are the same as", "at most one of the two can be right"),

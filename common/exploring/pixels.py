@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from common.data.arrays import Part
+from common.data.arrays import Split
 from common.transforms.random_streams import shuffled
 
-# Of each part at most so many pixels are looked at: all of CIFAR, five thousand photographs of 224x224.
+# Of each split at most so many pixels are looked at: all of CIFAR, five thousand photographs of 224x224.
 MOST_PIXELS = 2**28
-MOST_IMAGES = 2**16  # of each part: the time to compare all images with each other grows with the square of it
+MOST_IMAGES = 2**16  # of each split: the time to compare all images with each other grows with the square of it
 SEED = 0  # of the choice, if there are more
 BLOCK = 2**19  # pixels read at once
 FARTHEST = 8  # pixels between neighbors whose correlation is taken
@@ -21,30 +21,30 @@ NEAR_ZERO = 8  # of 255: what a JPEG file makes of black
 MEAN_SIDE, MEAN_CLASSES = 64, 200  # sides of the mean images, and of how many classes they are kept
 
 
-def balanced_sample(part: Part, limit: int, seed: int = SEED) -> Part:
-    """Return at most `limit` images of `part` in their order, of every class as equal a number as there are."""
-    count = len(part)
+def balanced_sample(split: Split, limit: int, seed: int = SEED) -> Split:
+    """Return at most `limit` images of `split` in their order, of every class as equal a number as there are."""
+    count = len(split)
     if count <= limit:
-        return part
+        return split
     order = shuffled(torch.arange(count), seed, epoch=0)
-    labels = part.dataset.labels[part.samples][order]
+    labels = split.dataset.labels[split.indices][order]
     by_class = torch.argsort(labels, stable=True)
     _, sizes = torch.unique(labels, return_counts=True)
     firsts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
     place_in_class = torch.arange(count) - firsts
     chosen = order[by_class[torch.argsort(place_in_class, stable=True)[:limit]]]
-    return part.subset(chosen.sort().values.tolist())
+    return split.subset(chosen.sort().values.tolist())
 
 
-def most_images(part: Part) -> int:
-    """Return how many images of `part` are looked at."""
-    return max(1, min(MOST_IMAGES, MOST_PIXELS // part.dataset.size**2))
+def most_images(split: Split) -> int:
+    """Return how many images of `split` are looked at."""
+    return max(1, min(MOST_IMAGES, MOST_PIXELS // split.dataset.size**2))
 
 
-def blocks(part: Part) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield all images of `part`, (n, C, H, W) uint8, and their labels (n,), some at a time."""
-    for samples in part.samples.split(max(1, BLOCK // part.dataset.size**2)):
-        yield part.dataset.batch(samples)
+def blocks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield all images of `split`, (n, C, H, W) uint8, and their labels (n,), some at a time."""
+    for indices in split.indices.split(max(1, BLOCK // split.dataset.size**2)):
+        yield split.dataset.batch(indices)
 
 
 class PixelStatistics:

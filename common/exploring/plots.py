@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 from common import figures
-from common.data.arrays import Part
+from common.data.arrays import Split
 from common.exploring.copies import Copy, noteworthy
 from common.exploring.pixels import balanced_sample
 from common.figures import SHEET_COLUMNS, WRONG_COLOR, Title, blank_figure, plain
 
 SAMPLES = 5 * SHEET_COLUMNS
-PART_COLORS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
+SPLIT_COLORS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
 CHANNELS = {"red": "#d62728", "green": "#2ca02c", "blue": "#1f77b4"}
 MOST_BARS = 200  # classes whose bars have names one can read
 PEAK = 0.05  # a histogram with a larger share in one bin has a logarithmic axis, or one would see nothing else
@@ -21,17 +21,17 @@ PAIRS = 24  # of exact and of near copies
 LONGEST_ID = 20  # characters; of an id the last ones tell most
 
 
-def draw_class_counts(path: Path, parts: dict[str, dict]) -> None:
-    """Draw a bar for each class, of the first MOST_BARS, with the images of all parts one after the other."""
-    classes = list(parts["train"]["per_class"])
+def draw_class_counts(path: Path, splits: dict[str, dict]) -> None:
+    """Draw a bar for each class, of the first MOST_BARS, with the images of all splits one after the other."""
+    classes = list(splits["train"]["per_class"])
     names = classes[:MOST_BARS]
     axes = blank_figure(9, 1.6 + max(0.16, 0.36 - 0.006 * len(names)) * len(names)).subplots()
     left = np.zeros(len(names))
-    for part, described in parts.items():
-        label = f"{part}: {described['images']:,} images"
+    for split, described in splits.items():
+        label = f"{split}: {described['images']:,} images"
         if described["unlabelled"] < described["images"]:
             counts = np.array([described["per_class"][name] for name in names])
-            axes.barh(range(len(names)), counts, left=left, color=PART_COLORS[part], label=label)
+            axes.barh(range(len(names)), counts, left=left, color=SPLIT_COLORS[split], label=label)
             left += counts
         else:
             axes.barh([0], [0], color="none", label=f"{label} without labels")
@@ -46,10 +46,10 @@ def draw_class_counts(path: Path, parts: dict[str, dict]) -> None:
     figures.save_figure(axes.figure, path)
 
 
-def draw_samples(path: Path, train: Part) -> None:
+def draw_samples(path: Path, train: Split) -> None:
     """Draw some training images as they are stored, sorted by class, with the names of their classes."""
-    sample = balanced_sample(train, SAMPLES)
-    images, labels = train.dataset.batch(sample.samples)
+    index = balanced_sample(train, SAMPLES)
+    images, labels = train.dataset.batch(index.indices)
     order = torch.argsort(labels, stable=True)
     titles = [(_class_name(label, train.dataset.classes), "black") for label in labels[order].tolist()]
     heading = f"training images ({images.shape[3]}x{images.shape[2]} pixels)"
@@ -120,8 +120,8 @@ def draw_correlation(path: Path, correlation: dict) -> None:
     figures.save_figure(figure, path)
 
 
-def draw_copies(path: Path, copies: list[Copy], parts: dict[str, Part]) -> None:
-    """Draw pairs of copies side by side, three in a row, with part, class and id; red where the classes differ."""
+def draw_copies(path: Path, copies: list[Copy], splits: dict[str, Split]) -> None:
+    """Draw pairs of copies side by side, three in a row, with split, class and id; red where the classes differ."""
     sheets = []
     for is_exact, kind in ((True, "the same pixels"), (False, "nearly the same")):
         of_kind = [copy for copy in noteworthy(copies) if copy.exact == is_exact]
@@ -129,7 +129,7 @@ def draw_copies(path: Path, copies: list[Copy], parts: dict[str, Part]) -> None:
             shown = f" (the first {PAIRS} of {len(of_kind):,} pairs)" if len(of_kind) > PAIRS else ""
             images, titles = [], []
             for number, copy in enumerate(of_kind[:PAIRS]):
-                for image, title in _pair(copy, parts):
+                for image, title in _pair(copy, splits):
                     images.append(image)
                     titles.append(title)
                 if number % 3 < 2:  # a gap between the pairs of a row
@@ -139,15 +139,15 @@ def draw_copies(path: Path, copies: list[Copy], parts: dict[str, Part]) -> None:
     figures.save_sheets(path, sheets)
 
 
-def _pair(copy: Copy, parts: dict[str, Part]) -> Iterator[tuple[np.ndarray, Title]]:
+def _pair(copy: Copy, splits: dict[str, Split]) -> Iterator[tuple[np.ndarray, Title]]:
     """Yield both images, (H, W, C) from 0 to 1, with their titles."""
     color = WRONG_COLOR if copy.labels_differ else "black"
     similarity = "" if copy.exact else f"{' mirrored' if copy.mirrored else ''} {copy.correlation:.2f}"
-    for part, sample, label, line in zip(copy.parts, copy.samples, copy.labels, ("", similarity), strict=True):
-        dataset = parts[part].dataset
-        pixels, _ = dataset.batch(torch.tensor([sample]))
-        identifier = plain(dataset.ids[sample], LONGEST_ID, keep_end=True)
-        title = f"{part}{line}\n{_class_name(label, dataset.classes)}\n{identifier}"
+    for split, index, label, line in zip(copy.splits, copy.indices, copy.labels, ("", similarity), strict=True):
+        dataset = splits[split].dataset
+        pixels, _ = dataset.batch(torch.tensor([index]))
+        identifier = plain(dataset.ids[index], LONGEST_ID, keep_end=True)
+        title = f"{split}{line}\n{_class_name(label, dataset.classes)}\n{identifier}"
         yield _upright(pixels / 255)[0], (title, color)
 
 

@@ -25,9 +25,9 @@ from common.inside.layers import NotThere, layer_kinds, name_of_layer
 from common.inside.maps import feature_maps, first_filters, grad_cam, last_spatial_layer
 from common.inside.watch import Watch
 from common.system.files import write_json
-from common.system.log import say
+from common.system.log import info
 
-GOOD_UPDATE = 1e-3  # Karpathy: "CS231n", notes on "Neural Networks Part 3": the rule of thumb for update / weights
+GOOD_UPDATE = 1e-3  # Karpathy: "CS231n", notes on "Neural Networks Split 3": the rule of thumb for update / weights
 MOST_LINES = 12  # layers that can be told apart as lines; more become a heat map
 MOST_NAMES = 180  # layers whose names fit beside a heat map
 MOST_FILTERS = 100
@@ -50,7 +50,7 @@ def look_inside(
         classes: names.
     """
     kinds = layer_kinds(model)
-    shown = _shown_places(np.array(images.part.labels), probabilities)
+    shown = _shown_places(np.array(images.split.labels), probabilities)
     first = next(iter(shown.values()))[0]
     pictures: dict[str, Callable[[Path], None]] = {
         "gradients.png": lambda path: draw_gradients(path, watch.records, kinds),
@@ -66,7 +66,7 @@ def look_inside(
             draw(folder / name)
         except NotThere as reason:
             skipped[name] = str(reason)
-            say(f"no {name}: {reason}")
+            info(f"no {name}: {reason}")
     content = {"watched_every": watch.every, "layers": kinds, "epochs": watch.records, "skipped": skipped}
     write_json(folder / "inside.json", content)
 
@@ -216,7 +216,7 @@ def _shown_places(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, li
 
 
 def _inputs(images: Batches, places: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels, labels = images.part.dataset.batch(images.part.samples[places])
+    pixels, labels = images.split.dataset.batch(images.split.indices[places])
     return images.transform(pixels), labels
 
 

@@ -1,7 +1,7 @@
-"""Batch normalisation that is fast on the CPU for any number of channels, and one over the batches of all processes.
+"""Batch normalization that is fast on the CPU for any number of channels, and one over the batches of all processes.
 
 PyTorch's kernel for channels-last tensors works on whole vector registers of 16 float32 channels. A layer of 12
-leaves its last register partly empty, and takes several times as long as one of 16. Here k neighbouring pixels are seen
+leaves its last register partly empty, and takes several times as long as one of 16. Here k neighboring pixels are seen
 as one pixel with k times as many channels, which fills the registers; the statistics of the k copies are then joined.
 """
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from common.system.distributed import sum_with_gradient
+from common.system.distributed import all_reduce_with_gradient
 
 REGISTER = 16  # float32 channels in the widest vector registers
 
@@ -27,7 +27,7 @@ def fill_registers(model: nn.Module) -> None:
             module.__class__ = BatchNorm2d
 
 
-def synchronise(model: nn.Module) -> nn.Module:
+def synchronize(model: nn.Module) -> nn.Module:
     """Return `model` with batch norms that take statistics of the batches of all processes together."""
     if next(model.parameters()).is_cuda:
         return nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -41,28 +41,28 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` over the images of all processes, on any device; in evaluation it is that."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalise `images` (N, C, H, W); N may differ between processes."""
+        """Normalize `images` (N, C, H, W); N may differ between processes."""
         if not self.training:
             return super().forward(images)
         count = images.new_full((1,), images.numel() / self.num_features)  # values of each channel
-        sums = sum_with_gradient(torch.cat([images.sum((0, 2, 3)), count]))
+        sums = all_reduce_with_gradient(torch.cat([images.sum((0, 2, 3)), count]))
         n = sums[-1].detach()
         mean = sums[:-1] / n
-        centred = images - mean[:, None, None]
-        var = sum_with_gradient(centred.square().sum((0, 2, 3))) / n
+        centerd = images - mean[:, None, None]
+        var = all_reduce_with_gradient(centerd.square().sum((0, 2, 3))) / n
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
-        return torch.addcmul(self.bias[:, None, None], centred, scale[:, None, None])
+        return torch.addcmul(self.bias[:, None, None], centerd, scale[:, None, None])
 
 
 class BatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` that folds k pixels into one wherever it can: channels-last float32 tensors in training."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalise `images` (N, C, H, W)."""
+        """Normalize `images` (N, C, H, W)."""
         k = REGISTER // math.gcd(REGISTER, self.num_features)
         n = images.numel() // self.num_features  # values of each channel
         folds = (
@@ -78,14 +78,14 @@ class BatchNorm2d(nn.BatchNorm2d):
         if not folds:
             return super().forward(images)
         self.num_batches_tracked.add_(1)
-        normalised, mean, var = _FoldedNorm.apply(_fold(images, k), self.weight, self.bias, self.eps, k)
+        normalized, mean, var = _FoldedNorm.apply(_fold(images, k), self.weight, self.bias, self.eps, k)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
-        return _unfold(normalised, images.shape)
+        return _unfold(normalized, images.shape)
 
 
 class _FoldedNorm(torch.autograd.Function):
-    """(folded images, weight, bias, eps, k) -> (the same normalised, mean (C,), biased variance (C,))."""
+    """(folded images, weight, bias, eps, k) -> (the same normalized, mean (C,), biased variance (C,))."""
 
     @staticmethod
     def forward(ctx, folded, weight, bias, eps, k):

@@ -73,7 +73,7 @@ def is_frozen(module: nn.Module) -> bool:
     return not any(parameter.requires_grad for parameter in module.parameters())
 
 
-def falling_rates(parts: Iterable[nn.Module], lr: float, factor: float) -> list[dict]:
+def discriminative_lrs(parts: Iterable[nn.Module], lr: float, factor: float) -> list[dict]:
     """Return an optimizer's parameter groups, one for each part: the first has the rate `lr`, each next one `factor`
     times the rate of the one before (Howard and Ruder: "Universal Language Model Fine-tuning", 2018).
     """

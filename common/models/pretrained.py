@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.system.distributed import first_on_each_machine
+from common.system.distributed import local_main_first
 from common.system.download import DownloadFailed, download
 from common.system.errors import BadInput
 
@@ -38,7 +38,7 @@ def find_weights(which: str | None, name: str | None) -> str | None:
         which: a file, "imagenet", or "none".
     """
     if which == "imagenet":
-        with first_on_each_machine():  # so that one downloads and the others find them
+        with local_main_first():  # so that one downloads and the others find them
             return imagenet_weights(name)
     return None if which == "none" else which
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from common.system.checkpoints import Damaged, read_sealed
 from common.system.errors import BadInput
-from common.system.log import say
+from common.system.log import info
 
 CONTAINERS = ("model", "state_dict", "net")  # under one of these keys training scripts store the weights, or bare
 PREFIXES = ("module.", "_orig_mod.")
@@ -29,7 +29,7 @@ def load_weights(model: nn.Module, file: str, classes: list[str]) -> None:
         raise BadInput(f"--weights {file} does not fit this network: {difference}")
     model.load_state_dict(weights)
     if trained_for not in (None, classes):
-        say(f"warning: --weights {file} was trained for other classes: {', '.join(trained_for[:10])}")
+        info(f"warning: --weights {file} was trained for other classes: {', '.join(trained_for[:10])}")
 
 
 def read_weights(file: str) -> tuple[dict, list[str] | None]:
@@ -111,7 +111,7 @@ def load_matching(model: nn.Module, file: str, classes: list[str], head: str = "
     unused = [name for name in tensors if not fitting & {name, f"backbone.{name}"}]
     warning = "" if all(name.startswith((f"{head}.", "rescaler.")) for name in new) else "warning: "
     others = f" (trained for other classes: {_listed(trained_for)})" if trained_for not in (None, classes) else ""
-    say(
+    info(
         f"{warning}{len(fitting)} of {len(wanted)} tensors are from {file}{others}; "
         f"not in it, or of another shape: {_listed(new)}; not used of it: {_listed(unused)}"
     )

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from common.optim.optimizers import OPEN_ENDED, check_schedule
 from common.options.types import (
-    location,
+    absolute_path,
     nearest,
 )  # fmt: skip
 from common.runs.folder import read_config
 from common.runs.tracking import check_installed
 from common.system.errors import BadInput
-from common.system.log import say
+from common.system.log import info
 
 TRACKERS = ("tensorboard", "wandb", "wandb_project", "wandb_entity")
 # Options that change where a run happens but not what comes out of it.
@@ -61,7 +61,7 @@ class Parser(argparse.ArgumentParser):
         """
         typed = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-        first.add_argument("--config", action="append", type=location, default=[])
+        first.add_argument("--config", action="append", type=absolute_path, default=[])
         first.add_argument("--override", action="extend", nargs="+", default=[])
         try:
             files, typed = first.parse_known_args(typed)
@@ -83,12 +83,12 @@ class Parser(argparse.ArgumentParser):
         if "data" not in given and options["dataset"] != self.get_default("dataset"):
             options["data"] = None  # a default place is that of the default data set
         if options["data"]:
-            options["data"] = location(options["data"])
+            options["data"] = absolute_path(options["data"])
         for name in given:
             owner, values = self.works_only_with.get(name, (None, ()))
             if owner and options[owner] not in values:
                 use = f"without --{owner}" if values == (True,) else f"with --{owner} {options[owner]}"
-                say(f"note: --{name} does nothing {use}")
+                info(f"note: --{name} does nothing {use}")
         return options
 
     def _parse_known(self, words: list[str]) -> argparse.Namespace:

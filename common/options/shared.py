@@ -8,14 +8,14 @@ from common.optim.optimizers import OPTIMIZERS, SCHEDULES
 from common.options.parser import Parser
 from common.options.types import (
     SWITCH,
+    absolute_path,
     batch_schedule,
-    folder,
     integer,
     integers,
-    location,
+    number,
     one_of,
     one_or_more_of,
-    real,
+    path,
 )
 from common.runs.tracking import PROJECT
 from common.system.device import DEVICES, PRECISIONS
@@ -51,7 +51,7 @@ def experiment_parser(script: str, description: str, **defaults) -> Parser:
 def add_photograph_options(parser: Parser) -> None:
     """Add what the two experiments on photographs in class folders share: names from the report that they answer."""
     group = parser.add_argument_group("as in the report")
-    group.add_argument("-p", "--parent_dir", dest="data", type=location, default=parser.get_default("data"),
+    group.add_argument("-p", "--parent_dir", dest="data", type=absolute_path, default=parser.get_default("data"),
                        metavar="PATH", help="another name of --data")
     group.add_argument("-q", "--question", metavar="TEXT", help="a label, for config.json and the run's name")
     parser.change("--wandb_project", default="assignment2", help="project of W&B")
@@ -61,7 +61,7 @@ def add_photograph_options(parser: Parser) -> None:
 def _add_data_options(group) -> None:
     group.add_argument("--dataset", type=one_or_more_of(DATASETS), default=["digits"], metavar="NAME",
                        help=f"{', '.join(DATASETS)}; several, separated by commas, are run one after the other")
-    group.add_argument("--data", type=location, metavar="PATH",
+    group.add_argument("--data", type=absolute_path, metavar="PATH",
                        help="where it is: for cifar10 and cifar100 the download folder, the extracted folder or the "
                             ".tar.gz (default: data/ beside the scripts, downloaded if absent); for folder the root of "
                             "train/ val/ test/ class folders, or of class folders alone; for hdf5 the file; folders "
@@ -83,32 +83,32 @@ def _add_training_options(group) -> None:
     group.add_argument("-b", "--batch_size", type=integer(1), default=128, metavar="N", help="images in a batch")
     group.add_argument("--optimizer", type=one_of(OPTIMIZERS), default="adam", metavar="NAME",
                        help=f"{', '.join(OPTIMIZERS)} (sgd is Nesterov's)")
-    group.add_argument("-lr", "--lr", type=real(above=0), default=1e-3, metavar="X", help="learning rate")
-    group.add_argument("-wd", "--weight_decay", type=real(0), default=0.0, metavar="X", help="weight decay")
-    group.add_argument("--momentum", type=real(0, below=1), default=0.9, metavar="X", help="of sgd and rmsprop")
+    group.add_argument("-lr", "--lr", type=number(above=0), default=1e-3, metavar="X", help="learning rate")
+    group.add_argument("-wd", "--weight_decay", type=number(0), default=0.0, metavar="X", help="weight decay")
+    group.add_argument("--momentum", type=number(0, below=1), default=0.9, metavar="X", help="of sgd and rmsprop")
     group.add_argument("--schedule", type=one_of(SCHEDULES), default="none", metavar="NAME",
                        help=f"of the learning rate: {', '.join(SCHEDULES)}")
-    group.add_argument("--warmup_epochs", type=real(0), default=0.0, metavar="X",
+    group.add_argument("--warmup_epochs", type=number(0), default=0.0, metavar="X",
                        help="schedule cosine: epochs of linear rise at the start")
     group.add_argument("--step_size", type=integer(1), default=30, metavar="N",
                        help="schedule step: multiply by gamma every N epochs")
     group.add_argument("--milestones", type=integers, default=[], metavar="N,N,...",
                        help="schedule multistep: multiply by gamma after these epochs")
-    group.add_argument("--gamma", type=real(above=0, below=1), default=0.1, metavar="X",
+    group.add_argument("--gamma", type=number(above=0, below=1), default=0.1, metavar="X",
                        help="schedules step, multistep and plateau: the factor")
     group.add_argument("--plateau_patience", type=integer(0), default=10, metavar="N",
                        help="schedule plateau: epochs without a lower validation loss before the factor is applied")
-    group.add_argument("--label_smoothing", type=real(0, below=1), default=0.0, metavar="X",
+    group.add_argument("--label_smoothing", type=number(0, below=1), default=0.0, metavar="X",
                        help="share of the target that is spread over all classes")
-    group.add_argument("--mixup", type=real(0), default=0.0, metavar="ALPHA",
+    group.add_argument("--mixup", type=number(0), default=0.0, metavar="ALPHA",
                        help="blend images of a batch in pairs, by shares from Beta(ALPHA, ALPHA)")
-    group.add_argument("--cutmix", type=real(0), default=0.0, metavar="ALPHA",
+    group.add_argument("--cutmix", type=number(0), default=0.0, metavar="ALPHA",
                        help="paste rectangles of one image into another; with --mixup a coin decides at each step")
-    group.add_argument("--ema", type=real(above=0, below=1), metavar="DECAY",
+    group.add_argument("--ema", type=number(above=0, below=1), metavar="DECAY",
                        help="validate and keep a running average of the weights, of which each step keeps DECAY")
     group.add_argument("--batch_schedule", type=batch_schedule, default=[], metavar="E:N,...",
                        help="from epoch E on batches of N images, such as 60:256,120:512")
-    group.add_argument("--clip_grad", type=real(above=0), metavar="X", help="largest L2 norm of the gradient")
+    group.add_argument("--clip_grad", type=number(above=0), metavar="X", help="largest L2 norm of the gradient")
     group.add_argument("--accumulate", type=integer(1), default=1, metavar="N",
                        help="average the gradients of N batches into one step")
     group.add_argument("--patience", type=integer(1), metavar="N",
@@ -117,7 +117,7 @@ def _add_training_options(group) -> None:
                        help="look at the test images at the end; False leaves that to --resume RUN_DIR --test True")
     group.add_argument("--tta", type=integer(1, MOST_VIEWS), default=1, metavar="N",
                        help="test the mean over N views of each image too: mirrored, enlarged, shifted")
-    group.add_argument("--weights", type=location, metavar="FILE",
+    group.add_argument("--weights", type=absolute_path, metavar="FILE",
                        help="start from these weights; with -e 0 only evaluate them")
 
 
@@ -125,8 +125,8 @@ def _add_run_options(group) -> None:
     group.add_argument("-h", "--help", action="help", help="show this and exit")
     group.add_argument("-s", "--seed", type=integer(0, 2**31 - 1), default=0, metavar="N",
                        help="of the split, the first weights, the order and the augmentation")
-    group.add_argument("--output_dir", type=folder, default="outputs", metavar="DIR", help="where the run folders go")
-    group.add_argument("--resume", type=location, metavar="RUN_DIR",
+    group.add_argument("--output_dir", type=path, default="outputs", metavar="DIR", help="where the run folders go")
+    group.add_argument("--resume", type=absolute_path, metavar="RUN_DIR",
                        help="continue that run, with the options stored in it")
     group.add_argument("--save_every", type=integer(1), metavar="N",
                        help="keep the state of every Nth epoch as epoch-<n>.pth")

@@ -34,7 +34,7 @@ def integer(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     return read
 
 
-def real(low: float = -math.inf, below: float = 1e30, above: float = -math.inf) -> Callable[[str], float]:
+def number(low: float = -math.inf, below: float = 1e30, above: float = -math.inf) -> Callable[[str], float]:
     """Return a reader of numbers x with low <= x, above < x < below."""
 
     def read(text: str) -> float:
@@ -103,7 +103,7 @@ def _activations() -> list[str]:
     return sorted(set(activations.__all__) - others)
 
 
-def location(text: str) -> str:
+def absolute_path(text: str) -> str:
     """Return the absolute path that `text` means, so that it means the same from every folder."""
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
@@ -116,14 +116,14 @@ def location(text: str) -> str:
     return str(path)
 
 
-def one_of_or_location(names: Sequence[str]) -> Callable[[str], str]:
-    """Return a reader of one of `names`, in any case, or else of a path as `location` reads it."""
-    return lambda text: text.lower() if text.lower() in names else location(text)
+def one_of_or_path(names: Sequence[str]) -> Callable[[str], str]:
+    """Return a reader of one of `names`, in any case, or else of a path as `absolute_path` reads it."""
+    return lambda text: text.lower() if text.lower() in names else absolute_path(text)
 
 
-def folder(text: str) -> str:
+def path(text: str) -> str:
     """Return the path that `text` means, relative if it is typed so."""
-    location(text)
+    absolute_path(text)
     return str(Path(text).expanduser())
 
 

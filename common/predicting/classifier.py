@@ -15,7 +15,7 @@ from common.models.placement import place
 from common.system.checkpoints import Damaged, load_checkpoint
 from common.system.device import Machine
 from common.system.errors import BadInput
-from common.system.log import say
+from common.system.log import info
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
         ) from error
     _, transform = script.build_transforms(options)
     place(model, machine).eval()
-    say(
+    info(
         f"{config.get('name', config['script'])}, {len(classes)} classes; weights of epoch {content['epoch']}, "
         f"validation accuracy {content['val_accuracy']:.4f}"
     )

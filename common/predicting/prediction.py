@@ -13,7 +13,7 @@ from common.evaluation.metrics import wilson_interval
 from common.predicting.classifier import Classifier
 from common.system.errors import BadInput
 from common.system.files import check_writable, write_table
-from common.system.log import complain, progress, say
+from common.system.log import info, progress, warn
 from common.system.text import printable
 from common.system.threads import read_ahead
 
@@ -148,12 +148,12 @@ def report(
     predictions = []
     for result in results:
         if isinstance(result, BadInput):
-            complain(printable(result))
+            warn(printable(result))
             continue
         predictions.append(result)
         top = [(printable(name, LONGEST_NAME), share) for name, share in result.top(topk, classes)]
         cells = [f"{name:<{name_width}} {share:6.1%}" for name, share in top]
-        say("  ".join([f"{printable(result.image.path):<{path_width}}", *cells, *_verdict(result, classes)]))
+        info("  ".join([f"{printable(result.image.path):<{path_width}}", *cells, *_verdict(result, classes)]))
     _report_accuracy(predictions, classes)
     return predictions
 
@@ -171,11 +171,11 @@ def _report_accuracy(predictions: list[Prediction], classes: list[str]) -> None:
         correct, count = sum(are_correct), len(are_correct)
         low, high = wilson_interval(correct, count)
         interval = f"95 % interval {low:.4f} to {high:.4f}"
-        say(f"accuracy {correct / count:.4f} ({correct:,} of {count:,} images are right; {interval})")
+        info(f"accuracy {correct / count:.4f} ({correct:,} of {count:,} images are right; {interval})")
     strays = [one.image.path for one in predictions if one.image.is_stray]
     if strays:
         where = f"in no folder that is named like a class of the run (such as {printable(strays[0])})"
-        say(f"not counted: {len(strays):,} image(s) {where}")
+        info(f"not counted: {len(strays):,} image(s) {where}")
 
 
 def write_csv(name: str, predictions: list[Prediction], classes: list[str], topk: int) -> None:
@@ -186,7 +186,7 @@ def write_csv(name: str, predictions: list[Prediction], classes: list[str], topk
         top = [value for name, share in one.top(topk, classes) for value in (name, round(share, 6))]
         rows.append((str(one.image.path), *top[:2], *top, one.image.true or ""))
     write_table(Path(name).resolve(), rows)
-    say(f"{printable(name)}: {len(predictions):,} rows")
+    info(f"{printable(name)}: {len(predictions):,} rows")
 
 
 def write_montage(name: str, predictions: list[Prediction], classifier: Classifier) -> None:
@@ -194,7 +194,7 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
     from common import figures  # imports matplotlib, which nothing else here needs
 
     if not predictions:
-        say(f"{printable(name)} is not written: there is nothing to show")
+        info(f"{printable(name)} is not written: there is nothing to show")
         return
     count = min(len(predictions), MONTAGE_IMAGES)
     shown = [predictions[place] for place in np.linspace(0, len(predictions) - 1, count).astype(int)]
@@ -207,4 +207,4 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
     heading = f"{count} of {len(predictions):,} images{', evenly spread' if count < len(predictions) else ''}"
     sheet = (heading, figures.viewable(inputs, classifier.transform), titles)
     figures.save_sheets(Path(name).resolve(), [sheet], columns=min(count, figures.SHEET_COLUMNS))
-    say(f"{printable(name)}: {heading}")
+    info(f"{printable(name)}: {heading}")

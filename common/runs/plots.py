@@ -31,8 +31,8 @@ def draw_history(folder: Path, history: list[dict]) -> None:
     epochs = [record["epoch"] for record in history]
     for quantity in ("loss", "accuracy"):
         axes = blank_figure(7.5, 4.5).subplots()
-        for part, name, color in (("train", "training", TRAIN_COLOR), ("val", "validation", VAL_COLOR)):
-            values = [record[f"{part}_{quantity}"] for record in history]
+        for split, name, color in (("train", "training", TRAIN_COLOR), ("val", "validation", VAL_COLOR)):
+            values = [record[f"{split}_{quantity}"] for record in history]
             axes.plot(epochs, values, color=color, label=name, marker="o" if len(epochs) < 30 else None, markersize=3)
         axes.axvline(best["epoch"], color="gray", linestyle="--", linewidth=1)
         value = best[f"val_{quantity}"]
@@ -148,7 +148,7 @@ def draw_samples(path: Path, train: Batches, classes: list[str]) -> None:
 
 def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, classes: list[str]) -> None:
     """Draw test images with predicted name and confidence: some at random, then the most confident mistakes."""
-    labels, predicted = np.array(test.part.labels), probabilities.argmax(1)
+    labels, predicted = np.array(test.split.labels), probabilities.argmax(1)
     wrong = np.flatnonzero((labels != predicted) & (labels >= 0))
     shown = {
         "test images at random": random_places(len(labels)),
@@ -166,7 +166,7 @@ def draw_class_predictions(
     path: Path, test: Batches, probabilities: np.ndarray, classes: list[str], shown_classes: int
 ) -> None:
     """Draw ten random test images of each of the first `shown_classes` classes, with predicted name and confidence."""
-    labels = test.part.labels
+    labels = test.split.labels
     random = random_places(len(labels))
     sheets = []
     for label, name in enumerate(classes[:shown_classes]):
@@ -182,7 +182,7 @@ def _predicted_sheet(
     heading: str, places: list[int], test: Batches, probabilities: np.ndarray, classes: list[str]
 ) -> figures.Sheet:
     """Return the sheet of the test images at `places`."""
-    images, labels = test.part.dataset.batch(test.part.samples[places])
+    images, labels = test.split.dataset.batch(test.split.indices[places])
     titles = [
         figures.verdict(label, row, classes) for label, row in zip(labels.tolist(), probabilities[places], strict=True)
     ]

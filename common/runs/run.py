@@ -23,7 +23,7 @@ from common.runs.tracking import Trackers
 from common.system.device import Machine
 from common.system.errors import BadInput
 from common.system.files import remove_partial_files
-from common.system.log import log_to, say, stop_log
+from common.system.log import info, log_to, stop_log
 
 
 class Run(RunFolder):
@@ -64,7 +64,7 @@ class Run(RunFolder):
         """Return `model` on the device, with the weights that the run starts from.
 
         Args:
-            head: name of the part that tells classes apart. With it, what fits of the weights is loaded; without it
+            head: name of the split that tells classes apart. With it, what fits of the weights is loaded; without it
                 they must be those of this very network.
         """
         if self.weights and head:
@@ -89,7 +89,7 @@ class Run(RunFolder):
         _check_memory(config, self.options["batch_schedule"], self.machine)
         self.is_resumed = bool(self.options["resume"])
         self.folder, self.config = self._reopened(config) if self.is_resumed else self._made(config)
-        if not self.processes.is_first:
+        if not self.processes.is_main:
             yield
             return
         with contextlib.closing(lock(self.folder)):
@@ -97,7 +97,7 @@ class Run(RunFolder):
             self._trackers = Trackers.of(self.options)
             remove_partial_files(self.folder)
             log_to(self.folder / "log.txt")
-            say(f"{'resuming' if self.is_resumed else 'run folder:'} {self.folder}")
+            info(f"{'resuming' if self.is_resumed else 'run folder:'} {self.folder}")
             try:
                 if self.is_resumed:
                     self.write_json("config.json", self.config)
@@ -111,18 +111,18 @@ class Run(RunFolder):
             stop_log()
 
     def _made(self, config: dict) -> tuple[Path, dict]:
-        """Make the folder of a new run; for class folders and HDF5 its path has the last part of theirs."""
+        """Make the folder of a new run; for class folders and HDF5 its path has the last split of theirs."""
         name, question = self.data.name, self.options.get("question")
         if name in ("folder", "hdf5"):
             name = Path(self.options["data"]).resolve().name
         config["name"] = f"{self.script.stem}/{name}" + (f", question {question}" if question else "")
         parent = Path(self.options["output_dir"]) / self.script.stem / name
-        return self.processes.from_first(lambda: make_folder(parent, config)), config
+        return self.processes.broadcast(lambda: make_folder(parent, config)), config
 
     def _reopened(self, wanted: dict) -> tuple[Path, dict]:
         """Return the folder to be resumed and its config; `wanted` is the config that it would have if it began now."""
         folder = self.options["resume"]
-        config, status = self.processes.from_first(lambda: (read_config(folder), read_train_json(folder)["status"]))
+        config, status = self.processes.broadcast(lambda: (read_config(folder), read_train_json(folder)["status"]))
         if (config["split_sha256"], config["classes"]) != (wanted["split_sha256"], wanted["classes"]):
             raise BadInput(
                 f"--resume {folder}: the images are not those that the run began with; give them with --data"
@@ -133,7 +133,7 @@ class Run(RunFolder):
             config["earlier_test_evaluations"] += _is_tested(folder)
         epochs, before = wanted["options"]["epochs"], config["options"]["epochs"]
         if epochs > before:
-            say(
+            info(
                 f"{epochs} epochs instead of {before}: the run will end as if it had begun with so many, because its "
                 "schedule does not depend on their number; the test images are looked at once more"
             )
@@ -144,7 +144,7 @@ class Run(RunFolder):
 def _check_memory(config: dict, batch_schedule: list, machine: Machine) -> None:
     """Refuse batches that are to come later and would not fit: better now than after hours."""
     for _, size in batch_schedule:
-        needed = 4e6 * config["parameter_mb"] + 1e6 * config["activation_mb"] * size / machine.processes.count
+        needed = 4e6 * config["parameter_mb"] + 1e6 * config["activation_mb"] * size / machine.processes.world_size
         free = machine.free_memory()
         if needed > free:
             raise BadInput(
@@ -159,7 +159,7 @@ def is_finished(folder: Path | None, epochs: int, test: bool) -> bool:
         return False
     if read_train_json(folder)["status"] != "finished" or (test and not _is_tested(folder)):
         return False
-    say(f"{folder} is finished: nothing to do (to train it further, add --epochs with a larger number)")
+    info(f"{folder} is finished: nothing to do (to train it further, add --epochs with a larger number)")
     return True
 
 

@@ -23,7 +23,7 @@ from common.system.checkpoints import Damaged, load_checkpoint, save_checkpoint
 from common.system.distributed import Processes
 from common.system.errors import Diverged
 from common.system.files import write_bytes, write_json
-from common.system.log import complain, say
+from common.system.log import info, warn
 
 STATE_KEYS = {"model", "optimizer", "schedule", "scaler", "history"}
 
@@ -33,7 +33,7 @@ def _main_only(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def wrapper(self: "RunFolder", *arguments, **settings):
-        if self.processes.is_first:
+        if self.processes.is_main:
             return method(self, *arguments, **settings)
 
     return wrapper
@@ -100,14 +100,14 @@ class RunFolder:
 
     def restore(self) -> list[dict]:
         """Put the state of a resumed run back to the newest intact one; return the records of the epochs so far."""
-        saved = self.processes.from_first(lambda: newest_state(self.folder)) if self.is_resumed else None
+        saved = self.processes.broadcast(lambda: newest_state(self.folder)) if self.is_resumed else None
         history = saved["history"] if saved else []
         if self.is_resumed and not saved:
-            say("no saved epoch can be used: starting from the first, which ends with the same weights")
+            info("no saved epoch can be used: starting from the first, which ends with the same weights")
         if saved:
             self.state.load_state_dict(saved)
-            say(f"going on after epoch {len(history)}")
-        if self.processes.is_first:
+            info(f"going on after epoch {len(history)}")
+        if self.processes.is_main:
             self._write_train_json(history)
             self._trackers.start(self.folder, self.config)
             for epochs in range(1, len(history) + 1):  # a tracker may have missed some, or be new to this run
@@ -116,7 +116,7 @@ class RunFolder:
 
     def best_weights(self) -> dict:
         """Return the state dict of the best epoch."""
-        return self.processes.from_first(lambda: load_checkpoint(self.folder / "best.pth", {"model"})["model"])
+        return self.processes.broadcast(lambda: load_checkpoint(self.folder / "best.pth", {"model"})["model"])
 
     @_main_only
     def draw_epoch(self, history: list[dict], train: Batches) -> None:
@@ -133,11 +133,11 @@ class RunFolder:
         """Record that everything is done."""
         self._set_status("finished")
         self._trackers.finish(read_test_json(self.folder), sorted(self.folder.glob("*.png")))
-        say(f"finished: {self.folder}")
+        info(f"finished: {self.folder}")
 
     def resume_command(self) -> str:
         """Return the shell command that continues this run."""
-        count = self.processes.count
+        count = self.processes.world_size
         start = ["torchrun", f"--nproc_per_node={count}"] if count > 1 else [Path(sys.executable).name]
         script = self.script
         with contextlib.suppress(ValueError):  # below the current folder, the command is as it was typed
@@ -172,10 +172,10 @@ class RunFolder:
             self._set_status("diverged" if isinstance(error, Diverged) else "interrupted")
         if isinstance(error, Diverged):
             has_weights = (self.folder / "best.pth").exists()
-            say(f"{'the best' if has_weights else 'no'} weights so far are kept in {self.folder}")
+            info(f"{'the best' if has_weights else 'no'} weights so far are kept in {self.folder}")
         else:
             done = len(self._train_json["epochs"])
-            say(f"{done} epoch(s) are saved; to go on: {self.resume_command()}")
+            info(f"{done} epoch(s) are saved; to go on: {self.resume_command()}")
 
 
 def save_state(folder: Path, state: dict, epoch: int, keep: bool) -> None:
@@ -196,13 +196,13 @@ def newest_state(folder: Path) -> dict | None:
         if states:
             load_checkpoint(folder / "best.pth", {"model"})
     except Damaged as error:
-        complain(f"warning: {error}")
+        warn(f"warning: {error}")
         return None
     for path in states:
         try:
             return load_checkpoint(path, STATE_KEYS)
         except Damaged as error:
-            complain(f"warning: {error}; using the one before it")
+            warn(f"warning: {error}; using the one before it")
     return None
 
 

@@ -12,7 +12,7 @@ from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
 from common.system.device import Machine
 from common.system.errors import is_out_of_memory
-from common.system.log import say
+from common.system.log import info
 
 
 @dataclass
@@ -87,7 +87,7 @@ def compiled(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
                 raise
             works = False
             reason = next(iter(str(error).splitlines()), type(error).__name__)
-            say(f"warning: --compile does not work here, going on without it ({reason[:200]})")
+            info(f"warning: --compile does not work here, going on without it ({reason[:200]})")
             return model(inputs)
 
     return forward

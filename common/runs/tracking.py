@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common.system.errors import BadInput
 from common.system.files import write_bytes
-from common.system.log import complain, say
+from common.system.log import info, warn
 
 PROJECT = "image-classification"  # of W&B, unless an option or WANDB_PROJECT names another
 INIT_SECONDS = 30  # to reach W&B's server
@@ -170,7 +170,7 @@ class WeightsAndBiases:
             shutil.rmtree(old, ignore_errors=True)  # a resumed run is recorded again from its first epoch on
         run = wandb.init(mode="offline", **arguments)
         upload = shlex.join(["wandb", "sync", run.settings.sync_dir])
-        say(f"note: --wandb records offline ({reason}); to upload that: {upload}")
+        info(f"note: --wandb records offline ({reason}); to upload that: {upload}")
         return run
 
 
@@ -213,7 +213,7 @@ class Trackers:
             except failures as error:
                 self._trackers.remove(tracker)
                 reason = f"{type(error).__name__}: {_line(error)}"
-                complain(f"warning: --{tracker.name} has failed and is left out: {reason}")
+                warn(f"warning: --{tracker.name} has failed and is left out: {reason}")
                 with contextlib.suppress(*failures):
                     tracker.close("failed")
 

@@ -14,7 +14,7 @@ from common.searching.storage import Storage, proposed_for
 from common.searching.sweep_file import Sweep
 from common.searching.trials import run_in
 from common.system.files import partial_file, write_bytes, write_table
-from common.system.log import say
+from common.system.log import info
 from common.system.text import printable
 
 STATES = {
@@ -78,16 +78,16 @@ class Results:
     def say_best(self) -> None:
         """Print the best trials as a table, and how many there are of each kind."""
         metric, states = self.sweep.metric, [trial.state for trial in self.storage.trials()]
-        say(", ".join(f"{states.count(state)} {name}" for state, name in STATES.items() if state in states))
+        info(", ".join(f"{states.count(state)} {name}" for state, name in STATES.items() if state in states))
         if self.is_target_reached():
-            say(f"the target, {metric} {self.sweep.target:g}, is reached")
+            info(f"the target, {metric} {self.sweep.target:g}, is reached")
         distinct = [trial for trial in self.storage.finished() if "same_as" not in trial.user_attrs]
         rows = [("trial", metric, "epoch", *self.sweep.searched), *map(self._row, distinct[:SHOWN])]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
-            say("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+            info("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
         if len(distinct) > SHOWN:
-            say(f"… and {len(distinct) - SHOWN} more in trials.csv")
+            info(f"… and {len(distinct) - SHOWN} more in trials.csv")
 
     def _row(self, trial: FrozenTrial) -> tuple[str, ...]:
         values = self.values_of(trial)

@@ -19,7 +19,7 @@ from common.searching.sweep_file import ALIASES
 from common.searching.trials import Launcher, TrialProcess, run_in
 from common.system.errors import BadInput
 from common.system.files import first_free
-from common.system.log import complain, progress, say
+from common.system.log import info, progress, warn
 
 POLL = 0.3  # seconds between two looks at the trials
 REFUSED, DIVERGED = 2, 3  # exit codes of trials that would end in the same way again
@@ -66,7 +66,7 @@ class Search:
                 raise BadInput(lost) from error
             for trial, process in ended:
                 self._record(trial, process, is_interrupted=True)
-            say(f"{len(self._storage.finished())} trials are finished; the same command goes on")
+            info(f"{len(self._storage.finished())} trials are finished; the same command goes on")
             raise
 
     def test_best(self) -> None:
@@ -77,7 +77,7 @@ class Search:
         if run is None:
             here = best.user_attrs["machine"] == platform.node()
             place = "is not there any more" if here else f"is on {best.user_attrs['machine']}: test it there"
-            say(f"the best trial, {best.number}, is not tested: {folder} {place}")
+            info(f"the best trial, {best.number}, is not tested: {folder} {place}")
             return
         if not any((run / name).exists() for name in ("test.json", "submission.csv")):
             process = self.launcher.start_test(run, folder)
@@ -89,11 +89,11 @@ class Search:
                 process.wait()
                 raise
             if process.exit_code != 0:
-                complain(f"the best trial, {best.number}, could not be tested: {process.reason()}")
+                warn(f"the best trial, {best.number}, could not be tested: {process.reason()}")
                 return
         said = (run / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
         about_test = [line for line in said if line.startswith(("test accuracy", "the test images have"))]
-        say(f"trial {best.number}, the best on validation images, on the test images: {about_test[-1]}   {run}")
+        info(f"trial {best.number}, the best on validation images, on the test images: {about_test[-1]}   {run}")
 
     def _step(self) -> bool:
         """Look at the running trials, start others in free slots, and tell whether there is anything to wait for."""
@@ -148,7 +148,7 @@ class Search:
             trial.set_user_attr(key, twin.user_attrs.get(key))
         trial.set_user_attr("same_as", twin.number)
         self._storage.study.tell(trial, twin.value)
-        say(f"trial {trial.number}: the same options as trial {twin.number}, which is finished")
+        info(f"trial {trial.number}: the same options as trial {twin.number}, which is finished")
         self.results.write_table()
 
     def _is_surplus(self, trial: Trial, earlier: list[FrozenTrial]) -> bool:
@@ -196,7 +196,7 @@ class Search:
         if is_interrupted and state == TrialState.FAIL:
             try_again(study, latest)
         words = [f"{name}={short(value)}" for name, value in self.results.values_of(latest).items()]
-        say(f"trial {trial.number}: {outcome}   {' '.join(words)}")
+        info(f"trial {trial.number}: {outcome}   {' '.join(words)}")
         self.results.remove_states()
         self.results.write_table()
 

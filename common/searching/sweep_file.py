@@ -13,7 +13,7 @@ import yaml
 from common.options.types import nearest
 from common.searching.spaces import Normal, OneOf, Parameter, Range, Value, Weighted
 from common.system.errors import BadInput
-from common.system.log import say
+from common.system.log import info
 
 TOP_KEYS = (
     "method", "program", "parameters", "metric", "name", "description", "project", "entity", "command",
@@ -250,7 +250,7 @@ def _numeric(kind: str, numbers: dict, section: _Section, is_grid: bool) -> Para
     if kind in ("log_uniform", "q_log_uniform"):  # the bounds are natural logarithms of those that are meant
         section.require(low >= -600 and high <= 600, f"min and max of {kind} are exponents of e, at most 600")
         low, high = math.exp(low), math.exp(high)
-        say(f"note: {section.place}: {kind} takes exponents of e, so values go from {low:.4g} to {high:.4g}")
+        info(f"note: {section.place}: {kind} takes exponents of e, so values go from {low:.4g} to {high:.4g}")
     section.require(low < high, "min must be below max")
     section.require("log" not in kind or low > 0, f"must be above 0 for {kind}", "min")
     if kind == "int_uniform":

@@ -11,11 +11,11 @@ import torch
 
 from common.system.distributed import Processes, join
 from common.system.errors import BadInput
-from common.system.log import say
+from common.system.log import info
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-HALF_TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MEMORY_SHARE = 0.5  # of the main memory that is free, for what may as well stay out of it
 
 
@@ -23,28 +23,28 @@ MEMORY_SHARE = 0.5  # of the main memory that is free, for what may as well stay
 class Machine:
     """Where and in which number format a run computes.
 
-    `half_type` is the type that autocast computes in, None for plain float32. `processes` are those that share the
+    `autocast_dtype` is the type that autocast computes in, None for plain float32. `processes` are those that share the
     training; with `sync_batch_norm` their batch norms work on the whole batch, otherwise each on its share.
     """
 
     device: torch.device
-    half_type: torch.dtype | None
+    autocast_dtype: torch.dtype | None
     processes: Processes = Processes()
     sync_batch_norm: bool = False
 
     @property
     def memory_format(self) -> torch.memory_format:
         """Channels last is faster on the CPU and for half precision, and slower for fp32 on CUDA."""
-        fast = self.device.type == "cpu" or self.half_type is not None
+        fast = self.device.type == "cpu" or self.autocast_dtype is not None
         return torch.channels_last if fast else torch.contiguous_format
 
     def autocast(self):
         """Return the context for forward passes; it does nothing in float32, so that there is one path for all."""
-        return torch.autocast(self.device.type, self.half_type, enabled=self.half_type is not None)
+        return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
 
     def scaler(self) -> torch.amp.GradScaler:
         """Return the loss scaler that float16 needs; in other formats it does nothing."""
-        return torch.amp.GradScaler(self.device.type, enabled=self.half_type is torch.float16)
+        return torch.amp.GradScaler(self.device.type, enabled=self.autocast_dtype is torch.float16)
 
     def describe(self) -> dict:
         """Return what config.json says of the machine."""
@@ -52,9 +52,9 @@ class Machine:
         return {
             "device": self.device.type,
             "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
-            "precision": next(name for name, half_type in HALF_TYPES.items() if half_type is self.half_type),
+            "precision": next(name for name, dtype in AUTOCAST_DTYPES.items() if dtype is self.autocast_dtype),
             "threads": torch.get_num_threads(),
-            "processes": self.processes.count,
+            "processes": self.processes.world_size,
             "sync_batch_norm": self.sync_batch_norm,
         }
 
@@ -124,12 +124,12 @@ def prepare_machine(device: str, precision: str, deterministic: bool, sync_batch
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
     processes = join(chosen.type)
-    if sync_batch_norm and processes.count == 1:
-        say("note: --sync_bn does nothing in a single process; torchrun starts several")
-    if chosen.type == "cuda" and processes.count > 1:  # a GPU for each process
+    if sync_batch_norm and processes.world_size == 1:
+        info("note: --sync_bn does nothing in a single process; torchrun starts several")
+    if chosen.type == "cuda" and processes.world_size > 1:  # a GPU for each process
         chosen = torch.device("cuda", processes.local_rank % torch.cuda.device_count())
         torch.cuda.set_device(chosen)
-    return Machine(chosen, HALF_TYPES[precision], processes, sync_batch_norm)
+    return Machine(chosen, AUTOCAST_DTYPES[precision], processes, sync_batch_norm)
 
 
 def _available(device: str) -> str:

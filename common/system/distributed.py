@@ -15,24 +15,24 @@ class Processes:
     """All processes of a run; on its own, a process is the first and only one.
 
     Attributes:
-        rank: number of this process, from 0. count: of all. local_rank: number on this machine.
+        rank: number of this process, from 0. world_size: of all. local_rank: number on this machine.
     """
 
-    def __init__(self, rank: int = 0, count: int = 1, local_rank: int = 0):
-        self.rank, self.count, self.local_rank = rank, count, local_rank
+    def __init__(self, rank: int = 0, world_size: int = 1, local_rank: int = 0):
+        self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes files and speaks."""
         return self.rank == 0
 
-    def share(self, samples: torch.Tensor) -> torch.Tensor:
-        """Return this process's part of `samples` (N,): neighbours, and as many as the others have, or one more."""
-        return samples.tensor_split(self.count)[self.rank]
+    def shard(self, samples: torch.Tensor) -> torch.Tensor:
+        """Return this process's part of `samples` (N,): neighbors, and as many as the others have, or one more."""
+        return samples.tensor_split(self.world_size)[self.rank]
 
-    def sum_(self, tensors: list[torch.Tensor]) -> None:
+    def all_reduce(self, tensors: list[torch.Tensor]) -> None:
         """Replace tensors of one type by their sums over all processes, in one message."""
-        if self.count == 1:
+        if self.world_size == 1:
             return
         message = torch.cat([tensor.flatten() for tensor in tensors])
         dist.all_reduce(message)
@@ -43,24 +43,24 @@ class Processes:
     def average_statistics(self, model: torch.nn.Module) -> None:
         """Replace running statistics by their means over all processes."""
         statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
-        if self.count > 1 and statistics:
-            self.sum_(statistics)
-            torch._foreach_div_(statistics, self.count)
+        if self.world_size > 1 and statistics:
+            self.all_reduce(statistics)
+            torch._foreach_div_(statistics, self.world_size)
 
     def gather(self, value) -> list:
         """Return what every process has given, in the order of their numbers."""
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        values = [None] * self.count
+        values = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
 
-    def from_first(self, function: Callable):
+    def broadcast(self, function: Callable):
         """Return in all processes what `function()` returns, or raise what it raises, in the first."""
-        if self.count == 1:
+        if self.world_size == 1:
             return function()
         message = [None, None]
-        if self.is_first:
+        if self.is_main:
             try:
                 message[0] = function()
             except Exception as error:
@@ -77,7 +77,7 @@ def started_by_torchrun() -> bool:
 
 
 @contextlib.contextmanager
-def first_on_each_machine() -> Iterator[None]:
+def local_main_first() -> Iterator[None]:
     """Let one process on each machine do what is in the block, such as a download, before the others do it."""
     is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     if dist.is_initialized() and not is_first:
@@ -97,18 +97,18 @@ def join(device: str) -> Processes:
 
 
 def leave() -> None:
-    """Part from the other processes, at the end."""
+    """Split from the other processes, at the end."""
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def is_loss_of_another_process(error: BaseException) -> bool:
+def is_peer_failure(error: BaseException) -> bool:
     """Tell whether `error` is how a process learns that another one has gone."""
     texts = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
     return started_by_torchrun() and isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
 
 
-def sum_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+def all_reduce_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     """Return the sum over all processes of a tensor; gradients flow back to all of them."""
     return _Sum.apply(tensor)
 

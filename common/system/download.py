@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.system.errors import DISK_FULL
 from common.system.files import partial_file
-from common.system.log import progress, say
+from common.system.log import info, progress
 
 TIMEOUT = 30  # seconds without a byte
 
@@ -30,7 +30,7 @@ def download(url: str, path: Path, algorithm: str, checksum: str) -> None:
         DownloadFailed: no network, no such file, a transfer that broke off, another checksum, a folder that cannot be
             written to. Nothing is left behind.
     """
-    say(f"downloading {url} to {path}")
+    info(f"downloading {url} to {path}")
     digest = hashlib.new(algorithm, usedforsecurity=False)
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:

@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 
-from common.system.distributed import is_loss_of_another_process, leave
-from common.system.log import complain, mute
+from common.system.distributed import is_peer_failure, leave
+from common.system.log import mute, warn
 
 
 class BadInput(Exception):
@@ -58,7 +58,7 @@ def explain(error: BaseException) -> tuple[int, str] | None:
         return 130, "interrupted"
     if isinstance(error, Terminated):
         return 143, "terminated"
-    if is_loss_of_another_process(error):
+    if is_peer_failure(error):
         return 143, "another process of this run has ended, so this one ends too; see what it said, and resume"
     return None
 
@@ -92,9 +92,9 @@ def run_script(main) -> None:
         code, line = explained
         line = f"error: {line}" if code < 100 else line
         if rank == 0:
-            complain(line)
+            warn(line)
         elif not isinstance(error, BadInput | Diverged):  # which the first process meets and tells too
-            complain(f"process {rank}: {line}")
+            warn(f"process {rank}: {line}")
         sys.exit(code)
     finally:
         leave()

@@ -42,12 +42,12 @@ def mute() -> None:
     _terminal.is_muted = True
 
 
-def say(line: str) -> None:
+def info(line: str) -> None:
     """Print one line for the person, above any progress bar, and log it."""
     _log.info(line)
 
 
-def complain(line: str) -> None:
+def warn(line: str) -> None:
     """Print one line on stderr, and log it."""
     _log.error(line)
 

@@ -1,4 +1,4 @@
-"""What an epoch takes of the machine: memory, and of a GPU its utilisation and power."""
+"""What an epoch takes of the machine: memory, and of a GPU its utilization and power."""
 
 import threading
 

@@ -8,7 +8,7 @@ from torch import nn
 from common.data.batches import GPU_MEMORY_SHARE, Batches
 from common.models.finetuning import is_frozen
 from common.system.device import Machine
-from common.system.log import progress, say
+from common.system.log import info, progress
 
 
 class FeatureBatches:
@@ -28,9 +28,9 @@ class FeatureBatches:
     def __init__(self, images: Batches, extractor: nn.Module, machine: Machine, views: int = 1):
         self._source, self._extractor, self._machine, self._views = images, extractor, machine, views
         self._kept: list[torch.Tensor] = []  # (N, F) float32 for each view
-        self._labels = torch.tensor(images.part.labels)
-        self._places = torch.zeros(len(images.part.dataset), dtype=torch.int64)  # of each sample in `_kept`
-        self._places[images.part.samples] = torch.arange(len(images.part))
+        self._labels = torch.tensor(images.split.labels)
+        self._places = torch.zeros(len(images.split.dataset), dtype=torch.int64)  # of each sample in `_kept`
+        self._places[images.split.indices] = torch.arange(len(images.split))
 
     def __getattr__(self, name: str):
         return getattr(self._source, name)
@@ -44,8 +44,8 @@ class FeatureBatches:
         if not self._kept:
             self._extract()
         features = self._kept[(epoch - 1) % self._views]
-        for samples in self._source.order(epoch):
-            places = self._places[samples]
+        for indices in self._source.order(epoch):
+            places = self._places[indices]
             inputs = features[places.to(features.device, non_blocking=True)]
             labels = self._labels[places]
             yield inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
@@ -55,7 +55,7 @@ class FeatureBatches:
         self._extractor.eval()
         for view in range(1, self._views + 1):
             features = []
-            with progress(len(self.part), f"features, view {view}/{self._views}") as bar:
+            with progress(len(self.split), f"features, view {view}/{self._views}") as bar:
                 for images, _ in self._source.in_order(view):
                     with self._machine.autocast():
                         features.append(self._extractor(images).float())
@@ -64,7 +64,9 @@ class FeatureBatches:
             self._kept.append(features if self._fits(self._views * features.nbytes) else features.cpu())
         if self.training:
             size = sum(features.nbytes for features in self._kept) / 1e6
-            say(f"the features of {len(self.part):,} training images are kept in {self._views} view(s): {size:.1f} MB")
+            info(
+                f"the features of {len(self.split):,} training images are kept in {self._views} view(s): {size:.1f} MB"
+            )
 
     def _fits(self, size: int) -> bool:
         """Tell whether `size` bytes may stay on the device."""

@@ -15,7 +15,7 @@ from common.runs.run import Run
 from common.runs.state import TrainState
 from common.system.device import Machine
 from common.system.errors import Diverged
-from common.system.log import say
+from common.system.log import info
 from common.system.resources import ResourceMonitor
 from common.training.loop import evaluate, train_one_epoch
 from common.transforms.mixup import Mix
@@ -41,7 +41,7 @@ def fit(
         run: the open run; its recipe says how long, when to stop, what to keep. No epochs: the weights are only
             validated.
         optimizer, schedule: as `run.optimizer` returns them.
-        before_epoch: called with the number of each epoch before it, to freeze and unfreeze parts of the model. It
+        before_epoch: called with the number of each epoch before it, to freeze and unfreeze splits of the model. It
             must depend on that number alone, so that a resumed run does the same.
 
     Raises:
@@ -51,7 +51,7 @@ def fit(
     state = run.state = TrainState.of(model, optimizer, schedule, recipe, machine)
     mix = Mix(recipe.mixup, recipe.cutmix, run.num_classes, train.seed)
     if mix and recipe.epochs:
-        say("note: training accuracies are of mixed images: how often the larger share is recognized")
+        info("note: training accuracies are of mixed images: how often the larger share is recognized")
     history = run.restore()
     if recipe.epochs == 0:
         run.save_untrained(model, accuracy=_validate(model, val, machine, epoch=0, lr=0.0)[1])
@@ -84,7 +84,7 @@ def fit(
         if state.watch is not None:
             state.watch.end_epoch(epoch, val.first_images(PROBED))
         run.save_epoch(history)
-        say(_epoch_line(record, recipe.epochs, is_best=best_record(history) is record))
+        info(_epoch_line(record, recipe.epochs, is_best=best_record(history) is record))
         run.draw_epoch(history, train)
 
 
@@ -103,7 +103,7 @@ def _validate(model: nn.Module, val: Batches, machine: Machine, epoch: int, lr: 
 def _out_of_patience(history: list[dict], patience: int | None) -> bool:
     if patience is None or not history or len(history) - best_record(history)["epoch"] < patience:
         return False
-    say(f"stopping: no better validation accuracy for {patience} epochs")
+    info(f"stopping: no better validation accuracy for {patience} epochs")
     return True
 
 

@@ -31,7 +31,7 @@ from common.optim.recipe import Recipe
 from common.runs.state import TrainState
 from common.system.device import Machine
 from common.system.errors import Diverged
-from common.system.log import progress, say
+from common.system.log import info, progress
 from common.transforms.mixup import Mix
 
 # A loss scale starts at 2^16 and halves at each overflow. Below this, thirty steps in a row (on balance) have changed
@@ -71,14 +71,14 @@ def train_one_epoch(
                     loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
                 state.scaler.scale(loss * (len(labels) / images)).backward()
                 meter.add(loss.detach(), logits.detach(), targets)
-            if machine.processes.count > 1:  # every process gets the gradients, loss and hits of the whole batch
+            if machine.processes.world_size > 1:  # every process gets the sums over the whole batch
                 gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-                machine.processes.sum_([*gradients, meter.of_step])
+                machine.processes.all_reduce([*gradients, meter.of_step])
             lr = state.optimizer.param_groups[0]["lr"]
             _take_step(state, recipe.clip_grad, step)
             _check(*meter.end_step(images, state.scaler.scale(one)), epoch, lr)
             if recipe.print_every and (step % recipe.print_every == 0 or step == steps):
-                say(f"Epoch [{epoch}/{recipe.epochs}], Step [{step}/{steps}], Loss: {meter.last_loss():.4f}")
+                info(f"Epoch [{epoch}/{recipe.epochs}], Step [{step}/{steps}], Loss: {meter.last_loss():.4f}")
             bar.set_postfix(meter.postfix(), refresh=False)
             bar.update(images)
     _check(*meter.read(), epoch, lr)
@@ -129,13 +129,13 @@ def evaluate(
     """
     model.eval()
     all_logits, all_labels = [], []
-    with progress(len(batches.part), title) as bar:
+    with progress(len(batches.split), title) as bar:
         for inputs, labels in batches.epoch(0):
             with machine.autocast():
                 logits = _mean_over_views(model, inputs, views) if views else model(inputs)
             all_logits.append(logits.float())
             all_labels.append(labels)
-            bar.update(len(labels) * machine.processes.count)
+            bar.update(len(labels) * machine.processes.world_size)
     mine = (torch.cat(all_logits).cpu(), torch.cat(all_labels).cpu()) if all_logits else None
     logits, labels = zip(*filter(None, machine.processes.gather(mine)), strict=True)
     return torch.cat(logits), torch.cat(labels)
@@ -146,22 +146,23 @@ def _mean_over_views(model: nn.Module, inputs: torch.Tensor, views: Sequence[Cal
 
 
 def _set_training_mode(model: nn.Module) -> None:
-    """Like `model.train()`, but frozen parts stay in evaluation mode: their batch norms keep their statistics."""
+    """Like `model.train()`, but frozen splits stay in evaluation mode: their batch norms keep their statistics."""
     model.train()
-    for part in model.modules():
-        parameters = list(part.parameters())
+    for module in model.modules():
+        parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
-            part.eval()
+            module.eval()
 
 
 class Meter:
-    """Sums loss and hits on the device. What `end_step` tells lags behind and waits for nothing; only `read` waits.
+    """Sums losses and correct predictions on the device. What `end_step` tells lags behind and waits for nothing; only
+    `read` waits.
 
-    `of_step` holds the sums of loss and hits of the step under way.
+    `of_step` holds the sums of loss and correct predictions of the step under way.
     """
 
     def __init__(self, machine: Machine):
-        # Sum of losses, number of hits, steps until the first loss that is not finite, loss scale.
+        # Sum of losses, number of correct predictions, steps until the first loss that is not finite, loss scale.
         self._totals = torch.zeros(4, device=machine.device)
         self._seen = torch.zeros(4, pin_memory=machine.device.type == "cuda")
         self.of_step = torch.zeros(2, device=machine.device)
@@ -199,8 +200,8 @@ class Meter:
         return {"loss": f"{self.loss:.4f}", "accuracy": f"{self.accuracy:.4f}"}
 
     def _interpret(self, totals: torch.Tensor) -> tuple[int | None, float]:
-        loss_sum, hits, finite_steps, scale = totals.tolist()
-        self.loss, self.accuracy = loss_sum / self._images, hits / self._images
+        loss_sum, correct, finite_steps, scale = totals.tolist()
+        self.loss, self.accuracy = loss_sum / self._images, correct / self._images
         return (None if math.isfinite(loss_sum) else int(finite_steps) + 1), scale
 
 

@@ -3,7 +3,7 @@
 A transform is called as `transform(images, draws)`: images (N, C, H, W), uint8 until `Normalize` makes them float32,
 and `draws` a `Draws` over the N samples. A deterministic transform ignores `draws`. Nothing here waits for a device,
 and nothing changes its input unasked. What becomes of an image does not depend on the batch it is in. Everything is
-fastest, and stays, with the channels innermost in memory (channels last). Transforms of colours are in
+fastest, and stays, with the channels innermost in memory (channels last). Transforms of colors are in
 common/transforms/color.py, those by random rectangles in common/transforms/erasing.py.
 """
 
@@ -24,7 +24,7 @@ class Compose:
 
     @property
     def normalize(self) -> "Normalize":
-        """The normalisation among them, which pictures of the inputs have to invert."""
+        """The normalization among them, which pictures of the inputs have to invert."""
         return next(transform for transform in self.transforms if isinstance(transform, Normalize))
 
     def __call__(self, images: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
@@ -140,7 +140,7 @@ class RandomApply:
 
 
 class RandomRotation:
-    """Turns each image about its centre, by the nearest pixel; what comes from outside the image is 0.
+    """Turns each image about its center, by the nearest pixel; what comes from outside the image is 0.
 
     Args:
         degrees: counterclockwise, drawn uniformly from (low, high), or from (-degrees, degrees).
@@ -217,14 +217,14 @@ def constants(values: Sequence[float], device: torch.device) -> torch.Tensor:
 
 
 def interval(
-    value: float | Sequence[float], centre: float, least: float, greatest: float, name: str
+    value: float | Sequence[float], center: float, least: float, greatest: float, name: str
 ) -> tuple[float, float]:
-    """Return (low, high): `value` itself, or `value` to each side of `centre`, but not below `least`.
+    """Return (low, high): `value` itself, or `value` to each side of `center`, but not below `least`.
 
     Raises:
         ValueError: the ends are in the wrong order or beyond `least` and `greatest`.
     """
-    low, high = (max(centre - value, least), centre + value) if isinstance(value, int | float) else value
+    low, high = (max(center - value, least), center + value) if isinstance(value, int | float) else value
     if not least <= low <= high <= greatest:
         raise ValueError(f"{name} must be a number from 0, or (low, high) within {least} … {greatest}, not {value}")
     return low, high

@@ -1,4 +1,4 @@
-"""Transforms of colours and sharpness. common/transforms/basic.py says what all transforms have in common."""
+"""Transforms of colors and sharpness. common/transforms/basic.py says what all transforms have in common."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from common.transforms.basic import change_where, interval, pair
 from common.transforms.random_streams import Draws
 
-GREY = (0.2989, 0.587, 0.114)  # how much red, green and blue add to lightness (ITU-R BT.601), as in torchvision
+GRAY = (0.2989, 0.587, 0.114)  # how much red, green and blue add to lightness (ITU-R BT.601), as in torchvision
 FACTOR, TURN = (1, 0, math.inf), (0, -0.5, 0.5)  # what changes nothing, the least and the greatest
 CHANGES = {"brightness": FACTOR, "contrast": FACTOR, "saturation": FACTOR, "hue": TURN}
 
@@ -19,8 +19,8 @@ class ColorJitter:
 
     Args:
         brightness, contrast, saturation: a factor from (low, high), or from 1 - number (at least 0) to 1 + number; 0
-            blackens, makes even or makes grey, 1 changes nothing.
-        hue: from (low, high), or from -number to number, at most 0.5: shares of the colour circle; 0 changes nothing.
+            blackens, makes even or makes gray, 1 changes nothing.
+        hue: from (low, high), or from -number to number, at most 0.5: shares of the color circle; 0 changes nothing.
 
     Raises:
         ValueError: a range that is none, or goes below 0 or, for the hue, beyond 0.5.
@@ -46,7 +46,7 @@ class ColorJitter:
     def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
         if not self.ranges:
             return images
-        # Whole numbers held as floats, one colour after the other in memory, where the arithmetic is fastest.
+        # Whole numbers held as floats, one color after the other in memory, where the arithmetic is fastest.
         pixels = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         for changes, factors in zip(*(numbers.unbind(1) for numbers in self.factors(draws)), strict=True):
             pixels = self._change(pixels, changes[:, None, None, None], factors[:, None, None, None])
@@ -56,10 +56,10 @@ class ColorJitter:
         """Make one change in each image: `changes` are places in `ranges`, and like `factors` (N, 1, 1, 1)."""
         places = {name: place for place, name in enumerate(self.ranges)}
         is_contrast, is_saturation, is_hue = (changes == places.get(name, -1) for name in list(CHANGES)[1:])
-        # The first three blend the image with black, with its mean grey and with its greys.
-        grey = grey_of(pixels)
-        mean = grey.sum(-1, keepdim=True).long().sum(-2, keepdim=True) / (grey.shape[-2] * grey.shape[-1])
-        other = grey.mul_((1 - factors) * is_saturation).add_(mean * (1 - factors) * is_contrast)
+        # The first three blend the image with black, with its mean gray and with its grays.
+        gray = gray_of(pixels)
+        mean = gray.sum(-1, keepdim=True).long().sum(-2, keepdim=True) / (gray.shape[-2] * gray.shape[-1])
+        other = gray.mul_((1 - factors) * is_saturation).add_(mean * (1 - factors) * is_contrast)
         blended = pixels.mul_(torch.where(is_hue, 1, factors)).add_(other).clamp_(0, 255).floor_()
         if "hue" not in self.ranges:
             return blended
@@ -103,10 +103,10 @@ class GaussianBlur:
         return pixels.to(images.dtype).contiguous(memory_format=torch.channels_last)
 
 
-def grey_of(pixels: torch.Tensor) -> torch.Tensor:
+def gray_of(pixels: torch.Tensor) -> torch.Tensor:
     """Return (N, 1, H, W) of whole numbers: how light RGB pixels (N, 3, H, W), whole numbers held as floats, are."""
     red, green, blue = pixels.split(1, dim=1)
-    return red.mul(GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2]).floor_()
+    return red.mul(GRAY[0]).add_(green, alpha=GRAY[1]).add_(blue, alpha=GRAY[2]).floor_()
 
 
 def _turn_hue(pixels: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
@@ -117,7 +117,7 @@ def _turn_hue(pixels: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     red, green, blue = pixels.split(1, dim=1)
     least, value = torch.aminmax(pixels, dim=1, keepdim=True)
     chroma = value - least
-    # Hue in sixths of the circle: 0 is red, 2 green, 4 blue. Greys have none: their chroma is 0.
+    # Hue in sixths of the circle: 0 is red, 2 green, 4 blue. Grays have none: their chroma is 0.
     from_green, from_blue = blue - red, red - green
     hue = torch.where(value == green, 2 * chroma + from_green, 4 * chroma + from_blue)
     hue = torch.where(value == red, green - blue, hue).div_(chroma.clamp(min=1)).add_(6 * turns).remainder_(6)

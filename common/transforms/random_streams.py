@@ -20,19 +20,19 @@ class Draws:
     """One random stream for each sample of a batch.
 
     Each call takes the next numbers of every stream, so a pipeline that draws in the same order draws the same numbers.
-    `draws[places]` goes on with the streams of some of the samples.
+    `draws[places]` goes on with the streams of some of the indices.
 
     Args:
         seed, epoch: integers; every pair has streams of its own.
-        samples: (N,) int64 indices into the data set, on the device where the numbers are wanted.
+        indices: (N,) int64 indices into the data set, on the device where the numbers are wanted.
         purpose: one of PURPOSES; streams of different purposes are independent.
     """
 
-    def __init__(self, seed: int, epoch: int, samples: torch.Tensor, purpose: str = "augmentation"):
+    def __init__(self, seed: int, epoch: int, indices: torch.Tensor, purpose: str = "augmentation"):
         key = torch.tensor(PURPOSES.index(purpose))
         for number in (seed, epoch):
             key = _mix(key * GOLDEN + number)
-        self._streams = _mix(samples * GOLDEN + key.item())
+        self._streams = _mix(indices * GOLDEN + key.item())
         self._count = 0
 
     def __getitem__(self, places: torch.Tensor | slice) -> "Draws":
@@ -41,7 +41,7 @@ class Draws:
         return part
 
     def branch(self) -> "Draws":
-        """Return new streams for the same samples; however much is drawn from them, these move on by one number."""
+        """Return new streams for the same indices; however much is drawn from them, these move on by one number."""
         new = copy.copy(self)
         new._streams, new._count = self.bits(), 0
         return new
@@ -76,9 +76,9 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return _shift_right(Draws(seed, epoch, torch.zeros(1, dtype=torch.int64), "training").bits(), 1).item()
 
 
-def shuffled(samples: torch.Tensor, seed: int, epoch: int) -> torch.Tensor:
-    """Return `samples` in this epoch's order: a sample's place depends on (seed, epoch, its index) alone."""
-    return samples[torch.argsort(Draws(seed, epoch, samples, "order").bits(), stable=True)]
+def shuffled(indices: torch.Tensor, seed: int, epoch: int) -> torch.Tensor:
+    """Return `indices` in this epoch's order: a sample's place depends on (seed, epoch, its index) alone."""
+    return indices[torch.argsort(Draws(seed, epoch, indices, "order").bits(), stable=True)]
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:

@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 
 from common.transforms.basic import change_where, warp
-from common.transforms.color import grey_of
+from common.transforms.color import gray_of
 from common.transforms.random_streams import Draws
 
 STRENGTHS = 31
 SHEAR, SHIFT, TURN = 0.99, 32.0, 135.0  # at full strength: tangent, pixels (of CIFAR's 32), degrees
-FACTOR = 0.99  # at full strength colours are multiplied by 1 - or 1 + so much
+FACTOR = 0.99  # at full strength colors are multiplied by 1 - or 1 + so much
 BITS = 6  # that posterizing takes away at full strength
 
 
@@ -27,7 +27,7 @@ class TrivialAugmentWide:
     """
 
     def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        kinds = draws.integers(len(GEOMETRY) + len(COLOURS) + 1)  # the last one is the identity
+        kinds = draws.integers(len(GEOMETRY) + len(COLORS) + 1)  # the last one is the identity
         strengths = draws.integers(STRENGTHS) / (STRENGTHS - 1)  # 0 to 1
         signs = 1.0 - 2.0 * draws.integers(2)
         is_geometry = kinds < len(GEOMETRY)
@@ -36,7 +36,7 @@ class TrivialAugmentWide:
             images,
             lambda chosen, places: _move(chosen, kinds[places], (signs * strengths)[places]),
         )
-        for number, change in enumerate(COLOURS, len(GEOMETRY)):
+        for number, change in enumerate(COLORS, len(GEOMETRY)):
             images = change_where(kinds == number, images, _with_strengths(change, strengths, signs))
         return images
 
@@ -99,11 +99,11 @@ def _brightness(images, strength, sign):
 
 
 def _saturation(images, strength, sign):
-    return _blend(images, grey_of(images.float()), strength, sign)
+    return _blend(images, gray_of(images.float()), strength, sign)
 
 
 def _contrast(images, strength, sign):
-    return _blend(images, grey_of(images.float()).mean((2, 3), keepdim=True).floor(), strength, sign)
+    return _blend(images, gray_of(images.float()).mean((2, 3), keepdim=True).floor(), strength, sign)
 
 
 def _sharpness(images, strength, sign):
@@ -138,7 +138,7 @@ def _equalize(images, strength, sign):
     return equalize(images)
 
 
-COLOURS = (_brightness, _saturation, _contrast, _sharpness, _posterize, _solarize, _autocontrast, _equalize)
+COLORS = (_brightness, _saturation, _contrast, _sharpness, _posterize, _solarize, _autocontrast, _equalize)
 
 
 def _blend(images, other, strength, sign):
