@@ -64,7 +64,7 @@ class Run(RunFolder):
         """Return `model` on the device, with the weights that the run starts from.
 
         Args:
-            head: name of the split that tells classes apart. With it, what fits of the weights is loaded; without it
+            head: name of the part that tells classes apart. With it, what fits of the weights is loaded; without it
                 they must be those of this very network.
         """
         if self.weights and head:
@@ -111,7 +111,7 @@ class Run(RunFolder):
             stop_log()
 
     def _made(self, config: dict) -> tuple[Path, dict]:
-        """Make the folder of a new run; for class folders and HDF5 its path has the last split of theirs."""
+        """Make the folder of a new run; for class folders and HDF5 its path has the last part of theirs."""
         name, question = self.data.name, self.options.get("question")
         if name in ("folder", "hdf5"):
             name = Path(self.options["data"]).resolve().name

@@ -41,7 +41,7 @@ def fit(
         run: the open run; its recipe says how long, when to stop, what to keep. No epochs: the weights are only
             validated.
         optimizer, schedule: as `run.optimizer` returns them.
-        before_epoch: called with the number of each epoch before it, to freeze and unfreeze splits of the model. It
+        before_epoch: called with the number of each epoch before it, to freeze and unfreeze parts of the model. It
             must depend on that number alone, so that a resumed run does the same.
 
     Raises:

@@ -146,7 +146,7 @@ def _mean_over_views(model: nn.Module, inputs: torch.Tensor, views: Sequence[Cal
 
 
 def _set_training_mode(model: nn.Module) -> None:
-    """Like `model.train()`, but frozen splits stay in evaluation mode: their batch norms keep their statistics."""
+    """Like `model.train()`, but frozen parts stay in evaluation mode: their batch norms keep their statistics."""
     model.train()
     for module in model.modules():
         parameters = list(module.parameters())
