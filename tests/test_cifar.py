@@ -189,6 +189,7 @@ def absent(handler):
     send(handler, b"no such page", status=404)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("answer", [half_and_no_more, half_and_reset, nothing_but_noise, silence, another_page, absent])
 def test_a_failed_download_is_explained_and_leaves_nothing(tmp_path, monkeypatch, answer):
     if answer is half_and_reset and sys.platform != "linux":

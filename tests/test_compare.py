@@ -407,6 +407,7 @@ def test_by_draws_against_an_option(outputs, real, tmp_path, drawn):
     assert "does not make runs different" in refusal(outputs, "--by", "workers")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [

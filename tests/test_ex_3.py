@@ -49,6 +49,7 @@ def test_no_convolution_of_resnet18_has_a_bias():
     assert len(convolutions) == 20 and all(part.bias is None for part in convolutions)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "sizes"), [("lenet", (12, 32, 96)), ("alexnet", (63, 70, 224)), ("resnet18", (8, 32, 64, 96))]
 )

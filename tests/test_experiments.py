@@ -117,6 +117,7 @@ def first_loss(folder):
     return read(folder, "train.json")["epochs"][0]["train_loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -137,6 +138,7 @@ def test_momentum_acts(tmp_path):
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "rates"),
     [
@@ -150,6 +152,7 @@ def test_schedules_by_epoch_reach_the_records(tmp_path, options, rates):
     assert [record["lr"] for record in records] == pytest.approx(rates)
 
 
+@pytest.mark.slow
 def test_plateau_lowers_the_rate_when_the_loss_stays_up(tmp_path):
     folder = small_run(tmp_path, *"-e 4 -lr 0.3 --optimizer sgd --schedule plateau --plateau_patience 0".split())
     records = read(folder, "train.json")["epochs"]
@@ -287,6 +290,7 @@ def test_a_wrong_option_as_a_command_is_one_line_and_code_2(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_help_and_options_do_not_wait_for_heavy_packages():
     heavy = "('matplotlib', 'sklearn', 'scipy', 'torchvision', 'torch._dynamo')"
     code = f"import sys, ex_1; ex_1.parse_options([]); print([name for name in {heavy} if name in sys.modules])"

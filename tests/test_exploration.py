@@ -384,6 +384,7 @@ def test_pictures_are_drawn_whatever_the_names(tmp_path, classes):
             assert max(picture.size) < 6000 and (pixels != 255).any(2).mean() > 0.005
 
 
+@pytest.mark.slow
 def test_duplicates_of_an_earlier_look_do_not_stay(tmp_path):
     train = scenes(8)
     explore(make_data(train, test=[train[0]]), tmp_path)

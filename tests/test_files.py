@@ -166,6 +166,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_process_gives_its_folder_up(tmp_path):
     words = [sys.executable, "-c", LOCKING_PROGRAM, str(tmp_path)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}

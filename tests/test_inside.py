@@ -195,6 +195,7 @@ def test_steps_that_overflow_and_weights_of_zero_do_not_count():
     assert layers["2"]["gradient_norm"] == pytest.approx(6**0.5) and layers["2"]["update_ratio"] is None
 
 
+@pytest.mark.slow
 def test_watching_changes_nothing(network_and_size):
     """Weights, statistics, modes, hooks and random numbers are those of a training that was not watched."""
     model, size = network_and_size

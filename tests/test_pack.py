@@ -268,6 +268,7 @@ def test_names_may_be_anything(tmp_path):
     assert np.array_equal(dataset.pixels, np.stack([noise(place) for place in range(len(names))]))
 
 
+@pytest.mark.slow
 def test_a_new_user_packs_from_elsewhere_and_is_told_what_to_do(tmp_path):
     write_parts(tmp_path / "my data", "train", "val")
     done = command(ROOT / "pack.py", "my data", "--size", "8", "out file.hdf5", cwd=tmp_path)

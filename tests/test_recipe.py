@@ -132,6 +132,7 @@ def plain(tmp_path_factory):
     return train(tmp_path_factory.mktemp("plain"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -166,6 +167,7 @@ def test_a_batch_that_cannot_fit_is_refused_before_the_run(tmp_path):
     assert not list(tmp_path.rglob("config.json"))
 
 
+@pytest.mark.slow
 def test_views_are_told_beside_the_plain_score_never_instead(tmp_path, plain):
     plain, many = (read(run, "test.json") for run in (plain, train(tmp_path, "--tta", "6")))
     assert "tta" not in plain and many["tta"]["views"] == 6

@@ -66,6 +66,7 @@ def test_a_run_killed_before_its_last_file_is_tested_once(interrupted, uninterru
     assert same_result(interrupted, uninterrupted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["model", "optimizer", "schedule", "history"])
 def test_without_one_part_of_the_state_the_end_differs(interrupted, uninterrupted, part):
     state = load_checkpoint(interrupted / "last.pth")
@@ -89,6 +90,7 @@ def test_without_the_seed_of_the_epoch_the_end_differs(interrupted, uninterrupte
     assert not same_result(interrupted, uninterrupted)
 
 
+@pytest.mark.slow
 def test_the_loss_scale_is_part_of_the_state(tmp_path):
     folder = interrupt(lambda: small_run(tmp_path, "--precision", "fp16", "--limit", "20"), tmp_path, before_epoch=2)
     state = load_checkpoint(folder / "last.pth")
@@ -104,6 +106,7 @@ def damage(path):
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [["last.pth"], ["last.pth", "previous.pth"], ["best.pth"]])
 def test_damaged_states_are_named_and_the_one_before_is_used(interrupted, uninterrupted, capsys, names):
     for name in names:
@@ -128,6 +131,7 @@ def test_resuming_a_finished_run_changes_nothing(finished_run, capsys):
     assert {path.name: path.stat().st_mtime_ns for path in finished_run.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_more_epochs_end_as_a_longer_run(tmp_path):
     longer = small_run(tmp_path / "longer", "-e", "3")
     extended = small_run(tmp_path / "extended")

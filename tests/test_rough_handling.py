@@ -80,6 +80,7 @@ def test_other_folders_and_loose_files_are_told_of(tmp_path, capsys):
     assert "12 test image(s) are in the training images too" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "closed", ["| head -0", *(pytest.param(to, marks=pytest.mark.slow) for to in (">&-", "> /dev/full"))]
 )
@@ -93,6 +94,7 @@ def test_a_reader_that_has_gone_does_not_end_the_run(tmp_path, closed):
     assert "finished" in (folder / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_help_on_a_terminal_without_unicode():
     ascii_only = environment(PYTHONIOENCODING="ascii")
     command = [sys.executable, str(ROOT / "ex_1.py"), "--help"]
@@ -112,6 +114,7 @@ def test_a_signal_when_all_is_done_shows_no_traceback(name):
     assert (done.returncode, done.stderr) == (-getattr(signal, name), "")
 
 
+@pytest.mark.slow
 def test_damaged_records_are_made_anew(tmp_path):
     folder = small_run(tmp_path, "--save_every", "1")
     whole = read(folder, "train.json")

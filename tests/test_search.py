@@ -64,6 +64,7 @@ def test_a_grid_is_tried_in_order_and_the_best_alone_is_tested(tmp_path, capsys)
     assert {"history.png", "importance.png", "parallel.png", "log.txt"} <= {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_minimizing_takes_the_least(tmp_path, capsys):
     folder = search(tmp_path, metric={"name": "val_loss"})  # W&B's goal, if none is named
     assert yaml.safe_load((folder / "best.yaml").read_text()) == {"lr": 0.1}
@@ -80,12 +81,14 @@ def test_a_huge_grid_needs_a_number_of_trials(tmp_path):
     assert len(trials(search(tmp_path, "--trials", "2", parameters=parameters))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "cap", "count"), [([], None, 3), (["--trials", "2"], None, 2), ([], 1, 1)])
 def test_the_number_of_trials(tmp_path, words, cap, count):
     top = {"run_cap": cap} if cap else {}
     assert len(trials(search(tmp_path, *words, **top))) == count
 
 
+@pytest.mark.slow
 def test_more_trials_later(tmp_path, capsys):
     search(tmp_path, "--trials", "1")
     capsys.readouterr()
@@ -100,6 +103,7 @@ def test_a_target_ends_the_search(tmp_path):
     assert [(row["lr"], row["state"]) for row in rows] == [("0.1", "finished"), ("0.3", "finished"), ("0.2", "waiting")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [["--bayes", "tpe"], pytest.param(["--bayes", "gp"], marks=pytest.mark.slow)])
 def test_samplers_propose_within_the_space_and_differ(tmp_path, words):
     parameters = {"lr": {"min": 0.0, "max": 1.0}}
@@ -112,6 +116,7 @@ def test_samplers_propose_within_the_space_and_differ(tmp_path, words):
     assert all(0 <= lr <= 1 for lr in proposed[0]) and len(set(proposed[0])) == 4
 
 
+@pytest.mark.slow
 def test_the_same_options_are_not_run_twice(tmp_path, capsys):
     folder = search(tmp_path, "-n", "6", parameters={"lr": {"values": [0.1, 0.2]}}, method="random")
     rows = trials(folder)
@@ -123,6 +128,7 @@ def test_the_same_options_are_not_run_twice(tmp_path, capsys):
     assert "the same options as trial 0" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_failed_trials_are_told_with_their_reason_and_the_search_goes_on(tmp_path, capsys):
     parameters = {"kind": {"values": ["refused", "diverges", "crashes once", "good"]}}
     folder = search(tmp_path, parameters=parameters)
@@ -158,6 +164,7 @@ def test_no_trial_finished(tmp_path):
         search(tmp_path, parameters={"kind": {"value": "refused"}})
 
 
+@pytest.mark.slow
 def test_poor_trials_are_stopped_early(tmp_path):
     parameters = {"lr": {"values": [0.5, 0.1, 0.6, 0.2]}}
     early = {"type": "hyperband", "min_iter": 2}
@@ -231,6 +238,7 @@ def test_the_command_of_the_file_is_run(tmp_path):
     assert "--resume" in said[1] and said[1].endswith("--test=True")
 
 
+@pytest.mark.slow
 def test_threads_are_divided_among_jobs(tmp_path, monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 6)
     folder = search(tmp_path, "--jobs", "3", fixed=["--seconds", "0.2"])
@@ -255,6 +263,7 @@ def test_a_program_that_cannot_be_started(tmp_path):
         search(tmp_path, command=["nosuchprogram", "${program}", "${args}"])
 
 
+@pytest.mark.slow
 def test_words_of_the_command_are_options_too(tmp_path):
     command = ["${env}", "${interpreter}", "${program}", "--epochs=2", "${args}", "--seed=4"]
     folder = search(tmp_path, command=command)
@@ -280,6 +289,7 @@ def test_folders_of_a_deleted_search_are_not_taken_for_its_own(tmp_path):
     assert sorted(path.name for path in (again / "trials").iterdir()) == ["0000", "0000-2", "0001", "0001-2", "0002"]
 
 
+@pytest.mark.slow
 def test_values_near_zero_can_be_drawn(tmp_path):
     """Of a logarithmic distribution whose steps begin at 0, which has no logarithm."""
     parameters = {"lr": {"distribution": "q_log_normal", "mu": -1, "sigma": 2, "q": 1}, "seed": {"min": 0, "max": 9}}
@@ -307,6 +317,7 @@ def test_a_search_killed_while_it_drew_loses_no_point_of_the_grid(tmp_path):
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_trial_that_another_machine_has_taken_over_is_left_to_it(tmp_path, monkeypatch):
     taken = []
@@ -342,6 +353,7 @@ def _signalled(*arguments, **settings):
     return mock.Mock()
 
 
+@pytest.mark.slow
 def test_seeds_are_a_parameter_like_any_other(tmp_path):
     rows = trials(search(tmp_path, parameters={"seed": {"values": [0, 1, 2]}, "lr": {"value": 0.2}}))
     assert [row["seed"] for row in rows] == ["0", "1", "2"]
@@ -384,6 +396,7 @@ def test_programs(tmp_path):
         search(tmp_path, "--program", str(tmp_path / "no.py"))
 
 
+@pytest.mark.slow
 def test_another_search_of_the_same_name_is_refused(tmp_path):
     search(tmp_path)
     with pytest.raises(BadInput, match="began with another parameters; give this one a --name"):

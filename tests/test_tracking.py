@@ -165,10 +165,12 @@ def check_wandb(folder):
     return run
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_every_number_of_every_epoch(tracked):
     check_tensorboard(tracked)
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_scores_and_pictures_at_the_end(tracked):
     shown, scalars = events(tracked), tensorboard_scalars(tracked)
     assert scalars["test/accuracy"] == [(2, pytest.approx(read(tracked, "test.json")["accuracy"]))]
@@ -177,6 +179,7 @@ def test_tensorboard_shows_scores_and_pictures_at_the_end(tracked):
     assert picture.encoded_image_string.startswith(b"\x89PNG") and min(picture.width, picture.height) > 300
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_the_options_beside_the_best_accuracy(tracked):
     values, metrics, has_ended = hparams(tracked)
     options = read(tracked, "config.json")["options"]
@@ -186,12 +189,14 @@ def test_tensorboard_shows_the_options_beside_the_best_accuracy(tracked):
     assert len(list((tracked / "tensorboard").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_wandb_has_every_number_of_every_epoch_and_the_best_as_summary(tracked):
     run = check_wandb(tracked)
     assert run.exit_code == 0
     assert run.summary["test/accuracy"] == read(tracked, "test.json")["accuracy"]
 
 
+@pytest.mark.slow
 def test_wandb_has_the_options_and_the_pictures(tracked):
     run, options = OfflineRun(tracked), read(tracked, "config.json")["options"]
     assert all(run.config[name] == value for name, value in options.items() if not isinstance(value, list))
@@ -202,18 +207,21 @@ def test_wandb_has_the_options_and_the_pictures(tracked):
     assert len(list(tracked.glob("wandb/*/files/media/images/*.png"))) == len(names)
 
 
+@pytest.mark.slow
 def test_a_tracked_run_ends_as_any_other(tracked, plain):
     assert same_result(tracked, plain)
     ours, others = ({path.name for path in folder.iterdir()} for folder in (tracked, plain))
     assert {"tensorboard", "wandb"} <= ours and {"tensorboard", "wandb"}.isdisjoint(others)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_closed_as_such_and_has_its_best(resumed):
     _, before = resumed
     assert (len(before.epochs), before.exit_code) == (2, 1)
     assert before.summary["status"] == "interrupted" and before.summary["best_val_accuracy"] > 0
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_every_epoch_once_and_goes_on_in_the_same_places(resumed):
     folder, before = resumed
     check_tensorboard(folder)
@@ -272,6 +280,7 @@ def test_a_diverged_run_is_closed_as_such(tmp_path):
     assert not hparams(folder)[2]
 
 
+@pytest.mark.slow
 def test_project_and_entity_are_those_that_are_asked_for(tmp_path, monkeypatch):
     run = OfflineRun(small_run(tmp_path, "-e", "0", "--wandb", "-wp", "mine", "-we", "us"))
     assert (run.project, run.entity) == ("mine", "us")
@@ -367,6 +376,7 @@ def test_a_tracker_that_exits_does_not_end_the_run(tmp_path, capsys):
     assert capsys.readouterr().err == "warning: --failing_close has failed and is left out: SystemExit: 255\n"
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_a_tracker_is_for_the_run(tmp_path, plain, capsys):
     """The epoch is saved before it is tracked, so that nothing is lost."""
     tracker, other = failing("epoch", KeyboardInterrupt()), failing("finish")
@@ -380,6 +390,7 @@ def test_ctrl_c_in_a_tracker_is_for_the_run(tmp_path, plain, capsys):
     assert same_result(without_pictures(["--resume", str(folder)]), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [pytest.param("tensorboard", marks=pytest.mark.slow), "wandb"])
 def test_a_missing_package_is_said_before_anything_is_made(tmp_path, name):
     hide = (

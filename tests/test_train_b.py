@@ -194,6 +194,7 @@ def test_a_frozen_backbone_is_run_once(train, monkeypatch):
     assert sum(seen) == 2 * 24 + 6 + 12  # two views of the training images, validation images once, test images once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [["head"], ["last", "--last", "2"], ["staged", "--stage_epochs", "2"], ["all"], ["rescale", "--stage_epochs", "1"]],
