@@ -55,11 +55,7 @@ def run_experiment(
 def measure_speed(
     script: str, options: Namespace, build_model: Callable[[Namespace, int], nn.Module], num_classes: int
 ) -> Path:
-    """Measure how many images a second training gets through instead of training, and return the folder.
-
-    Args:
-        script: `__file__` of the experiment.
-    """
+    """Measure how many images a second training gets through, and return the folder; `script` is a `__file__`."""
     from common.throughput import measure_throughput
 
     machine = _machine(options)

@@ -1,6 +1,4 @@
-"""One run of an experiment: its folder is made at once and whole, locked while a process works in it, and readable at
-every moment.
-"""
+"""One run of an experiment: its folder is made at once and whole, locked while in use, and readable at every moment."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -43,13 +41,7 @@ class Run(RunFolder):
     """
 
     def __init__(
-        self,
-        script: str,
-        options: dict,
-        data: Data,
-        machine: Machine,
-        weights: str | None = None,
-        fit: str = "crop",
+        self, script: str, options: dict, data: Data, machine: Machine, weights: str | None = None, fit: str = "crop"
     ):
         self.script, self.options, self.data, self.machine = Path(script).resolve(), options, data, machine
         self.processes, self.num_classes = machine.processes, len(data.classes)

@@ -33,12 +33,7 @@ class TrainState:
 
     @classmethod
     def of(
-        cls,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        schedule: Schedule,
-        recipe: Recipe,
-        machine: Machine,
+        cls, model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Schedule, recipe: Recipe, machine: Machine
     ) -> "TrainState":
         """Return the state before the first step."""
         return cls(
