@@ -3,6 +3,7 @@
 import bisect
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -12,7 +13,7 @@ from optuna.trial import Trial
 Value = str | int | float | bool | None
 
 
-class Parameter:
+class Parameter(ABC):
     """One parameter of a search.
 
     Optuna knows it as a choice or as a number; `value` says what the option gets. Where the two differ, as for a normal
@@ -23,17 +24,17 @@ class Parameter:
         """Return what Optuna proposes, a share from 0 to 1 unless a form says otherwise."""
         return trial.suggest_float(name, 0, 1)
 
+    @abstractmethod
     def value(self, proposed: Value) -> Value:
         """Return the value of the option for what was proposed."""
-        raise NotImplementedError
 
     def grid(self) -> Sequence[Value] | None:
         """Return the values of a grid; None if it cannot be made of them."""
         return None
 
+    @abstractmethod
     def examples(self) -> list[Value]:
         """Return values of which all are possible if each of the others is."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
