@@ -31,20 +31,15 @@ def measure_throughput(
     max_batch: int,
     memory_budget: float | None,
 ) -> Path:
-    """Train on batches of 1, 2, 4, … made-up images and write `throughput.json` and `.png` to a new run folder.
+    """Train on batches of 1, 2, 4, … made-up images and write `throughput.json` and `.png` to the folder returned.
 
     The series ends before the batch that would exceed the budget, or with the one that memory does not suffice for.
 
     Args:
-        script: `__file__` of the experiment.
-        options: every option by name.
-        model: on the device of `machine`.
-        input_shape: (C, H, W) of an image.
+        script, options: `__file__` of the experiment, and every option by name.
+        model, input_shape: on the device of `machine`, for images (C, H, W).
         max_batch: the largest batch to try.
         memory_budget: for the process on a CPU, in 10^9 bytes; None is a share of what is free. A GPU has its own end.
-
-    Returns:
-        The run folder.
 
     Raises:
         BadInput: the budget is less than what the process takes already.
@@ -52,8 +47,10 @@ def measure_throughput(
     from common.runs import plots
 
     name = Path(script).stem
-    budget = _budget(machine, memory_budget)
-    before = machine.peak_memory_mb() or 0.0
+    budget = None if memory_budget is None else memory_budget * 1e9
+    if budget is None and machine.device.type == "cpu":
+        budget = MEMORY_SHARE * available_memory()
+    before = machine.peak_memory_mb()
     if budget is not None and before * 1e6 > budget:
         raise BadInput(f"--memory_budget {budget / 1e9:g}: without any batch the process takes {before / 1e3:.2f} GB")
     config = {"script": name, "options": options, "memory_budget_mb": budget and round(budget / 1e6)}
@@ -67,8 +64,8 @@ def measure_throughput(
         rows.append(row)
         write_json(folder / "throughput.json", result)
         plots.draw_throughput(folder / "throughput.png", rows, f"{options['model']}: so far")
-        memory = f"{row['peak_memory_mb']:>9,.1f} MB" if row["peak_memory_mb"] else ""
-        info(f"batch size {row['batch_size']:>6,}  {row['images_per_second']:>9,.1f} images/s  {memory}")
+        speed, memory = f"{row['images_per_second']:>9,.1f} images/s", f"{row['peak_memory_mb']:>9,.1f} MB"
+        info(f"batch size {row['batch_size']:>6,}  {speed}  {memory}")
     result["largest_batch_size"] = rows[-1]["batch_size"] if rows else None
     info(f"{result['ended_by']}; the largest batch that was trained on: {result['largest_batch_size']}")
     write_json(folder / "throughput.json", result)
@@ -88,11 +85,9 @@ def _series(
 ) -> Iterator[dict]:
     """Yield a row for each batch size, and note in `result` what the series `ended_by`.
 
-    Args:
-        image_mb: what one image adds at least, unless memory that was freed before has room for it.
+    An image adds at least `image_mb`, unless memory that was freed before has room for it.
     """
-    previous = None
-    size = 1
+    previous, size = None, 1
     while size <= max_batch:
         try:
             row = _time_steps(step(size), size, machine)
@@ -106,23 +101,15 @@ def _series(
             result["ended_by"] = f"a batch of {size:,} runs out of memory"
             return
         yield row
-        peak = row["peak_memory_mb"] or 0.0  # unknown on Windows
+        peak = row["peak_memory_mb"]
         growth = 0.0 if previous is None else peak - previous
         needed = peak + max(2 * growth, image_mb * size)  # twice as many images more than last time
         previous, size = peak, 2 * size
         if budget is not None and needed * 1e6 > budget and size <= max_batch:
-            result["ended_by"] = (
-                f"a batch of {size:,} would need about {needed / 1e3:,.2f} GB of the {budget / 1e9:,.2f} GB budget"
-            )
+            sizes = f"{needed / 1e3:,.2f} GB of the {budget / 1e9:,.2f} GB budget"
+            result["ended_by"] = f"a batch of {size:,} would need about {sizes}"
             return
     result["ended_by"] = f"a batch of {size:,} would be above --max_batch {max_batch:,}"
-
-
-def _budget(machine: Machine, gigabytes: float | None) -> float | None:
-    """Return the bytes that the process may take on a CPU, None on a device that ends the series by itself."""
-    if gigabytes is not None:
-        return gigabytes * 1e9
-    return MEMORY_SHARE * available_memory() if machine.device.type == "cpu" else None
 
 
 def _training_step(

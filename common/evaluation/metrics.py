@@ -1,6 +1,5 @@
 """Scores of a classifier on labelled images, computed from its probabilities."""
 
-import math
 import warnings
 
 import numpy as np
@@ -23,23 +22,20 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> 
     n, count = len(labels), len(classes)
     predicted = probabilities.argmax(1)
     matrix = confusion_matrix(labels, predicted, labels=np.arange(count))
+    images, correct = matrix.sum(axis=1), int(matrix.trace())
     scores = _scores_of_classes(labels, predicted, count)
-    images = matrix.sum(axis=1)
-    auc = [
-        roc_auc_score(labels == label, probabilities[:, label]) if 0 < images[label] < n else math.nan
-        for label in range(count)
-    ]
-    scores["auc_score"] = np.array(auc)
-    present = images > 0
-    correct = int(matrix.trace())
+    scores["auc_score"] = np.full(count, np.nan)
+    for label in np.flatnonzero((images > 0) & (images < n)):
+        scores["auc_score"][label] = roc_auc_score(labels == label, probabilities[:, label])
     return {
         "accuracy": correct / n,
-        **{name: _mean_where_defined(values[present]) for name, values in scores.items()},
+        **{name: _mean_where_defined(values) for name, values in scores.items()},
         "top5_accuracy": _top_accuracy(probabilities, labels, 5) if count >= 5 else None,
         "accuracy_interval_95": wilson_interval(correct, n),
         "expected_calibration_error": calibration_error(probabilities, predicted == labels),
         "per_class": {
-            name: {"images": int(images[label])} | {key: _or_none(values[label]) for key, values in scores.items()}
+            name: {"images": int(images[label])}
+            | {key: _mean_where_defined(values[[label]]) for key, values in scores.items()}
             for label, name in enumerate(classes)
         },
         "images": n,
@@ -72,9 +68,7 @@ def _scores_of_classes(labels: np.ndarray, predicted: np.ndarray, count: int) ->
 
     options = {"labels": np.arange(count), "average": None}
     precision, recall, f1, images = precision_recall_fscore_support(labels, predicted, zero_division=np.nan, **options)
-    with warnings.catch_warnings():  # classes without images warn here; they are NaN below
-        warnings.simplefilter("ignore")
-        iou = jaccard_score(labels, predicted, zero_division=0, **options)
+    iou = jaccard_score(labels, predicted, zero_division=0, **options)
     scores = {"precision_score": precision, "recall_score": recall, "f1_score": f1, "iou_score": iou}
     return {name: np.where(images > 0, values, np.nan) for name, values in scores.items()}
 
@@ -101,7 +95,3 @@ def _notes(classes: list[str], images: np.ndarray, predictions: np.ndarray) -> l
 def _mean_where_defined(values: np.ndarray) -> float | None:
     defined = values[~np.isnan(values)]
     return float(defined.mean()) if len(defined) else None
-
-
-def _or_none(value: float) -> float | None:
-    return None if math.isnan(value) else float(value)

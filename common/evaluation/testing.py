@@ -10,7 +10,6 @@ from torch import nn
 from common.data.batches import Batches
 from common.evaluation.metrics import score
 from common.runs.run import Run
-from common.system.device import Machine
 from common.system.files import write_bytes, write_table
 from common.system.log import info
 from common.training.loop import evaluate
@@ -21,10 +20,8 @@ def evaluate_best(run: Run, model: nn.Module, test: Batches, shown_classes: int 
     """Evaluate the best weights of `run` on the test images and write scores, predictions and pictures.
 
     Where the test images have no labels, the predictions go to `submission.csv` and there is no score. With the option
-    `test` switched off nothing of this happens: a run that may not be the chosen one must not see them.
-
-    Args:
-        shown_classes: so many classes are shown in `class_predictions.png`, ten images of each.
+    `test` switched off nothing of this happens: a run that may not be the chosen one must not see them. So many
+    `shown_classes` are in `class_predictions.png`, ten images of each.
     """
     from common.runs import plots  # imports matplotlib, which no run needs before its first epoch
 
@@ -36,16 +33,15 @@ def evaluate_best(run: Run, model: nn.Module, test: Batches, shown_classes: int 
     started = time.perf_counter()
     logits, labels = evaluate(model, test, run.machine, "testing")
     testing_time = time.perf_counter() - started
-    has_labels, views_count = bool((labels >= 0).all()), run.options["tta"]
-    of_views = _score_views(model, test, run.machine, views_count) if views_count > 1 and has_labels else {}
+    has_labels = bool((labels >= 0).all())
+    of_views = _score_views(run, model, test) if run.options["tta"] > 1 and has_labels else {}
     if not run.processes.is_main:
         return
     probabilities = logits.softmax(1).numpy()
     ids = [test.dataset.ids[sample] for sample in test.split.indices]
     classes = run.config["classes"]
 
-    _write_npz(run, labels.numpy(), probabilities, ids)
-    _write_csv(run, labels.tolist(), probabilities, ids, classes)
+    _write_predictions(run, labels.numpy(), probabilities, ids)
     plots.draw_predictions(run.folder / "predictions.png", test, probabilities, classes)
     if has_labels:
         result = score(probabilities, labels.numpy(), classes)
@@ -59,11 +55,11 @@ def evaluate_best(run: Run, model: nn.Module, test: Batches, shown_classes: int 
         run.write_json("test.json", result)
         plots.draw_confusion_matrix(run.folder / "confusion_matrix.png", labels.numpy(), probabilities, classes)
         if shown_classes:
-            path = run.folder / "class_predictions.png"
-            plots.draw_class_predictions(path, test, probabilities, classes, shown_classes)
+            picture = run.folder / "class_predictions.png"
+            plots.draw_class_predictions(picture, test, probabilities, classes, shown_classes)
         _say_result(result, labels.numpy())
     else:
-        _write_submission(run, probabilities, ids, classes)
+        _write_submission(run, probabilities, ids)
     if run.state.watch is not None:
         from common.inside.plots import look_inside
 
@@ -79,21 +75,19 @@ def _say_result(result: dict, labels: np.ndarray) -> None:
         info(f"not significantly better than always answering the most frequent class, which is right in {chance:.4f}")
 
 
-def _score_views(model: nn.Module, test: Batches, machine: Machine, count: int) -> dict:
-    """Return the entry "tta" of test.json: what the mean over `count` views of each image would score."""
-    logits, labels = evaluate(model, test, machine, f"testing {count} views", views(count))
+def _score_views(run: Run, model: nn.Module, test: Batches) -> dict:
+    """Return the entry "tta" of test.json: what the mean over several views of each image would score."""
+    count = run.options["tta"]
+    logits, labels = evaluate(model, test, run.machine, f"testing {count} views", views(count))
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     info(f"test accuracy of {count} views together: {accuracy:.4f}")
     return {"tta": {"views": count, "accuracy": accuracy, "loss": F.nll_loss(logits, labels).item()}}
 
 
-def _write_npz(run: Run, labels: np.ndarray, probabilities: np.ndarray, ids: list[str]) -> None:
-    buffer = io.BytesIO()
+def _write_predictions(run: Run, labels: np.ndarray, probabilities: np.ndarray, ids: list[str]) -> None:
+    buffer, classes = io.BytesIO(), run.config["classes"]
     np.savez(buffer, labels=labels, probabilities=probabilities, ids=np.array(ids))
     write_bytes(run.folder / "predictions.npz", buffer.getbuffer())
-
-
-def _write_csv(run: Run, labels: list[int], probabilities: np.ndarray, ids: list[str], classes: list[str]) -> None:
     rows = [
         (identifier, classes[label] if label >= 0 else "", classes[row.argmax()], round(float(row.max()), 6))
         for identifier, label, row in zip(ids, labels, probabilities, strict=True)
@@ -101,8 +95,8 @@ def _write_csv(run: Run, labels: list[int], probabilities: np.ndarray, ids: list
     write_table(run.folder / "predictions.csv", [("id", "true", "predicted", "confidence"), *rows])
 
 
-def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str], classes: list[str]) -> None:
-    labels = classes if run.options["submission_labels"] == "names" else range(len(classes))
+def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str]) -> None:
+    labels = run.config["classes"] if run.options["submission_labels"] == "names" else range(run.num_classes)
     rows = [(identifier, labels[label]) for identifier, label in zip(ids, probabilities.argmax(1), strict=True)]
     write_table(run.folder / "submission.csv", [("id", "label"), *rows])
     info(f"the test images have no labels: {len(ids)} predictions are in submission.csv")

@@ -1,8 +1,8 @@
 """Batch normalization that is fast on the CPU for any number of channels, and one over the batches of all processes.
 
-PyTorch's kernel for channels-last tensors works on whole vector registers of 16 float32 channels. A layer of 12
-leaves its last register partly empty, and takes several times as long as one of 16. Here k neighboring pixels are seen
-as one pixel with k times as many channels, which fills the registers; the statistics of the k copies are then joined.
+PyTorch's kernel for channels-last tensors works on whole vector registers of 16 float32 channels: a layer of 12 takes
+several times as long as one of 16. Here k neighboring pixels are seen as one pixel with k times as many channels, which
+fills the registers; the statistics of the k copies are then joined.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from common.system.distributed import all_reduce_with_gradient
+from common.system.distributed import SumOverProcesses
 
 REGISTER = 16  # float32 channels in the widest vector registers
 
@@ -45,11 +45,11 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(images)
         count = images.new_full((1,), images.numel() / self.num_features)  # values of each channel
-        sums = all_reduce_with_gradient(torch.cat([images.sum((0, 2, 3)), count]))
+        sums = SumOverProcesses.apply(torch.cat([images.sum((0, 2, 3)), count]))
         n = sums[-1].detach()
         mean = sums[:-1] / n
         centerd = images - mean[:, None, None]
-        var = all_reduce_with_gradient(centerd.square().sum((0, 2, 3))) / n
+        var = SumOverProcesses.apply(centerd.square().sum((0, 2, 3))) / n
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
@@ -81,7 +81,8 @@ class BatchNorm2d(nn.BatchNorm2d):
         normalized, mean, var = _FoldedNorm.apply(_fold(images, k), self.weight, self.bias, self.eps, k)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
-        return _unfold(normalized, images.shape)
+        n, channels, height, width = images.shape
+        return normalized.permute(0, 2, 3, 1).reshape(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 class _FoldedNorm(torch.autograd.Function):
@@ -125,12 +126,6 @@ def _fold(images: torch.Tensor, k: int) -> torch.Tensor:
     """(N, C, H, W) -> the same memory as (1, k * C, N * H * W / k, 1), channels last."""
     pixels = images.permute(0, 2, 3, 1).reshape(1, -1, 1, k * images.shape[1])
     return pixels.permute(0, 3, 1, 2)
-
-
-def _unfold(folded: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """The inverse of `_fold`; `shape` is (N, C, H, W)."""
-    n, channels, height, width = shape
-    return folded.permute(0, 2, 3, 1).reshape(n, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _affine(folded: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, k: int) -> torch.Tensor:

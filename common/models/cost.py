@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -13,9 +14,8 @@ from common.models.modes import eval_mode
 def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
     """Return the text of `summary.txt` for images of `input_shape` (C, H, W), without touching the model.
 
-    torchsummary prints instead of returning, runs the model in whatever mode it is in (which moves batch norm's
-    statistics), draws random numbers, and counts a shared layer at each use: hence the copy, the mode, the fork of the
-    random state, and the totals from the parameters themselves.
+    torchsummary prints, moves batch norm's statistics, draws random numbers, and counts a shared layer at each use:
+    hence the copy in evaluation mode, the fork of the random state, and the totals from the parameters themselves.
     """
     from torchsummary import summary
 
@@ -26,15 +26,12 @@ def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
             summary(replica, tuple(input_shape), device="cpu")
     except Exception as error:  # a network that torchsummary cannot follow must not stop an experiment
         table.write(f"torchsummary cannot show this network: {error}\n")
-    table.write(f"\n{_operations_table(replica, input_shape)}\n")
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    buffers = sum(buffer.numel() for buffer in model.buffers())
+    trainable = _numel(parameter for parameter in model.parameters() if parameter.requires_grad)
     costs = cost(model, input_shape)
     return (
-        f"{table.getvalue()}\n"
-        f"Parameters of the model: {parameters:,} ({trainable:,} trainable), and {buffers:,} values of running "
-        f"statistics.\n"
+        f"{table.getvalue()}\n{_operations_table(replica, input_shape)}\n\n"
+        f"Parameters of the model: {_numel(model.parameters()):,} ({trainable:,} trainable), "
+        f"and {_numel(model.buffers()):,} values of running statistics.\n"
         f"One image: {costs['flops']:,} operations forward; {costs['activation_mb']:,} MB kept for the backward pass.\n"
         f"Parameters take {costs['parameter_mb']:,} MB, their gradients as much again, and Adam's averages twice.\n"
     )
@@ -44,14 +41,9 @@ def cost(model: nn.Module, input_shape: tuple[int, ...], images: int = 2) -> dic
     """Return what one image of `input_shape` (C, H, W) costs; the model is afterwards as it was.
 
     `flops` are the multiplications and additions of a forward pass, as `torch.utils.flop_counter` counts them;
-    `activation_mb` what a training step keeps of it for the backward pass, `parameter_mb` the size of all parameters
-    (gradients take as much again, and Adam's averages twice as much), both in 10^6 bytes.
-
-    Args:
-        images: in the batch that is tried; of a single one batch norm may not be able to take statistics.
+    `activation_mb` what a training step keeps of it for the backward pass, `parameter_mb` the size of all parameters,
+    both in 10^6 bytes. A batch of `images` is tried: of one alone batch norm may not be able to take statistics.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
     parameters = list(model.parameters())
     known = {_address(tensor) for tensor in (*parameters, *model.buffers())}
     kept: dict[int, int] = {}  # the memory blocks that the backward pass needs: address -> bytes
@@ -62,16 +54,18 @@ def cost(model: nn.Module, input_shape: tuple[int, ...], images: int = 2) -> dic
         return tensor
 
     inputs = torch.zeros(images, *input_shape, device=parameters[0].device)
-    counter = FlopCounterMode(display=False)
-    with _restored(model):
-        model.train()
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            model(inputs)
-        model.eval()
-        with torch.no_grad(), counter:
-            model(inputs[:1])
+    statistics = [(buffer, buffer.clone()) for buffer in model.buffers()]  # a copy of all would double the memory
+    try:
+        with eval_mode(model):
+            operations = _count_operations(model, inputs[:1])
+            model.train()
+            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+                model(inputs)
+    finally:
+        for buffer, value in statistics:
+            buffer.copy_(value)
     return {
-        "flops": counter.get_total_flops(),
+        "flops": operations.get_total_flops(),
         "activation_mb": round(sum(kept.values()) / images / 1e6, 3),
         "parameter_mb": round(sum(parameter.nbytes for parameter in parameters) / 1e6, 3),
     }
@@ -81,16 +75,18 @@ def _address(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-@contextlib.contextmanager
-def _restored(model: nn.Module):
-    """Put running statistics, modes and random numbers back to what they were. A copy would double the memory."""
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    with eval_mode(model):
-        try:
-            yield
-        finally:
-            for buffer, value in buffers:
-                buffer.copy_(value)
+def _numel(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+@torch.no_grad()
+def _count_operations(model: nn.Module, inputs: torch.Tensor):
+    """Return a `FlopCounterMode` that has seen a forward pass."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        model(inputs)
+    return counter
 
 
 def _operations_table(model: nn.Module, input_shape: tuple[int, ...]) -> str:
@@ -98,21 +94,15 @@ def _operations_table(model: nn.Module, input_shape: tuple[int, ...]) -> str:
 
     Counted are multiplications and additions of convolutions and matrix products, where nearly all of the work is.
     """
-    from torch.utils.flop_counter import FlopCounterMode
-
-    counter = FlopCounterMode(display=False)
-    with torch.no_grad(), counter:
-        model(torch.zeros(1, *input_shape))
-    counts = counter.get_flop_counts()
+    counts = _count_operations(model, torch.zeros(1, *input_shape)).get_flop_counts()
     rows = [("layer", "kind", "parameters", "operations")]
     for name, layer in model.named_modules():
-        own = sum(parameter.numel() for parameter in layer.parameters(recurse=False))
+        own = _numel(layer.parameters(recurse=False))
         operations = sum(counts.get(f"{type(model).__name__}.{name}", {}).values())
         is_leaf = next(layer.children(), None) is None
         if own or (is_leaf and operations):
             rows.append((name, type(layer).__name__, f"{own:,}", f"{operations:,}"))
-    total = sum(counts["Global"].values())
-    rows.append(("all", "", f"{sum(parameter.numel() for parameter in model.parameters()):,}", f"{total:,}"))
+    rows.append(("all", "", f"{_numel(model.parameters()):,}", f"{sum(counts['Global'].values()):,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -38,8 +38,7 @@ class Rescaler(nn.Module):
     "Learning to Resize Images for Computer Vision Tasks", 2021, have the same bypass).
 
     Args:
-        size: side in pixels of what comes out.
-        channels: of the layers within.
+        size, channels: side in pixels of what comes out, and the channels of the layers within.
     """
 
     def __init__(self, size: int, channels: int = 16):
@@ -77,4 +76,4 @@ def discriminative_lrs(parts: Iterable[nn.Module], lr: float, factor: float) -> 
     """Return an optimizer's parameter groups, one for each part: the first has the rate `lr`, each next one `factor`
     times the rate of the one before (Howard and Ruder: "Universal Language Model Fine-tuning", 2018).
     """
-    return [{"params": part.parameters(), "lr": lr * factor**place} for place, part in enumerate(parts)]
+    return [{"params": list(part.parameters()), "lr": lr * factor**place} for place, part in enumerate(parts)]

@@ -32,11 +32,7 @@ def resnet_backbone(name: str) -> tuple[nn.Module, int]:
 
 
 def find_weights(which: str | None, name: str | None) -> str | None:
-    """Return the file with the weights to begin with: `which`, or the ImageNet weights of the network `name`, or None.
-
-    Args:
-        which: a file, "imagenet", or "none".
-    """
+    """Return the file to begin with: `which`, a file itself, "imagenet" (weights of the network `name`) or "none"."""
     if which == "imagenet":
         with local_main_first():  # so that one downloads and the others find them
             return imagenet_weights(name)

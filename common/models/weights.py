@@ -1,6 +1,7 @@
 """Weights from a file, of ours or of others, into a network: all of them, or what fits."""
 
 import io
+import re
 from pathlib import Path
 
 import torch
@@ -11,32 +12,29 @@ from common.system.errors import BadInput
 from common.system.log import info
 
 CONTAINERS = ("model", "state_dict", "net")  # under one of these keys training scripts store the weights, or bare
-PREFIXES = ("module.", "_orig_mod.")
 LISTED = 4  # names of tensors in a message; all are counted
 
 
 def load_weights(model: nn.Module, file: str, classes: list[str]) -> None:
-    """Load the weights in `file` into `model`: any checkpoint that `read_weights` reads.
-
-    Warns if a checkpoint of ours was trained for other classes than `classes`.
+    """Load the weights in `file` into `model`, and warn if they were trained for other classes than `classes`.
 
     Raises:
         BadInput: the file cannot be read or belongs to another network; the text says what differs.
     """
-    weights, trained_for = read_weights(file)
+    weights, others = read_weights(file, classes)
     difference = _difference(model.state_dict(), weights)
     if difference:
         raise BadInput(f"--weights {file} does not fit this network: {difference}")
     model.load_state_dict(weights)
-    if trained_for not in (None, classes):
-        info(f"warning: --weights {file} was trained for other classes: {', '.join(trained_for[:10])}")
+    if others:
+        info(f"warning: --weights {file} was trained for other classes: {', '.join(others[:10])}")
 
 
-def read_weights(file: str) -> tuple[dict, list[str] | None]:
-    """Return the weights by name in a checkpoint, of ours or of others, and the classes it was trained for, if known.
+def read_weights(file: str, classes: list[str]) -> tuple[dict, list[str] | None]:
+    """Return the weights by name in a checkpoint, and the classes that it was trained for if those are not `classes`.
 
-    The weights are all that the file holds, or what it holds as "model", "state_dict" or "net". The names lose the
-    prefixes that `DataParallel` and `torch.compile` give them.
+    The weights are all that the file holds, or what it holds as one of CONTAINERS. The names lose the prefixes that
+    `DataParallel` and `torch.compile` give them. Only checkpoints of ours tell their classes.
 
     Raises:
         BadInput: the file cannot be read safely, is damaged, or holds no weights by name.
@@ -51,19 +49,12 @@ def read_weights(file: str) -> tuple[dict, list[str] | None]:
         raise
     except Exception as error:  # the readers of old formats raise nearly anything for other files
         raise BadInput(f"--weights {file} is no checkpoint that can be read safely") from error
-    weights = loaded
-    if isinstance(loaded, dict):
-        weights = next((loaded[key] for key in CONTAINERS if key in loaded), loaded)
+    weights = isinstance(loaded, dict) and next((loaded[key] for key in CONTAINERS if key in loaded), loaded)
     if not isinstance(weights, dict):
         raise BadInput(f"--weights {file} does not fit this network: it holds no weights by name")
-    classes = loaded.get("config", {}).get("classes") if is_ours else None
-    return {_without_prefixes(str(name)): value for name, value in weights.items()}, classes
-
-
-def _without_prefixes(name: str) -> str:
-    while name.startswith(PREFIXES):
-        name = name.partition(".")[2]
-    return name
+    trained_for = loaded.get("config", {}).get("classes") if is_ours else None
+    weights = {re.sub(r"^((module|_orig_mod)\.)+", "", str(name)): value for name, value in weights.items()}
+    return weights, None if trained_for == classes else trained_for
 
 
 def _difference(wanted: dict, found: dict) -> str | None:
@@ -85,39 +76,35 @@ def load_matching(model: nn.Module, file: str, classes: list[str], head: str = "
     that is known to tell other classes apart.
 
     Args:
-        classes: those that `model` tells apart.
-        head: name of the part that does.
+        classes, head: those that `model` tells apart, and the name of the part that does.
 
     Raises:
         BadInput: the file cannot be read, or nothing in it fits.
     """
-    tensors, trained_for = read_weights(file)
+    tensors, others = read_weights(file, classes)
     wanted = model.state_dict()
     found = {name if name in wanted else f"backbone.{name}": tensor for name, tensor in tensors.items()}
     fitting = {name for name in wanted if getattr(found.get(name), "shape", None) == wanted[name].shape}
     for part in {name.partition(".")[0] for name in wanted} - {"backbone"}:
         of_part = {name for name in wanted if name.startswith(f"{part}.")}
-        is_of_others = part == head and trained_for not in (None, classes)
-        if is_of_others or not of_part <= fitting:
+        if (part == head and others) or not of_part <= fitting:
             fitting -= of_part
     if not any(wanted[name].dim() for name in fitting):  # counters of batches fit everywhere
-        raise BadInput(
-            f"--weights {file} does not fit this network: none of its tensors does (is it of another --model?)"
-        )
+        none = "none of its tensors does (is it of another --model?)"
+        raise BadInput(f"--weights {file} does not fit this network: {none}")
     model.load_state_dict({name: found[name] for name in fitting}, strict=False)
 
     # Old files have no counters of batches, which nothing needs.
     new = [name for name in wanted if name not in fitting and not name.endswith("num_batches_tracked")]
     unused = [name for name in tensors if not fitting & {name, f"backbone.{name}"}]
     warning = "" if all(name.startswith((f"{head}.", "rescaler.")) for name in new) else "warning: "
-    others = f" (trained for other classes: {_listed(trained_for)})" if trained_for not in (None, classes) else ""
+    remark = f" (trained for other classes: {_listed(others)})" if others else ""
     info(
-        f"{warning}{len(fitting)} of {len(wanted)} tensors are from {file}{others}; "
+        f"{warning}{len(fitting)} of {len(wanted)} tensors are from {file}{remark}; "
         f"not in it, or of another shape: {_listed(new)}; not used of it: {_listed(unused)}"
     )
 
 
 def _listed(names: list[str]) -> str:
-    if not names:
-        return "none"
-    return f"{len(names)} ({', '.join(names[:LISTED])}{', …' if len(names) > LISTED else ''})"
+    more = ", …" if len(names) > LISTED else ""
+    return f"{len(names)} ({', '.join(names[:LISTED])}{more})" if names else "none"

@@ -7,8 +7,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 class EMA(AveragedModel):
     """The exponential moving average of a network's weights and running statistics (Polyak and Juditsky, 1992).
 
-    Args:
-        decay: share of the old average that each step keeps.
+    Each step keeps the share `decay` of the old average.
     """
 
     def __init__(self, model: nn.Module, decay: float):

@@ -17,28 +17,20 @@ OPEN_ENDED = ("none", "step", "multistep", "plateau")
 def build_optimizer(
     parameters: Iterable, name: str, lr: float, weight_decay: float = 0.0, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
-    """Return one of OPTIMIZERS.
+    """Return one of OPTIMIZERS for parameters, or for groups of them.
 
-    Args:
-        parameters: of the model, or parameter groups.
-        momentum: of sgd, where it is Nesterov's (0 is plain descent), and of rmsprop.
+    `momentum` is that of rmsprop and of sgd, where it is Nesterov's (0 is plain descent).
     """
-    parameters = [
-        group | {"params": list(group["params"])} if isinstance(group, dict) else group for group in parameters
-    ]
+    parameters = list(parameters)
     common = {"lr": lr, "weight_decay": weight_decay}
     if name == "rmsprop":
         return torch.optim.RMSprop(parameters, momentum=momentum, **common)
     # Fused kernels pass over the weights once, and on CUDA work with a loss scaler without waiting for the device.
-    common["fused"] = _device(parameters) in ("cpu", "cuda") or None
+    first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
+    common["fused"] = first.device.type in ("cpu", "cuda") or None
     if name == "sgd":
         return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](parameters, **common)
-
-
-def _device(parameters: list) -> str:
-    first = parameters[0]
-    return (first["params"][0] if isinstance(first, dict) else first).device.type
 
 
 class Schedule:
@@ -65,24 +57,19 @@ class Schedule:
         plateau_patience: int = 10,
     ):
         check_schedule(name, len(steps), warmup_epochs, milestones)
-        total = max(1, sum(steps))
+        total, whole = max(1, sum(steps)), int(warmup_epochs)
+        warmup_steps = sum(steps[:whole]) + round((warmup_epochs - whole) * sum(steps[whole : whole + 1]))
+        rates = [group["lr"] for group in optimizer.param_groups]
+        makers = {
+            "none": lambda: lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0),
+            "step": lambda: lr_scheduler.StepLR(optimizer, step_size, gamma),
+            "multistep": lambda: lr_scheduler.MultiStepLR(optimizer, milestones, gamma),
+            "cosine": lambda: lr_scheduler.LambdaLR(optimizer, _cosine(total, warmup_steps)),
+            "plateau": lambda: lr_scheduler.ReduceLROnPlateau(optimizer, "min", gamma, plateau_patience),
+            "onecycle": lambda: lr_scheduler.OneCycleLR(optimizer, rates, total + 1, cycle_momentum=False),
+        }
+        self.scheduler = makers[name]()
         self.by_step, self.by_loss = name in ("cosine", "onecycle"), name == "plateau"
-        if name == "none":
-            self.scheduler = lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0)
-        elif name == "step":
-            self.scheduler = lr_scheduler.StepLR(optimizer, step_size, gamma)
-        elif name == "multistep":
-            self.scheduler = lr_scheduler.MultiStepLR(optimizer, milestones, gamma)
-        elif name == "cosine":
-            whole = int(warmup_epochs)
-            warmup_steps = sum(steps[:whole]) + round((warmup_epochs - whole) * sum(steps[whole : whole + 1]))
-            factor = _cosine(total, warmup_steps)
-            self.scheduler = lr_scheduler.LambdaLR(optimizer, factor)
-        elif name == "plateau":
-            self.scheduler = lr_scheduler.ReduceLROnPlateau(optimizer, factor=gamma, patience=plateau_patience)
-        else:
-            rates = [group["lr"] for group in optimizer.param_groups]
-            self.scheduler = lr_scheduler.OneCycleLR(optimizer, rates, total_steps=total + 1, cycle_momentum=False)
         self.state_dict, self.load_state_dict = self.scheduler.state_dict, self.scheduler.load_state_dict
 
     def after_step(self) -> None:
@@ -97,11 +84,7 @@ class Schedule:
 
 
 def check_schedule(name: str, epochs: int, warmup_epochs: float, milestones: Sequence[int]) -> None:
-    """Make sure that a schedule has what it needs.
-
-    Raises:
-        BadInput: its options contradict each other.
-    """
+    """Raise BadInput if the options of a schedule contradict each other, or one that it needs is missing."""
     if name == "cosine" and warmup_epochs >= max(epochs, 1):
         raise BadInput(f"--warmup_epochs {warmup_epochs:g} must be less than --epochs {epochs}")
     if name == "multistep" and not milestones:

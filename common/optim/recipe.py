@@ -42,11 +42,7 @@ class Recipe:
         return cls(**{field.name: options[field.name] for field in fields(cls)})
 
     def build(self, parameters: Iterable, train: Batches) -> tuple[torch.optim.Optimizer, Schedule]:
-        """Return the optimizer of `parameters` (or of groups of them) and its schedule over the batches `train`.
-
-        Raises:
-            BadInput: the schedule contradicts the number of epochs, or lacks a value.
-        """
+        """Return the optimizer of `parameters` (or of groups of them) and its schedule over the batches `train`."""
         optimizer = build_optimizer(parameters, self.optimizer, self.lr, self.weight_decay, self.momentum)
         steps = [-(-train.batches_in(epoch) // self.accumulate) for epoch in range(1, self.epochs + 1)]
         schedule = Schedule(

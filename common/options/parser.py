@@ -9,10 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.optim.optimizers import OPEN_ENDED, check_schedule
-from common.options.types import (
-    absolute_path,
-    nearest,
-)  # fmt: skip
+from common.options.types import absolute_path, nearest
 from common.runs.folder import read_config
 from common.runs.tracking import check_installed
 from common.system.errors import BadInput
@@ -54,11 +51,7 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(f"{message.removeprefix('argument ')} (--help lists all options)")
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Return all options of the command line `argv` (default: the process's own).
-
-        Raises:
-            BadInput: an unknown option or key, or a value that it does not take.
-        """
+        """Return all options of the command line `argv` (default: the process's own), or raise `BadInput`."""
         typed = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         first.add_argument("--config", action="append", type=absolute_path, default=[])
@@ -84,9 +77,8 @@ class Parser(argparse.ArgumentParser):
             options["data"] = None  # a default place is that of the default data set
         if options["data"]:
             options["data"] = absolute_path(options["data"])
-        for name in given:
-            owner, values = self.works_only_with.get(name, (None, ()))
-            if owner and options[owner] not in values:
+        for name, (owner, values) in self.works_only_with.items():
+            if name in given and options[owner] not in values:
                 use = f"without --{owner}" if values == (True,) else f"with --{owner} {options[owner]}"
                 info(f"note: --{name} does nothing {use}")
         return options
@@ -95,19 +87,15 @@ class Parser(argparse.ArgumentParser):
         """Parse `words`; options that are not among them are `_UNSET`."""
         unset = argparse.Namespace(**dict.fromkeys(self._defaults_of_all(), _UNSET))
         options, unknown = self.parse_known_args(words, unset)
+        if unknown and not unknown[0].startswith("-"):
+            self.error(f"{unknown[0]!r} belongs to no option")
         if unknown:
-            word = unknown[0]
-            if not word.startswith("-"):
-                self.error(f"{word!r} belongs to no option")
-            self.error(f"there is no option {word.split('=')[0]}{nearest(word.split('=')[0], self._option_strings())}")
+            name = unknown[0].split("=")[0]
+            self.error(f"there is no option {name}{nearest(name, sorted(self._option_string_actions))}")
         return options
 
     def _resumed(self, given: dict) -> dict:
-        """Return the options stored in the run to be resumed.
-
-        Raises:
-            BadInput: there is no such run, it is another script's, or `given` contradicts what is stored.
-        """
+        """Return the options stored in the run to be resumed; what is `given` must not contradict them."""
         folder = given["resume"] = Path(given["resume"])
         if not (folder / "config.json").is_file():
             raise BadInput(f"--resume {folder}: there is no run in that folder (no config.json)")
@@ -116,11 +104,11 @@ class Parser(argparse.ArgumentParser):
             raise BadInput(f"--resume {folder}: that run is of {config['script']}.py; resume it with that")
         stored = self._defaults_of_all() | config["options"] | {"dataset": [config["dataset"]]}
         for name, value in given.items():
-            if name in MAY_DIFFER_ON_RESUME or name == "resume" or value == stored.get(name):
+            is_more = name == "epochs" and value > stored["epochs"]
+            may_differ = name in MAY_DIFFER_ON_RESUME or (is_more and stored["schedule"] in OPEN_ENDED)
+            if may_differ or name == "resume" or value == stored.get(name):
                 continue
-            if name == "epochs" and value > stored["epochs"]:
-                if stored["schedule"] in OPEN_ENDED:
-                    continue
+            if is_more:
                 raise BadInput(
                     f"--epochs {value}: the run began with {stored['epochs']}, and its schedule "
                     f"{stored['schedule']!r} is planned for exactly so many; start a new run"
@@ -146,25 +134,19 @@ class Parser(argparse.ArgumentParser):
         return [self._word(str(key), value, f"--config {name}") for key, value in content.items() if value is not None]
 
     def _from_pairs(self, pairs: list[str]) -> list[str]:
-        words = []
         for pair in pairs:
-            key, equals, value = pair.partition("=")
-            if not equals:
+            if "=" not in pair:
                 raise BadInput(f"--override {pair}: must be key=value")
-            words.append(self._word(key, value, "--override"))
-        return words
+        return [self._word(*pair.split("=", 1), "--override") for pair in pairs]
 
     def _word(self, key: str, value, source: str) -> str:
         option = _with_underscores(f"--{key}")
-        long_names = [name for name in self._option_strings() if name.startswith("--")]
+        long_names = [name for name in sorted(self._option_string_actions) if name.startswith("--")]
         if key in ("config", "override", "help", "resume"):
             raise BadInput(f"{source}: {key!r} can only be typed on the command line")
         if option not in long_names:
             raise BadInput(f"{source}: there is no option {key!r}{nearest(option, long_names).replace('--', '')}")
         return f"{option}={_typed(value)}"
-
-    def _option_strings(self) -> list[str]:
-        return sorted(self._option_string_actions)
 
     def _defaults_of_all(self) -> dict:
         return {action.dest: action.default for action in self._actions if action.default is not argparse.SUPPRESS}
@@ -184,17 +166,15 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def _typed(value) -> str:
     """Return a value as it would be typed."""
-    if not isinstance(value, list):
-        return str(value)
-    return ",".join(":".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
+    if isinstance(value, list):
+        return ",".join(":".join(map(str, item)) if isinstance(item, list) else str(item) for item in value)
+    return str(value)
 
 
 def _with_underscores(word: str) -> str:
     """Return `--batch-size=8` as `--batch_size=8`."""
-    if not word.startswith("--"):
-        return word
     name, equals, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + equals + value
+    return "--" + name[2:].replace("-", "_") + equals + value if word.startswith("--") else word
 
 
 def _implied_dataset(data: str) -> str:

@@ -21,31 +21,24 @@ SWITCH = {"type": switch, "nargs": "?", "const": True, "metavar": "BOOL"}  # `-b
 
 def integer(low: int, high: int = 2**31 - 1) -> Callable[[str], int]:
     """Return a reader of integers from `low` to `high`."""
-
-    def read(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not an integer") from None
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} must be from {low} to {high}")
-        return value
-
-    return read
+    return _number(int, "an integer", lambda value: low <= value <= high, f"from {low} to {high}")
 
 
 def number(low: float = -math.inf, below: float = 1e30, above: float = -math.inf) -> Callable[[str], float]:
     """Return a reader of numbers x with low <= x, above < x < below."""
+    bounds = [f"at least {low:g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
+    bounds.append(f"below {below:g}")
+    return _number(float, "a number", lambda x: low <= x < below and above < x, " and ".join(bounds))
 
-    def read(text: str) -> float:
+
+def _number(kind: type, what: str, is_allowed: Callable[[float], bool], bounds: str) -> Callable:
+    def read(text: str):
         try:
-            value = float(text)
+            value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        if not (low <= value < below and above < value):
-            bounds = [f"at least {low:g}"] * (low > -math.inf) + [f"above {above:g}"] * (above > -math.inf)
-            bounds += [f"below {below:g}"]
-            raise argparse.ArgumentTypeError(f"{text} must be {' and '.join(bounds)}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+        if not is_allowed(value):
+            raise argparse.ArgumentTypeError(f"{text} must be {bounds}")
         return value
 
     return read
@@ -67,9 +60,8 @@ def batch_schedule(text: str) -> list[list[int]]:
         pairs = [[]]
     epochs = [pair[0] for pair in pairs if len(pair) == 2]
     if len(epochs) < len(pairs) or epochs != sorted(set(epochs)):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} must be pairs of an epoch and a batch size, with increasing epochs, such as 60:256,120:512"
-        )
+        wanted = "pairs of an epoch and a batch size, with increasing epochs, such as 60:256,120:512"
+        raise argparse.ArgumentTypeError(f"{text!r} must be {wanted}")
     return pairs
 
 
@@ -87,12 +79,7 @@ def one_or_several(count: int) -> Callable[[str], list[int]]:
 
 def activation(text: str) -> str:
     """Return the name of an activation of `torch.nn` that takes no argument, as it is spelled there."""
-    names = {name.lower(): name for name in _activations()}
-    if text.lower() not in names:
-        close = difflib.get_close_matches(text.lower(), names, n=1, cutoff=0.5)
-        hint = f"; did you mean {names[close[0]]}?" if close else ""
-        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names.values())}{hint}")
-    return names[text.lower()]
+    return one_of(_activations())(text)
 
 
 def _activations() -> list[str]:
@@ -128,12 +115,13 @@ def path(text: str) -> str:
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
-    """Return a reader of one of `names`, in any case."""
+    """Return a reader of one of `names`, typed in any case."""
+    spelled = {name.lower(): name for name in names}
 
     def read(text: str) -> str:
-        if text.lower() not in names:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}{nearest(text.lower(), names)}")
-        return text.lower()
+        if text.lower() not in spelled:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}{nearest(text, names)}")
+        return spelled[text.lower()]
 
     return read
 
@@ -145,5 +133,6 @@ def one_or_more_of(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 def nearest(word: str, names: Sequence[str]) -> str:
     """Return a hint at the one of `names` that `word` resembles, or nothing."""
-    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    spelled = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(word.lower(), spelled, n=1, cutoff=0.5)
+    return f"; did you mean {spelled[close[0]]}?" if close else ""

@@ -22,8 +22,8 @@ from common.system.log import info
 class Classifier:
     """A network in evaluation mode and everything between an image file and its probabilities.
 
-    `stored_size` and `fit` say which square of an image the run took (see `frame`), `transform` what
-    evaluation did to that: exactly so are images treated here, because a network knows no others.
+    `stored_size` and `fit` say which square of an image the run took (see `frame`), `transform` what evaluation did to
+    that: a network knows no others.
     """
 
     model: nn.Module
@@ -34,11 +34,7 @@ class Classifier:
     machine: Machine
 
     def read(self, path: Path) -> np.ndarray:
-        """Return (stored_size, stored_size, 3) uint8.
-
-        Raises:
-            BadInput: the file cannot be read.
-        """
+        """Return (stored_size, stored_size, 3) uint8; a file that cannot be read raises BadInput."""
         image, _ = read_image(path)
         return square(frame(image, self.stored_size, self.fit))
 
@@ -56,14 +52,11 @@ class Classifier:
 
 
 def find_checkpoint(run: str) -> Path:
-    """Return the path of the best weights of a run, given its folder or that path.
-
-    Raises:
-        BadInput: there is nothing, or nothing yet.
-    """
+    """Return the path of the best weights of a run, given its folder or that path, or raise BadInput."""
     path = Path(run)
-    if path.is_file() or (path / "best.pth").is_file():
-        return path if path.is_file() else path / "best.pth"
+    for file in (path, path / "best.pth"):
+        if file.is_file():
+            return file
     if not path.is_dir():
         raise BadInput(f"{run}: there is no such run folder or checkpoint")
     if (path / "config.json").is_file():
@@ -76,8 +69,7 @@ def find_checkpoint(run: str) -> Path:
 def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classifier:
     """Return the network whose best weights are in the file `checkpoint`, and say which it is.
 
-    Args:
-        scripts: the folder of the experiments, from which the one named in the checkpoint is imported.
+    The experiment that it names is imported from the folder `scripts`.
 
     Raises:
         BadInput: the file is missing or damaged, or its script is missing or builds another network now.

@@ -40,10 +40,9 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
 
 
 def describe_network(model: nn.Module, input_shape: tuple[int, ...], images: int = 2) -> dict:
-    """Return what there is to say of a network that takes images of `input_shape` (C, H, W); see `cost`.
+    """Return what there is to say of a network that takes images of `input_shape` (C, H, W).
 
-    Raises:
-        ValueError: it cannot be trained on batches of so many `images`.
+    ValueError is raised if it cannot be trained on batches of so many `images`; see `cost`.
     """
     return {
         "model": type(model).__name__,

@@ -67,11 +67,7 @@ def lock(folder: Path) -> contextlib.ExitStack:
 
 
 def read_config(folder: Path) -> dict:
-    """Return the config.json of a run.
-
-    Raises:
-        BadInput: it is missing or damaged.
-    """
+    """Return the config.json of a run; one that is missing or damaged raises BadInput."""
     config = _read_json(folder / "config.json")
     if any((folder / name).exists() for name in NO_RUNS) and not (folder / "train.json").exists():
         raise BadInput(f"{folder} is no training: there is nothing to resume; start it anew")

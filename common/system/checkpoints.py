@@ -1,8 +1,7 @@
 """Checkpoint files: tensors and plain Python values, with a checksum that is verified before anything is believed.
 
-The file is what `torch.save` writes, followed by one line with its SHA-256. The zip format ignores what follows, so
-`torch.load(path, weights_only=True)` reads it as it is. The line is needed because `torch.load` does not notice
-flipped bits.
+The file is what `torch.save` writes, followed by one line with its SHA-256, as `torch.load` does not notice flipped
+bits. The zip format ignores what follows, so `torch.load(path, weights_only=True)` reads it as it is.
 """
 
 import hashlib
@@ -33,8 +32,7 @@ def save_checkpoint(path: Path, content: dict, keep_old_as: Path | None = None) 
 def load_checkpoint(path: Path, keys: set[str] = frozenset()) -> dict:
     """Return the content of a checkpoint that `save_checkpoint` wrote, its tensors on the CPU.
 
-    Raises:
-        Damaged: the file is missing, is not what was written, or lacks one of `keys`.
+    `Damaged` is raised if the file is missing, is not what was written, or lacks one of `keys`.
     """
     content, is_sealed = read_sealed(path)
     if not is_sealed:
@@ -46,10 +44,9 @@ def load_checkpoint(path: Path, keys: set[str] = frozenset()) -> dict:
 
 
 def read_sealed(path: Path) -> tuple[bytes, bool]:
-    """Return the bytes of a checkpoint, and whether they have the seal of `save_checkpoint`, which is verified.
+    """Return the bytes of a checkpoint, and whether they have the seal of `save_checkpoint`.
 
-    Raises:
-        Damaged: the file cannot be read, or its seal is wrong.
+    `Damaged` is raised if the file cannot be read, or its seal is wrong.
     """
     try:
         content = path.read_bytes()

@@ -21,16 +21,12 @@ MEMORY_SHARE = 0.5  # of the main memory that is free, for what may as well stay
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and in which number format a run computes.
-
-    `autocast_dtype` is the type that autocast computes in, None for plain float32. `processes` are those that share the
-    training; with `sync_batch_norm` their batch norms work on the whole batch, otherwise each on its share.
-    """
+    """Where and in which number format a run computes."""
 
     device: torch.device
-    autocast_dtype: torch.dtype | None
-    processes: Processes = Processes()
-    sync_batch_norm: bool = False
+    autocast_dtype: torch.dtype | None  # that autocast computes in; None for plain float32
+    processes: Processes = Processes()  # that share the training
+    sync_batch_norm: bool = False  # whether their batch norms work on the whole batch or each on its share
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -60,9 +56,8 @@ class Machine:
 
     def peak_memory_mb(self) -> float:
         """Return the most memory used so far: of the GPU if there is one, else of the process."""
-        if self.device.type == "cuda":
-            return round(torch.cuda.max_memory_allocated() / 1e6, 1)
-        return self.process_memory_mb()
+        on_gpu = self.device.type == "cuda"
+        return round(torch.cuda.max_memory_allocated() / 1e6, 1) if on_gpu else self.process_memory_mb()
 
     def process_memory_mb(self) -> float:
         """Return the most main memory that the process has used so far."""
@@ -102,13 +97,10 @@ def prepare_machine(device: str, precision: str, deterministic: bool, sync_batch
     """Choose the device and the number format, and set what makes them fast or, if asked, repeatable.
 
     Args:
-        device: one of DEVICES; "auto" takes CUDA, then MPS, then the CPU.
+        device: one of DEVICES; "auto" takes CUDA, then MPS, then the CPU. BadInput is raised if it is not there.
         precision: one of PRECISIONS; "auto" is bf16 on CUDA, fp16 where the GPU has no bf16, and fp32 elsewhere.
         deterministic: use only algorithms that give the same bits every time; some are slower.
         sync_batch_norm: let the batch norms of several processes work on the whole batch.
-
-    Raises:
-        BadInput: the device is not there.
     """
     chosen = torch.device(_available(device))
     if precision == "auto":
@@ -133,24 +125,22 @@ def prepare_machine(device: str, precision: str, deterministic: bool, sync_batch
 
 
 def _available(device: str) -> str:
-    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        return next(name for name, is_there in present.items() if is_there)
-    if not present[device]:
-        there = ", ".join(name for name, is_there in present.items() if is_there)
+    is_there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    present = [name for name, found in is_there.items() if found]
+    if device not in ("auto", *present):
+        there = ", ".join(present)
         raise BadInput(f"--device {device}: PyTorch finds no such device here; there is {there} (or leave it out)")
-    return device
+    return present[0] if device == "auto" else device
 
 
 def _keep_freed_memory() -> None:
     """Make the C library keep large freed blocks instead of handing them back to the system.
 
-    A training step frees and allocates the same large blocks again and again; given back, each of their pages has to
-    be mapped and zeroed anew, which takes longer than the arithmetic. glibc on Linux only: others do not do this.
+    A training step frees and allocates the same large blocks again and again. To map and zero their pages anew each
+    time would take longer than the arithmetic. glibc on Linux only: others do not give blocks back.
     """
     if sys.platform != "linux" or platform.libc_ver()[0] != "glibc":
         return
-    trim_threshold, mmap_max = -1, -4  # names of the parameters, from malloc.h
     libc = ctypes.CDLL("libc.so.6")
-    libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, -1)  # never
+    libc.mallopt(-4, 0)  # M_MMAP_MAX in malloc.h
+    libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never

@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 
 import torch
@@ -11,15 +12,13 @@ import torch.distributed as dist
 TIMEOUT = timedelta(minutes=30)  # one process may decode, test or draw for so long while the others wait
 
 
+@dataclass(frozen=True)
 class Processes:
-    """All processes of a run; on its own, a process is the first and only one.
+    """All processes of a run; on its own, a process is the first and only one."""
 
-    Attributes:
-        rank: number of this process, from 0. world_size: of all. local_rank: number on this machine.
-    """
-
-    def __init__(self, rank: int = 0, world_size: int = 1, local_rank: int = 0):
-        self.rank, self.world_size, self.local_rank = rank, world_size, local_rank
+    rank: int = 0  # of this process
+    world_size: int = 1  # of all
+    local_rank: int = 0  # of this process among those on its machine
 
     @property
     def is_main(self) -> bool:
@@ -108,22 +107,15 @@ def is_peer_failure(error: BaseException) -> bool:
     return started_by_torchrun() and isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
 
 
-def all_reduce_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the sum over all processes of a tensor; gradients flow back to all of them."""
-    return _Sum.apply(tensor)
-
-
-class _Sum(torch.autograd.Function):
-    """The derivative of a sum over processes is the sum over processes of the derivatives."""
+class SumOverProcesses(torch.autograd.Function):
+    """The sum over all processes of a tensor. Its derivative is the sum over processes of the derivatives."""
 
     @staticmethod
     def forward(context, tensor: torch.Tensor) -> torch.Tensor:
-        total = tensor.clone()
+        total = tensor.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(total)
         return total
 
     @staticmethod
     def backward(context, gradient: torch.Tensor) -> torch.Tensor:
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
+        return SumOverProcesses.apply(gradient)

@@ -1,7 +1,4 @@
-"""Downloading one file: it appears whole and verified under its name, or not at all.
-
-An interrupted download must not leave half a file under the final name, and no network must be one clear line.
-"""
+"""Downloading one file: it appears whole and verified under its name, or not at all."""
 
 import hashlib
 import http.client
@@ -27,8 +24,7 @@ def download(url: str, path: Path, algorithm: str, checksum: str) -> None:
         algorithm, checksum: a name that hashlib knows, and the digest in hexadecimal digits, or its first ones.
 
     Raises:
-        DownloadFailed: no network, no such file, a transfer that broke off, another checksum, a folder that cannot be
-            written to. Nothing is left behind.
+        DownloadFailed: for whatever reason but a full disk; nothing is left behind.
     """
     info(f"downloading {url} to {path}")
     digest = hashlib.new(algorithm, usedforsecurity=False)

@@ -30,11 +30,6 @@ class Terminated(BaseException):
 
 # A quota and a limit on the size of one file look to the person like a full disk.
 DISK_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
-DISK_HELP = "the disk is full; free some space, or write elsewhere"
-MEMORY_HELP = "out of memory; lower --batch_size (and raise --accumulate to keep the same step), or the image size"
-
-
-SINGLE_VALUE_HELP = "batch norm cannot take statistics of one value; raise --batch_size to 2 or more, or the image size"
 
 
 def is_single_value(error: BaseException) -> bool:
@@ -49,11 +44,12 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, Diverged):
         return 3, str(error)
     if is_single_value(error):
-        return 2, SINGLE_VALUE_HELP
+        return 2, "batch norm cannot take statistics of one value; raise --batch_size to 2 or more, or the image size"
     if isinstance(error, OSError) and error.errno in DISK_FULL:
-        return 4, f"{error.filename or 'a file'} could not be written: {DISK_HELP}"
+        name = error.filename or "a file"
+        return 4, f"{name} could not be written: the disk is full; free some space, or write elsewhere"
     if is_out_of_memory(error):
-        return 4, MEMORY_HELP
+        return 4, "out of memory; lower --batch_size (and raise --accumulate to keep the same step), or the image size"
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, Terminated):
@@ -67,9 +63,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether `error` is Python's, CUDA's or PyTorch's CPU allocator's way to say that memory ran out."""
     # PyTorch's CPU allocator raises a plain RuntimeError: only its text tells.
     texts = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
-    )
+    is_told = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    return is_told or isinstance(error, MemoryError)
 
 
 def run_script(main) -> None:

@@ -51,11 +51,7 @@ def partial_file(path: Path) -> Iterator[Path]:
 
 
 def check_writable(path: Path, what: str) -> None:
-    """Make sure that a file can be written to `path`, without changing anything.
-
-    Raises:
-        BadInput: it cannot; the text begins with `what`.
-    """
+    """Raise BadInput, in a text that begins with `what`, if no file can be written to `path`; nothing is changed."""
     if path.exists() and not path.is_file():
         raise BadInput(f"{what} cannot be written: there is something else of that name")
     try:
@@ -90,8 +86,7 @@ def _finite(value):
 def read_json(path: Path) -> dict:
     """Return the object in a JSON file.
 
-    Raises:
-        Unreadable: it is missing, damaged, too large, nested too deeply to be written again, or no object.
+    `Unreadable` is raised if it is missing, damaged, too large, nested too deeply to be written again, or no object.
     """
     try:
         if not path.is_file():
@@ -112,10 +107,8 @@ def read_json(path: Path) -> dict:
 def first_free(parent: Path, name: str, claim: Callable[[Path], None]) -> Path:
     """Return the first of `name`, `name-2`, `name-3` … in `parent` that `claim(path)` could take for itself.
 
-    `claim`, such as `Path.mkdir`, must raise FileExistsError where somebody else was faster.
-
-    Raises:
-        FileExistsError: there are thousands.
+    `claim`, such as `Path.mkdir`, must raise FileExistsError where somebody else was faster. So does this function
+    when there are thousands.
     """
     for count in range(1, 10_000):
         path = parent / (name if count == 1 else f"{name}-{count}")

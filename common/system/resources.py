@@ -10,9 +10,9 @@ INTERVAL = 0.5  # seconds between two looks at a GPU; NVIDIA's library averages 
 
 
 class ResourceMonitor:
-    """Looks at a GPU from time to time while the block runs, without waiting for it; on other devices does nothing.
+    """Looks at a GPU from time to time while the block runs, without waiting for it.
 
-    Utilisation and power need the package nvidia-ml-py; without it, and on other devices, they are None.
+    Utilization and power need the package nvidia-ml-py; without it, and on other devices, they are None.
     """
 
     def __init__(self, machine: Machine):

@@ -15,14 +15,9 @@ class FeatureBatches:
     """Batches of features (n, F) instead of images, as long as the network that extracts them is frozen.
 
     The features of all images are computed when the first batch is asked for, in a number of views: view v is the
-    augmentation of epoch v, and epoch e has view 1 + (e - 1) mod views. Order and labels are those of the images. When
-    the network is no longer frozen the batches are those of the images. All else, such as the size of an input, is
-    that of the images too.
-
-    Args:
-        images: the batches of images.
-        extractor: images -> features; without randomness in evaluation mode.
-        views: 1 is exact where nothing is random about the images.
+    augmentation of epoch v, and epoch e has view 1 + (e - 1) mod views. One view is exact where nothing is random
+    about the images. All else, such as order and labels, is that of `images`, and so are the batches when the
+    `extractor` (images -> features, without randomness in evaluation mode) is no longer frozen.
     """
 
     def __init__(self, images: Batches, extractor: nn.Module, machine: Machine, views: int = 1):
@@ -46,8 +41,7 @@ class FeatureBatches:
         features = self._kept[(epoch - 1) % self._views]
         for indices in self._source.order(epoch):
             places = self._places[indices]
-            inputs = features[places.to(features.device, non_blocking=True)]
-            labels = self._labels[places]
+            inputs, labels = features[places.to(features.device, non_blocking=True)], self._labels[places]
             yield inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
 
     @torch.no_grad()
@@ -61,13 +55,11 @@ class FeatureBatches:
                         features.append(self._extractor(images).float())
                     bar.update(len(images))
             features = torch.cat(features)
-            self._kept.append(features if self._fits(self._views * features.nbytes) else features.cpu())
+            size = self._views * features.nbytes
+            stays = self.device.type != "cuda" or size <= GPU_MEMORY_SHARE * self._machine.free_memory()
+            self._kept.append(features if stays else features.cpu())
         if self.training:
             size = sum(features.nbytes for features in self._kept) / 1e6
             info(
                 f"the features of {len(self.split):,} training images are kept in {self._views} view(s): {size:.1f} MB"
             )
-
-    def _fits(self, size: int) -> bool:
-        """Tell whether `size` bytes may stay on the device."""
-        return self.device.type != "cuda" or size <= GPU_MEMORY_SHARE * torch.cuda.mem_get_info(self.device)[0]
