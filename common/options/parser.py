@@ -10,14 +10,14 @@ from pathlib import Path
 
 from common.optim.optimizers import OPEN_ENDED, check_schedule
 from common.options.types import absolute_path, nearest
-from common.runs.folder import read_config
+from common.runs.folder import read_config, unfinished_runs
 from common.runs.tracking import check_installed
 from common.system.errors import BadInput
 from common.system.log import info
 
 TRACKERS = ("tensorboard", "wandb", "wandb_project", "wandb_entity")
 # Options that change where a run happens but not what comes out of it.
-MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "print_every", "compile", "test", *TRACKERS)
+MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "save_minutes", "print_every", "compile", "test", *TRACKERS)
 # Options that do nothing unless another one has one of these values.
 WORKS_ONLY_WITH = {
     "warmup_epochs": ("schedule", ("cosine",)),
@@ -63,7 +63,11 @@ class Parser(argparse.ArgumentParser):
         from_files = [word for name in files.config for word in self._from_file(name)]
         words = from_files + self._from_pairs(files.override) + typed
         given = {name: value for name, value in vars(self._parse_known(words)).items() if value is not _UNSET}
-        options = self._resumed(given) if given.get("resume") else self._completed(given)
+        options = self._resumed(given) if given.get("resume", "auto") != "auto" else self._completed(given)
+        if options["resume"] == "auto":
+            options["resume"] = None
+            if folder := self._newest_unfinished(options):
+                options = self._resumed(given | {"resume": folder})
         check_schedule(*(options[name] for name in ("schedule", "epochs", "warmup_epochs", "milestones")))
         check_installed(options)
         return argparse.Namespace(**options)
@@ -93,6 +97,16 @@ class Parser(argparse.ArgumentParser):
             name = unknown[0].split("=")[0]
             self.error(f"there is no option {name}{nearest(name, sorted(self._option_string_actions))}")
         return options
+
+    def _newest_unfinished(self, options: dict) -> Path | None:
+        """Return the folder of the newest run with these options that has not come to its end and is not under way."""
+        if len(options["dataset"]) > 1:
+            raise BadInput("--resume auto continues the run of one data set: choose one with --dataset")
+        for folder in unfinished_runs(Path(options["output_dir"], self.script)):
+            if self._defaults_of_all() | read_config(folder)["options"] == options:
+                return folder
+        info("--resume auto: there is no unfinished run of these options; starting one")
+        return None
 
     def _resumed(self, given: dict) -> dict:
         """Return the options stored in the run to be resumed; what is `given` must not contradict them."""
