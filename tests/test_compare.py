@@ -451,7 +451,7 @@ def test_out_replaces_an_older_comparison_and_nothing_else(real, tmp_path, capsy
 
 def test_two_comparisons_in_one_second_get_two_folders(real, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.comparing.folder.time.strftime", lambda form: "now")
+    monkeypatch.setattr("compare.time.strftime", lambda form: "now")
     assert [main(real[0]).name for _ in range(2)] == ["now", "now-2"]
 
 

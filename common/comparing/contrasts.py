@@ -42,10 +42,8 @@ class Contrast:
     @property
     def title(self) -> str:
         """The two groups, by their numbers and by the settings that are not the same."""
-        sides = []
-        for one, two in ((self.best, self.other), (self.other, self.best)):
-            differing = {name: value for name, value in one.settings.items() if two.settings.get(name) != value}
-            sides.append(f"group {one.number} ({words(differing)})")
+        differing = [name for name, value in self.best.settings.items() if self.other.settings[name] != value]
+        sides = [f"group {one.number} ({words(one.settings, differing)})" for one in (self.best, self.other)]
         return " against ".join(sides)
 
     @property
@@ -61,8 +59,8 @@ def find_contrasts(groups: Sequence[Group], mistakes: dict[FinishedRun, Mistakes
         best, *others = [group for group in groups if group.dataset == dataset and group.values] or [None]
         p_values = [welch(best.values, other.values) for other in others]
         for other, p, corrected in zip(others, p_values, holm(p_values), strict=True):
-            difference, seeds = best.mean - other.mean, seeds_needed(best.values, other.values)
-            contrasts.append(Contrast(best, other, difference, p, corrected, seeds, _pairs(best, other, mistakes)))
+            seeds, pairs = seeds_needed(best.values, other.values), _pairs(best, other, mistakes)
+            contrasts.append(Contrast(best, other, best.mean - other.mean, p, corrected, seeds, pairs))
     return contrasts
 
 
@@ -90,15 +88,12 @@ def network_verdict(one: Contrast) -> str:
 
 
 def _pairs(best: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> list[Pair]:
-    """Return the pairs of one seed; without any, the best run of each group."""
-    sides = ({}, {})
-    for side, group in zip(sides, (best, other), strict=True):
-        for run in group.runs:  # sorted, so the best of each seed
-            if run in mistakes:
-                side.setdefault(key_of(run.seed), mistakes[run])
-    candidates = [(sides[0][seed], sides[1][seed]) for seed in sides[0] if seed in sides[1]]
-    if not candidates and all(sides):
-        candidates = [[next(iter(side.values())) for side in sides]]
+    """Return the pairs of one seed, the best run of each; without any, the best run of each group."""
+    runs = [[run for run in group.runs if run in mistakes] for group in (best, other)]  # sorted, the best first
+    ones, others = ({key_of(run.seed): mistakes[run] for run in reversed(side)} for side in runs)
+    candidates = [(ones[seed], others[seed]) for seed in ones if seed in others]
+    if not candidates and all(runs):
+        candidates = [[mistakes[side[0]] for side in runs]]
     pairs = []
     for one, two in candidates:
         if one.images == two.images:

@@ -50,11 +50,7 @@ def compare(
 
 
 def check_metric(runs: Sequence[FinishedRun], metric: str) -> None:
-    """Make sure that runs can be sorted by `metric`.
-
-    Raises:
-        BadInput: no run has it.
-    """
+    """Make sure that runs can be sorted by `metric`: raise BadInput if none has it."""
     names = sorted({name for run in runs for name in run.scores})
     if metric not in names:
         raise BadInput(f"--metric {metric}: no run has it{nearest(metric, names)}; there are {', '.join(names)}")
@@ -63,8 +59,7 @@ def check_metric(runs: Sequence[FinishedRun], metric: str) -> None:
 def option_to_draw(runs: Sequence[FinishedRun], by: str | None) -> str | None:
     """Return the option that results are drawn against: `by`, or the only one that differs, or None.
 
-    Raises:
-        BadInput: no run has such an option, or all have the same value of it.
+    BadInput is raised if no run has the option, or all have the same value of it.
     """
     options = differing_options(runs)
     if by is None:

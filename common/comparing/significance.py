@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 from scipy import stats
@@ -51,8 +52,7 @@ def seeds_needed(one: Sequence[float], other: Sequence[float]) -> int | None:
 def mcnemar(only_one: int, only_other: int) -> float:
     """Return the exact p-value of two classifiers that are equally often correct (McNemar, 1947).
 
-    Args:
-        only_one, only_other: on how many images only the one, only the other is correct.
+    It takes on how many images only the one, only the other is correct.
     """
     total = only_one + only_other
     return float(stats.binomtest(only_one, total).pvalue) if total else 1.0
@@ -60,9 +60,7 @@ def mcnemar(only_one: int, only_other: int) -> float:
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return p-values that are corrected for their number (Holm, 1979); those that are None stay None."""
-    order = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
-    corrected, highest = [None] * len(p_values), 0.0
-    for rank, (p, place) in enumerate(order):
-        highest = max(highest, min(1.0, p * (len(order) - rank)))
-        corrected[place] = highest
-    return corrected
+    ranked = sorted(p for p in p_values if p is not None)
+    raised = [min(1.0, p * (len(ranked) - rank)) for rank, p in enumerate(ranked)]
+    corrected = dict(zip(ranked, accumulate(raised, max), strict=True))  # none is below that of a smaller p
+    return [corrected.get(p) for p in p_values]

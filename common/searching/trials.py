@@ -24,12 +24,8 @@ REASONS = {-9: "killed, perhaps because memory ran out", 1: "a fault of the prog
 class Launcher:
     """How trials are started: the command of the sweep file, the program, and what each of its processes may use.
 
-    Args:
-        command: as the sweep file has it, with macros.
-        fixed: words of the command line that all trials have.
-
-    Attributes:
-        slots: environment of each of the trials that run at a time; see `slots_for`.
+    `fixed` are words of the command line that all trials have, `slots` the environments of the trials that run at a
+    time (see `slots_for`).
     """
 
     def __init__(self, command: list[str], program: Path, fixed: list[str]):
@@ -46,18 +42,13 @@ class Launcher:
         """Start the program on the options `values`; its run folder will be somewhere in `folder`.
 
         A run that is in `folder` already, of the same trial cut off earlier, is continued.
-
-        Raises:
-            BadInput: the command cannot be run.
         """
+        more = [*self.fixed, f"--output_dir={folder}", "--test=False"]
         earlier = run_in(folder)
         if earlier:
             _wait_until_free(earlier)
-            words = self._expand(self.command, {"resume": str(earlier)}, [])
-        else:
-            fixed = [*self.fixed, f"--output_dir={folder}", "--test=False"]
-            words = self._expand(self.command, values, fixed)
-        return TrialProcess(words, folder, self.slots[slot])
+            values, more = {"resume": str(earlier)}, []
+        return TrialProcess(self._expand(self.command, values, more), folder, self.slots[slot])
 
     def start_test(self, run: Path, folder: Path) -> "TrialProcess":
         """Start the program on the finished run in `run`, to look at the test images with its best weights."""
@@ -88,10 +79,7 @@ def arguments(values: dict, macro: str) -> list[str]:
 def slots_for(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
     """Return what to set in the environment of each of `jobs` trials at a time: a GPU of its own, or its threads.
 
-    Without a number there is a trial on each GPU, or one on the CPU.
-
-    Raises:
-        BadInput: there are fewer GPUs.
+    Without a number there is a trial on each GPU, or one on the CPU. More jobs than GPUs are BadInput.
     """
     import torch
 
@@ -108,7 +96,10 @@ def slots_for(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
 
 
 class TrialProcess:
-    """A running process. What it writes to its run folder is read; nothing else is asked of it."""
+    """A running process. What it writes to its run folder is read; nothing else is asked of it.
+
+    A command that cannot be run is BadInput.
+    """
 
     def __init__(self, words: list[str], folder: Path, environment: dict[str, str]):
         self.folder = folder
