@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.comparing.finished_runs import FinishedRun
-from common.comparing.significance import t_interval
 from common.system.text import printable
 
 # Options that change nothing of what is compared, or that have a column of their own.
@@ -27,9 +26,8 @@ class Group:
     """Runs that are equal in all but the seed.
 
     `number` is the rank, from 1 on. `settings` has what tells the group from others, as people read it. `values` has
-    one number a seed, of runs with the same seed their mean: they are no independent tries. `mean`, `std` (n - 1) and
-    `interval` (95 %, of the mean) are of those; None where there are too few. `diverged` counts the runs that have
-    none because they diverged.
+    one number a seed, of runs with the same seed their mean: they are no independent tries. `mean` and `std` (n - 1)
+    are of those; None where there are too few. `diverged` counts the runs that have none because they diverged.
     """
 
     number: int
@@ -40,11 +38,6 @@ class Group:
     values: list[float]
 
     @property
-    def name(self) -> str:
-        """Number and settings."""
-        return f"{self.number}: {words(self.settings, self.settings)}"
-
-    @property
     def mean(self) -> float | None:
         """The mean over seeds."""
         return float(np.mean(self.values)) if self.values else None
@@ -53,11 +46,6 @@ class Group:
     def std(self) -> float | None:
         """The standard deviation over seeds."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
-
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The interval that the mean over all seeds is in, with 95 % confidence."""
-        return t_interval(self.values)
 
 
 def group_by_seed(runs: Sequence[FinishedRun], options: dict[str, dict], metric: str) -> list[Group]:

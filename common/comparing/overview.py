@@ -89,17 +89,16 @@ def _notes(runs: Sequence[FinishedRun], groups: Sequence[Group], metric: str) ->
     datasets = sorted({run.dataset for run in runs})
     if len(datasets) > 1:
         notes.append(f"{len(datasets)} data sets ({', '.join(datasets)}): their scores say nothing about each other")
-    splits = defaultdict(lambda: defaultdict(list))
+    splits = defaultdict(dict)  # what makes splits equal -> split -> the first run that had it
     for run in runs:
         # The images are told apart as they were stored, so those of another size are others.
         same = [run.seed, run.options.get("limit"), run.config.get("stored_size")]
-        splits[(run.dataset, *map(key_of, same))][str(run.config.get("split_sha256"))].append(run)
-    for (dataset, *_), of_digest in splits.items():
-        if len(of_digest) > 1:
-            labels = [members[0].label for members in of_digest.values()]
+        splits[(run.dataset, *map(key_of, same))].setdefault(str(run.config.get("split_sha256")), run.label)
+    for (dataset, *_), label_of in splits.items():
+        if len(label_of) > 1:
             notes.append(
                 f"{dataset}: runs of one seed have not had the same images (split_sha256), such as "
-                f"{' and '.join(labels[:2])}; that comparison is not fair"
+                f"{' and '.join(list(label_of.values())[:2])}; that comparison is not fair"
             )
     commits = {run.config.get("git_commit") for run in runs if isinstance(run.config.get("git_commit"), str)}
     if len(commits) > 1:

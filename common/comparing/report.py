@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.comparing.contrasts import network_verdict, verdict
 from common.comparing.finished_runs import FinishedRun
-from common.comparing.groups import short_names, shown
+from common.comparing.groups import short_names, shown, words
 from common.comparing.overview import Overview
 from common.comparing.tables import Column, explanation, group_columns, run_columns
 from common.system.files import write_bytes
@@ -138,7 +138,9 @@ def _run(run: FinishedRun, overview: Overview) -> dict:
         "label": printable(run.label, 200),
         "folder": printable(run.folder, 300),
         "group": group.number - 1,
-        "curve": printable(f"group {group.name}, seed {shown(run.seed)}", 300),
+        "curve": printable(
+            f"group {group.number}: {words(group.settings, group.settings)}, seed {shown(run.seed)}", 300
+        ),
         "epochs": _curves(run),
         "options": [
             [printable(name, LONGEST_NAME), printable(shown(value), LONGEST_OPTION), name in overview.options]

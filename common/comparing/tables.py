@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.comparing.contrasts import network_verdict, verdict
+from common.comparing.contrasts import network_verdict, t_interval, verdict
 from common.comparing.finished_runs import is_number
 from common.comparing.groups import shown
 from common.comparing.overview import Overview
@@ -94,14 +94,15 @@ def _facts(overview: Overview) -> dict[str, Column]:
 def group_columns(overview: Overview) -> list[Column]:
     """Return the columns of the table of groups; in this one an interval is of the mean over seeds."""
     groups = overview.groups
+    intervals = [t_interval(group.values) or (None, None) for group in groups]
     columns = [
         Column("group", [group.number for group in groups]),
         *(Column(name, [group.settings[name] for group in groups]) for name in groups[0].settings),
         Column("seeds", [len(group.values) for group in groups]),
         Column(f"mean {overview.metric}", [group.mean for group in groups], 4),
         Column("std", [group.std for group in groups], 4),
-        Column("low", [group.interval and group.interval[0] for group in groups], 4),
-        Column("high", [group.interval and group.interval[1] for group in groups], 4),
+        Column("low", [low for low, _ in intervals], 4),
+        Column("high", [high for _, high in intervals], 4),
     ]
     if any(group.diverged for group in groups):
         columns.append(Column("diverged", [group.diverged for group in groups]))

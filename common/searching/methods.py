@@ -15,10 +15,8 @@ class Bands(optuna.pruners.BasePruner):
     """Hyperband's successive halving as W&B does it (Li et al., 2018): of those at a band all but the best 1 / eta end.
 
     The threshold is taken from the values at the band of all trials that have got there, and is compared, after
-    every epoch, with the best value of a trial so far, or if `is_strict` with its value at the band.
-
-    Args:
-        bands: increasing epochs. eta: one trial of so many goes on.
+    every epoch, with the best value of a trial so far, or if `is_strict` with its value at the band. The `bands` are
+    increasing epochs.
     """
 
     def __init__(self, bands: list[int], eta: float, is_strict: bool = False):
@@ -40,8 +38,7 @@ class Bands(optuna.pruners.BasePruner):
 def sampler_for(method: str, bayes: str, seed: int, storage: Storage) -> BaseSampler:
     """Return what proposes trials; it goes on from where an earlier start of the same search has ended.
 
-    Args:
-        bayes: "tpe" (Bergstra et al., 2011) or "gp", a Gaussian process.
+    `bayes` is "tpe" (Bergstra et al., 2011) or "gp", a Gaussian process.
     """
     key = f"{seed} {len(storage.study.get_trials(deepcopy=False))}"
     if storage.is_shared:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.runs.folder import lock, read_train_json
@@ -18,6 +18,11 @@ from common.system.text import printable
 
 OUTPUT = "output.txt"  # what a trial's process says, in the folder of the trial
 PATIENCE = 60  # seconds that an ended trial has for saving its state
+# Linux ends a trial when the search that started it is killed: none is left running unseen.
+PR_SET_PDEATHSIG = 1  # of sys/prctl.h
+END_WITH_THE_SEARCH = (
+    functools.partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM) if sys.platform == "linux" else None
+)
 REASONS = {-9: "killed, perhaps because memory ran out", 1: "a fault of the program", 2: "refused"}
 
 
@@ -110,7 +115,7 @@ class TrialProcess:
                     # In a session of its own, so that Ctrl-C in the terminal reaches the search alone.
                     self._process = subprocess.Popen(
                         words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                        env=os.environ | environment, start_new_session=True, preexec_fn=_ending_with_the_parent(),
+                        env=os.environ | environment, start_new_session=True, preexec_fn=END_WITH_THE_SEARCH,
                     )  # fmt: skip
             except OSError as error:
                 raise BadInput(f"command: {words[0]} cannot be started ({error.strerror})") from error
@@ -156,14 +161,6 @@ def run_in(folder: Path) -> Path | None:
     """Return the newest run folder in the folder of a trial that has something to continue from."""
     runs = sorted(folder.glob("*/*/*/config.json"))
     return runs[-1].parent if runs else None
-
-
-def _ending_with_the_parent() -> Callable[[], None] | None:
-    """Return what lets Linux end a process when the search that started it is killed: none is left running unseen."""
-    if sys.platform != "linux":
-        return None
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of sys/prctl.h
-    return functools.partial(ctypes.CDLL(None).prctl, set_parent_death_signal, signal.SIGTERM)
 
 
 @contextlib.contextmanager
