@@ -47,10 +47,7 @@ def parse_options(argv=None):
 
 
 def main(argv=None):
-    """Compare, print and write, and return the folder that was written.
-
-    BadInput is raised, before anything is written, if there is nothing to compare or no place to write to.
-    """
+    """Compare, print and write, and return the folder. BadInput is raised before anything is written."""
     options = parse_options(argv)
     if options.out:
         check_folder(Path(options.out))

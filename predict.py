@@ -39,10 +39,7 @@ def parse_options(argv=None):
 
 
 def main(argv=None):
-    """Predict, print and write, and return the predictions.
-
-    BadInput is raised before the work, if anything is missing; after it, if some images could not be read.
-    """
+    """Predict, print and write, and return the predictions. Images that cannot be read raise BadInput at the end."""
     options = parse_options(argv)
     checkpoint = find_checkpoint(options.run)
     classifier = load_classifier(checkpoint, SCRIPTS, prepare_machine(options.device, "fp32", deterministic=False))

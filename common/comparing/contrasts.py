@@ -29,19 +29,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Contrast:
-    """The best group of a data set against another one.
-
-    `difference` is best - other. `p` is Welch's, `corrected_p` the same corrected for the number of contrasts of the
-    data set (Holm). `seeds` is how many each side would need; None where that is unknown. `pairs` are of equal seeds.
-    """
+    """The best group of a data set against another one; None is what cannot be known."""
 
     best: Group
     other: Group
-    difference: float
-    p: float | None
-    corrected_p: float | None
-    seeds: int | None
-    pairs: list[Pair]
+    difference: float  # best - other
+    p: float | None  # Welch's
+    corrected_p: float | None  # for the number of contrasts of the data set (Holm)
+    seeds: int | None  # that each side would need
+    pairs: list[Pair]  # of equal seeds
 
     @property
     def title(self) -> str:
@@ -167,10 +163,7 @@ def seeds_needed(one: Sequence[float], other: Sequence[float]) -> int | None:
 
 
 def mcnemar(only_one: int, only_other: int) -> float:
-    """Return the exact p-value of two classifiers that are equally often correct (McNemar, 1947).
-
-    It takes on how many images only the one, only the other is correct.
-    """
+    """Return McNemar's exact p-value (1947); on so many images only the one, only the other network is correct."""
     total = only_one + only_other
     return float(stats.binomtest(only_one, total).pvalue) if total else 1.0
 

@@ -28,20 +28,19 @@ class PassedOver(NamedTuple):
 class FinishedRun:
     """A run that is finished or diverged.
 
-    `dataset` is the name of the data set, or the last part of the path of its folder or file. `epochs` are the records
-    of train.json, with numbers only. `scores` has every number that runs can be compared by, by its name: those of the
-    epoch whose weights were kept, and those of the test; it is empty if the run diverged.
+    `scores` has every number that runs can be compared by, by its name: those of the epoch whose weights were kept, and
+    those of the test; it is empty if the run diverged.
     """
 
     folder: Path
     label: str
     script: str
-    dataset: str
+    dataset: str  # its name, or the last part of the path of its folder or file
     classes: list[str]
     options: dict
     config: dict
     diverged: bool
-    epochs: list[dict[str, float]]
+    epochs: list[dict[str, float]]  # the records of train.json, with numbers only
     scores: dict[str, float]
     of_test: frozenset[str]  # the names of those scores that are of the test images
 
@@ -59,7 +58,7 @@ class FinishedRun:
 def read_runs(locations: list[str]) -> tuple[list[FinishedRun], list[PassedOver]]:
     """Return the finished and the diverged runs among and below `locations`, and all else that looked like a run.
 
-    BadInput is raised if a location does not exist, or there is no finished run.
+    Raise BadInput if a location does not exist, or there is no finished run.
     """
     roots = [root for location in locations for root in _expand(location)]
     passed = [PassedOver(root, "a file, no folder") for root in roots if not root.is_dir()]

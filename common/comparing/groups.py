@@ -25,16 +25,15 @@ LONGEST_VALUE, LONGEST_SETTING = 18, 200  # characters
 class Group:
     """Runs that are equal in all but the seed.
 
-    `number` is the rank, from 1 on. `settings` has what tells the group from others, as people read it. `values` has
-    one number a seed, of runs with the same seed their mean: they are no independent tries. `mean` and `std` (n - 1)
-    are of those; None where there are too few. `diverged` counts the runs that have none because they diverged.
+    `values` has one number a seed, of runs with the same seed their mean: they are no independent tries. `mean` and
+    `std` (n - 1) are of those; None where there are too few.
     """
 
-    number: int
-    settings: dict[str, str]
+    number: int  # the rank, from 1 on
+    settings: dict[str, str]  # what tells the group from others, as people read it
     dataset: str
     runs: list[FinishedRun]
-    diverged: int
+    diverged: int  # how many of the runs have no number because they diverged
     values: list[float]
 
     @property

@@ -18,17 +18,12 @@ MOST_CONFUSED, MOST_WORST = 10, 16  # 16 is what predictions.png shows of the mi
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Of labelled test images: which are correct, and what is wrong with the others.
+    """Of labelled test images: which are correct, and what is wrong with the others."""
 
-    `images` is equal for two runs exactly if their test images have the same ids and labels, in the same order.
-    `correct` is (N,) bool. `confused` has (true, predicted, count), most frequent first; `worst` has
-    (id, true, predicted, confidence), most confident first.
-    """
-
-    images: str
-    correct: np.ndarray
-    confused: list[tuple[str, str, int]]
-    worst: list[tuple[str, str, str, float]]
+    images: str  # equal for two runs exactly if their test images have the same ids and labels, in the same order
+    correct: np.ndarray  # (N,) bool
+    confused: list[tuple[str, str, int]]  # (true, predicted, count), most frequent first
+    worst: list[tuple[str, str, str, float]]  # (id, true, predicted, confidence), most confident first
 
 
 def read_all_mistakes(runs: list[FinishedRun]) -> tuple[dict[FinishedRun, Mistakes], list[PassedOver]]:
@@ -46,10 +41,7 @@ def read_all_mistakes(runs: list[FinishedRun]) -> tuple[dict[FinishedRun, Mistak
 
 
 def read_mistakes(path: Path, classes: list[str]) -> Mistakes | None:
-    """Return the mistakes in a predictions.npz, None where there is none or the test images have no labels.
-
-    A file that is not what a run writes raises ValueError; the text says what is wrong.
-    """
+    """Return the mistakes in a predictions.npz, None without a file or labels; raise ValueError if it is damaged."""
     if not path.exists():
         return None
     try:

@@ -36,10 +36,7 @@ class Overview:
 def compare(
     runs: Sequence[FinishedRun], metric: str, mistakes: dict[FinishedRun, Mistakes], passed: list[PassedOver]
 ) -> Overview:
-    """Sort the runs by `metric`, find what differs, group those that differ in the seed alone, and contrast the groups.
-
-    `mistakes` and `passed` become part of the overview.
-    """
+    """Sort the runs by `metric`, group those that differ in the seed alone, and contrast the groups."""
     lower = bool(LOWER_IS_BETTER.search(metric))
     runs = sorted(runs, key=lambda run: _rank(run.scores.get(metric), lower))
     options = differing_options(runs)
@@ -57,10 +54,7 @@ def check_metric(runs: Sequence[FinishedRun], metric: str) -> None:
 
 
 def option_to_draw(runs: Sequence[FinishedRun], by: str | None) -> str | None:
-    """Return the option that results are drawn against: `by`, or the only one that differs, or None.
-
-    BadInput is raised if no run has the option, or all have the same value of it.
-    """
+    """Return the option to draw results against: the only one that differs, or `by`, which must (else BadInput)."""
     options = differing_options(runs)
     if by is None:
         return next(iter(options)) if len(options) == 1 else None

@@ -24,14 +24,11 @@ LONGEST_PATH, LONGEST_NAME = 60, 24  # characters that columns of the terminal a
 
 @dataclass(frozen=True)
 class FoundImage:
-    """An image file; `true` is the name of its class where its folder tells that.
-
-    `is_stray` marks an image beside such folders: it lies in none that is named like a class.
-    """
+    """An image file."""
 
     path: Path
-    true: str | None = None
-    is_stray: bool = False
+    true: str | None = None  # the name of its class, where its folder tells that
+    is_stray: bool = False  # it lies beside folders that are named like classes, in none of them
 
 
 @dataclass(frozen=True)
@@ -52,10 +49,7 @@ class Prediction:
 
 
 def find_images(locations: list[str], classes: list[str]) -> list[FoundImage]:
-    """Return the image files among and below `locations`: those in the order given, folders sorted.
-
-    A location that is missing, or a folder without files, is BadInput.
-    """
+    """Return the images among and below `locations`, folders sorted; raise BadInput if one of these has none."""
     images = []
     for location in locations:
         path = Path(location)
@@ -85,8 +79,7 @@ def _images_below(folder: Path, classes: list[str]) -> Iterator[FoundImage]:
 def check_outputs(outputs: dict[str, str | None], checkpoint: Path, images: list[FoundImage]) -> None:
     """Raise BadInput, before the work, if a file cannot be written or would take the place of one that is needed.
 
-    Args:
-        outputs: option -> file, None where there is to be none.
+    `outputs` has for each option its file, or None.
     """
     run_folder = checkpoint.resolve().parent
     if not (run_folder / "config.json").exists():  # a best.pth that was copied elsewhere
@@ -134,10 +127,7 @@ def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -
 
 
 def report(coming: Iterator[Prediction], images: list[FoundImage], classes: list[str], topk: int) -> list[Prediction]:
-    """Print a line for each prediction as it comes, then the accuracy where it is known, and return all of them.
-
-    `images` are all that there may be predictions of, for the width of the columns.
-    """
+    """Print a line for each prediction as it comes, in columns as wide as all `images` need, then the accuracy."""
     path_width = min(LONGEST_PATH, max(len(printable(image.path)) for image in images))
     name_width = min(LONGEST_NAME, max(len(printable(name)) for name in classes))
     predictions = []

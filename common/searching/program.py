@@ -16,9 +16,9 @@ RESERVED = ("output_dir", "test", "resume", "explore", "throughput", "help", "ov
 
 
 class Experiment:
-    """A script of this kit, used for nothing but its `parse_options`; one that is missing or none is BadInput.
+    """A script of this kit, used for nothing but its `parse_options`.
 
-    `name` is that of its file, as it is or in the folder of the experiments.
+    `name` is that of its file, as it is or in the folder of the experiments; any other raises BadInput.
     """
 
     def __init__(self, name: str):
@@ -39,15 +39,12 @@ class Experiment:
             raise BadInput(f"{name} is no experiment of this kit: it has no parse_options and build_model")
 
     def options(self, words: list[str]) -> dict:
-        """Return all options by name for the `words` of a command line; those that the script refuses are BadInput."""
+        """Return all options by name for the `words` of a command line, or raise BadInput if it refuses them."""
         with contextlib.redirect_stdout(io.StringIO()):  # its notes are for the trials' logs
             return vars(self._module.parse_options(words))
 
     def check(self, parameters: dict[str, Parameter], words: Callable[[dict], list[str]]) -> None:
-        """Make sure that the script takes every value of the `parameters`, one at a time, or raise BadInput.
-
-        `words` returns the options of a trial's command line for some values.
-        """
+        """Raise BadInput unless the script takes all values of the `parameters`, which `words` turns into options."""
         is_one_run = not {"dataset", "data"} & parameters.keys()
         self._trial_options(words({}), "the options after --", is_one_run)
         for name, parameter in parameters.items():

@@ -39,7 +39,7 @@ class Search:
         """Try until the cap or the target is reached, here and on all machines that share the storage.
 
         Interrupted, it ends the running trials, which save their states, and queues them for the next start. A lost
-        database or folder is BadInput.
+        database or folder raises BadInput.
         """
         self._queue_broken_trials()
         if self._sweep.method == "grid":
@@ -73,12 +73,11 @@ class Search:
         folder = Path(best.user_attrs["folder"])
         run = run_in(folder)
         if run is None:
-            here = best.user_attrs["machine"] == platform.node()
-            place = "is not there any more" if here else f"is on {best.user_attrs['machine']}: test it there"
-            info(f"the best trial, {best.number}, is not tested: {folder} {place}")
+            machine = best.user_attrs["machine"]
+            info(f"the best trial, {best.number}, is not tested: its run is not here, but in {folder} on {machine}")
             return
         if not any((run / name).exists() for name in ("test.json", "submission.csv")):
-            process = self.launcher.start_test(run, folder)
+            process = self.launcher.start({}, folder, slot=0, test=True)
             try:
                 while process.exit_code is None:
                     time.sleep(POLL)

@@ -106,10 +106,7 @@ def sign_of(study: optuna.Study) -> int:
 
 @contextlib.contextmanager
 def open_search_folder(output_dir: str, name: str, is_alone: bool) -> Iterator[Path]:
-    """Make the folder of a search, keep its log, and if it `is_alone` keep others out.
-
-    BadInput is raised if another process has it, or it cannot be made.
-    """
+    """Make the folder of a search, keep its log, and if it `is_alone` keep others out, or raise BadInput."""
     safe = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:100]
     if not safe:
         raise BadInput(f"--name {name!r} can be no folder: it needs letters or digits")
@@ -141,7 +138,7 @@ def proposed_for(trial: FrozenTrial) -> dict:
 
 
 def open_storage(url: str | None, folder: Path, name: str, maximize: bool, dead_after: int) -> Storage:
-    """Return the storage of the search `name`, new or begun before; one that is damaged or out of reach is BadInput.
+    """Return the storage of the search `name`, new or begun before; raise BadInput if it cannot be read or reached.
 
     Args:
         url: of a database; by default a file in `folder`, which the caller must have locked.

@@ -49,13 +49,7 @@ ALIASES = {"best_val_accuracy": "val_accuracy"}
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file says.
-
-    Attributes:
-        target: value of the metric at which the search ends. bands: epochs at which runs are compared, and all but the
-            best 1 / eta of them end; empty without early termination. is_strict: a run is judged by its value at the
-            band, not by its best so far.
-    """
+    """What a sweep file says."""
 
     name: str
     program: str | None
@@ -63,11 +57,11 @@ class Sweep:
     parameters: dict[str, Parameter]
     metric: str
     maximize: bool
-    target: float | None
+    target: float | None  # value of the metric at which the search ends
     command: list[str]
-    bands: list[int]
+    bands: list[int]  # epochs at which runs are compared, and all but the best 1 / eta of them end; can be empty
     eta: float
-    is_strict: bool
+    is_strict: bool  # a run is judged by its value at the band, not by its best so far
     run_cap: int | None
 
     @property
@@ -96,10 +90,7 @@ class Sweep:
 
 
 def read_sweep(path: str) -> Sweep:
-    """Return the sweep in the YAML file `path`.
-
-    BadInput is raised if it cannot be read, has unknown keys, or describes an impossible search; the text says where.
-    """
+    """Return the sweep in the YAML file `path`; whatever is wrong with it raises BadInput, and the text says where."""
     content = read_yaml(path, path)
     try:
         return parse_sweep(content, Path(path).stem)
@@ -108,10 +99,7 @@ def read_sweep(path: str) -> Sweep:
 
 
 def parse_sweep(content: object, name: str) -> Sweep:
-    """Return the sweep that `content`, what YAML reads from a file, describes; errors are as those of `read_sweep`.
-
-    `name` is that of the sweep, unless the file gives one.
-    """
+    """Return the sweep in `content`, as YAML reads it, or raise BadInput. `name` is for a file that gives none."""
     file = _Section(content, "", TOP_KEYS)
     method, listed = file.one_of("method", METHODS), file.get("parameters")
     has_any = isinstance(listed, dict) and listed

@@ -43,22 +43,18 @@ class Launcher:
         start += self.command[start] == PROGRAM
         return self._expand(self.command[start:], values, self.fixed)
 
-    def start(self, values: dict, folder: Path, slot: int) -> "TrialProcess":
+    def start(self, values: dict, folder: Path, slot: int, test: bool = False) -> "TrialProcess":
         """Start the program on the options `values`; its run folder will be somewhere in `folder`.
 
-        A run that is in `folder` already, of the same trial cut off earlier, is continued.
+        A run that is there already is continued: one of the same trial that was cut off, or a finished one that is to
+        `test` its best weights.
         """
         more = [*self.fixed, f"--output_dir={folder}", "--test=False"]
         earlier = run_in(folder)
         if earlier:
             _wait_until_free(earlier)
-            values, more = {"resume": str(earlier)}, []
+            values, more = {"resume": str(earlier)}, ["--test=True"] if test else []
         return TrialProcess(self._expand(self.command, values, more), folder, self.slots[slot])
-
-    def start_test(self, run: Path, folder: Path) -> "TrialProcess":
-        """Start the program on the finished run in `run`, to look at the test images with its best weights."""
-        words = self._expand(self.command, {"resume": str(run)}, ["--test=True"])
-        return TrialProcess(words, folder, self.slots[0])
 
     def _expand(self, command: list[str], values: dict, more: list[str]) -> list[str]:
         """Return the words that stand for the macros in `command`, with `more` options behind those of `values`."""
@@ -84,7 +80,7 @@ def arguments(values: dict, macro: str) -> list[str]:
 def slots_for(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
     """Return what to set in the environment of each of `jobs` trials at a time: a GPU of its own, or its threads.
 
-    Without a number there is a trial on each GPU, or one on the CPU. More jobs than GPUs are BadInput.
+    Without a number there is a trial on each GPU, or one on the CPU. BadInput is raised if there are fewer GPUs.
     """
     import torch
 
@@ -101,10 +97,7 @@ def slots_for(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
 
 
 class TrialProcess:
-    """A running process. What it writes to its run folder is read; nothing else is asked of it.
-
-    A command that cannot be run is BadInput.
-    """
+    """A running process, of which only its run folder is read. A command that cannot be started raises BadInput."""
 
     def __init__(self, words: list[str], folder: Path, environment: dict[str, str]):
         self.folder = folder
