@@ -54,7 +54,10 @@ def check_metric(runs: Sequence[FinishedRun], metric: str) -> None:
 
 
 def option_to_draw(runs: Sequence[FinishedRun], by: str | None) -> str | None:
-    """Return the option to draw results against: the only one that differs, or `by`, which must (else BadInput)."""
+    """Return the option that results are drawn against: `by`, or the only one that differs, or None.
+
+    Raise BadInput if `by` does not differ.
+    """
     options = differing_options(runs)
     if by is None:
         return next(iter(options)) if len(options) == 1 else None

@@ -18,7 +18,7 @@ RESERVED = ("output_dir", "test", "resume", "explore", "throughput", "help", "ov
 class Experiment:
     """A script of this kit, used for nothing but its `parse_options`.
 
-    `name` is that of its file, as it is or in the folder of the experiments; any other raises BadInput.
+    `name` is that of its file, as it is or in the folder of the experiments; what is none raises BadInput.
     """
 
     def __init__(self, name: str):
