@@ -160,6 +160,18 @@ def read_json(path: Path) -> dict:
     return content
 
 
+def read_yaml(path: str, what: str) -> object:
+    """Return what is in a YAML file; one that cannot be read raises BadInput in a text that begins with `what`."""
+    import yaml  # which no experiment needs without --config
+
+    try:
+        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"{what} cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date in the 13th month
+        raise BadInput(f"{what} is not YAML: {' '.join(str(error).split())}") from error
+
+
 def first_free(parent: Path, name: str, claim: Callable[[Path], None]) -> Path:
     """Return the first of `name`, `name-2`, `name-3` … in `parent` that `claim(path)` could take for itself.
 
