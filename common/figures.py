@@ -13,6 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.data.batches import Batches
 from common.system.files import write_bytes
 from common.system.text import printable
 from common.transforms.basic import Compose
@@ -88,6 +89,20 @@ def verdict(label: int, row: np.ndarray, classes: list[str]) -> Title:
     if label < 0:
         return text, "black"
     return f"{text}\ntrue: {plain(classes[label])}", RIGHT_COLOR if label == predicted else WRONG_COLOR
+
+
+def predicted(
+    images: Batches, places: list[int], probabilities: np.ndarray, classes: list[str]
+) -> tuple[torch.Tensor, np.ndarray, list[Title]]:
+    """Return the images at `places` as the network takes them, as they are drawn, and what is said of each.
+
+    Args:
+        probabilities: (N, classes) what the network gives for all of `images`.
+    """
+    pixels, labels = images.split.dataset.batch(images.split.indices[places])
+    inputs = images.transform(pixels)
+    rows = zip(labels.tolist(), probabilities[places], strict=True)
+    return inputs, viewable(inputs, images.transform), [verdict(label, row, classes) for label, row in rows]
 
 
 def viewable(inputs: torch.Tensor, transform: Compose) -> np.ndarray:

@@ -129,10 +129,8 @@ def _originals(split: Split) -> list[int]:
     """Return the places in `split` of the first of each exact copies."""
     if not has_pixel_hashes(split):
         return list(range(len(split)))
-    first = {}
-    for place, digest in enumerate(split.hashes):
-        first.setdefault(digest, place)
-    return list(first.values())
+    first = {digest: place for place, digest in reversed(list(enumerate(split.hashes)))}
+    return sorted(first.values())
 
 
 def thumbnails(images: torch.Tensor) -> torch.Tensor:
@@ -245,6 +243,4 @@ def _describe_pair(copy: Copy, splits: dict[str, Split]) -> dict:
 
 def noteworthy(copies: list[Copy]) -> list[Copy]:
     """Return copies as a person wants to see them: contradictory labels, then two splits; the most similar first."""
-    return sorted(
-        copies, key=lambda copy: (not copy.labels_differ, copy.splits[0] == copy.splits[1], -copy.correlation)
-    )
+    return sorted(copies, key=lambda one: (not one.labels_differ, one.splits[0] == one.splits[1], -one.correlation))

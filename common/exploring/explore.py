@@ -1,12 +1,4 @@
-"""Know the data before a network does: counts, sizes, pixels, copies, and in words what is unusual about them.
-
-`explore` does all of it. Its splits work on their own too:
-    looked_at = balanced_sample(data.train, 1000)
-    statistics = PixelStatistics(looked_at.dataset.classes)
-    for images, labels in blocks(looked_at):
-        statistics.add(images, labels)
-    print(statistics.mean(), statistics.std())
-"""
+"""Know the data before a network does: counts, sizes, pixels, copies, and in words what is unusual about them."""
 
 import math
 from collections import Counter
@@ -21,15 +13,7 @@ from common.data.folders import Reading
 from common.data.load import Data
 from common.exploring.copies import Copy, all_exact_copies, all_near_copies, describe_copies, near_limit, thumbnails
 from common.exploring.notes import LONG, notes
-from common.exploring.pixels import (
-    MOST_IMAGES,
-    MOST_PIXELS,
-    SEED,
-    PixelStatistics,
-    balanced_sample,
-    blocks,
-    most_images,
-)
+from common.exploring.pixels import MOST_IMAGES, MOST_PIXELS, SEED, PixelStatistics, balanced_sample, blocks
 from common.runs.config import describe_origin
 from common.runs.folder import make_folder
 from common.system.device import Machine
@@ -50,7 +34,7 @@ def explore(data: Data, folder: Path) -> dict:
     """
     folder.mkdir(parents=True, exist_ok=True)
     splits = {"train": data.train, "val": data.val, "test": data.test}
-    looked_at = {name: balanced_sample(split, most_images(split)) for name, split in splits.items()}
+    looked_at = {name: balanced_sample(split) for name, split in splits.items()}
     statistics, small = _look(looked_at)
     limit = near_limit(statistics)
     exact, near = all_exact_copies(splits), all_near_copies(looked_at, small, limit)
@@ -98,7 +82,8 @@ def explore_only(script: str, options: dict, loaded: list[Data], machine: Machin
 
 def _look(looked_at: dict[str, Split]) -> tuple[PixelStatistics, dict[str, torch.Tensor]]:
     """Return the statistics of the training images and the thumbnails of all, reading each image once."""
-    statistics = PixelStatistics(looked_at["train"].dataset.classes)
+    train = looked_at["train"].dataset
+    statistics = PixelStatistics(train.size, len(train.classes))
     small = {name: [] for name in looked_at}
     with progress(sum(map(len, looked_at.values())), "looking at images") as bar:
         for name, split in looked_at.items():

@@ -28,13 +28,12 @@ def draw_class_counts(path: Path, splits: dict[str, dict]) -> None:
     axes = blank_figure(9, 1.6 + max(0.16, 0.36 - 0.006 * len(names)) * len(names)).subplots()
     left = np.zeros(len(names))
     for split, described in splits.items():
-        label = f"{split}: {described['images']:,} images"
-        if described["unlabelled"] < described["images"]:
-            counts = np.array([described["per_class"][name] for name in names])
-            axes.barh(range(len(names)), counts, left=left, color=SPLIT_COLORS[split], label=label)
-            left += counts
-        else:
-            axes.barh([0], [0], color="none", label=f"{label} without labels")
+        has_labels = described["unlabelled"] < described["images"]
+        label = f"{split}: {described['images']:,} images{'' if has_labels else ' without labels'}"
+        counts = np.array([described["per_class"][name] for name in names])
+        color = SPLIT_COLORS[split] if has_labels else "none"
+        axes.barh(range(len(names)), counts, left=left, color=color, label=label)
+        left += counts
     axes.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=9 if len(names) <= 40 else 7)
     axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, max(1, 1.02 * left.max())))
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -48,12 +47,11 @@ def draw_class_counts(path: Path, splits: dict[str, dict]) -> None:
 
 def draw_samples(path: Path, train: Split) -> None:
     """Draw some training images as they are stored, sorted by class, with the names of their classes."""
-    index = balanced_sample(train, SAMPLES)
-    images, labels = train.dataset.batch(index.indices)
-    order = torch.argsort(labels, stable=True)
-    titles = [(_class_name(label, train.dataset.classes), "black") for label in labels[order].tolist()]
+    indices = balanced_sample(train, SAMPLES).indices
+    images, labels = train.dataset.batch(indices[torch.argsort(train.dataset.labels[indices], stable=True)])
+    titles = [(_class_name(label, train.dataset.classes), "black") for label in labels.tolist()]
     heading = f"training images ({images.shape[3]}x{images.shape[2]} pixels)"
-    figures.save_sheets(path, [(heading, _upright(images[order] / 255), titles)])
+    figures.save_sheets(path, [(heading, _upright(images / 255), titles)])
 
 
 def draw_mean_images(path: Path, means: torch.Tensor, classes: list[str]) -> None:
@@ -113,9 +111,8 @@ def draw_correlation(path: Path, correlation: dict) -> None:
     for (row, column), value in np.ndenumerate(matrix):
         text = "-" if np.isnan(value) else f"{value:.3f}"
         channels.text(column, row, text, ha="center", va="center", color="white" if abs(value) > 0.6 else "black")
-    channels.set_xticks(range(len(matrix)), CHANNELS)
-    channels.set_yticks(range(len(matrix)), CHANNELS)
-    channels.set_title("channels")
+    ticks = range(len(matrix))
+    channels.set(title="channels", xticks=ticks, xticklabels=CHANNELS, yticks=ticks, yticklabels=CHANNELS)
     figure.colorbar(image, ax=channels, label="correlation", fraction=0.046)
     figures.save_figure(figure, path)
 
@@ -127,14 +124,12 @@ def draw_copies(path: Path, copies: list[Copy], splits: dict[str, Split]) -> Non
         of_kind = [copy for copy in noteworthy(copies) if copy.exact == is_exact]
         if of_kind:
             shown = f" (the first {PAIRS} of {len(of_kind):,} pairs)" if len(of_kind) > PAIRS else ""
-            images, titles = [], []
+            row = []
             for number, copy in enumerate(of_kind[:PAIRS]):
-                for image, title in _pair(copy, splits):
-                    images.append(image)
-                    titles.append(title)
+                row += _pair(copy, splits)
                 if number % 3 < 2:  # a gap between the pairs of a row
-                    images.append(np.ones_like(images[-1]))
-                    titles.append((" ", "black"))
+                    row.append((np.ones_like(row[-1][0]), (" ", "black")))
+            images, titles = zip(*row, strict=True)
             sheets.append((f"{kind}{shown}; red: two different labels", images, titles))
     figures.save_sheets(path, sheets)
 

@@ -154,11 +154,11 @@ def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, class
         "test images at random": random_places(len(labels)),
         "the most confident mistakes": wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")].tolist(),
     }
-    sheets = [
-        _predicted_sheet(heading, places[: 2 * SHEET_COLUMNS], test, probabilities, classes)
-        for heading, places in shown.items()
-        if places
-    ]
+    sheets = []
+    for heading, places in shown.items():
+        if places:
+            _, pictures, titles = figures.predicted(test, places[: 2 * SHEET_COLUMNS], probabilities, classes)
+            sheets.append((heading, pictures, titles))
     figures.save_sheets(path, sheets)
 
 
@@ -173,17 +173,6 @@ def draw_class_predictions(
         places = [place for place in random if labels[place] == label][:CLASS_IMAGES]
         if places:
             correct = (probabilities[places].argmax(1) == label).sum()
-            heading = f"{plain(name)}: {correct} of {len(places)} right"
-            sheets.append(_predicted_sheet(heading, places, test, probabilities, classes))
+            _, pictures, titles = figures.predicted(test, places, probabilities, classes)
+            sheets.append((f"{plain(name)}: {correct} of {len(places)} right", pictures, titles))
     figures.save_sheets(path, sheets, columns=CLASS_IMAGES)
-
-
-def _predicted_sheet(
-    heading: str, places: list[int], test: Batches, probabilities: np.ndarray, classes: list[str]
-) -> figures.Sheet:
-    """Return the sheet of the test images at `places`."""
-    images, labels = test.split.dataset.batch(test.split.indices[places])
-    titles = [
-        figures.verdict(label, row, classes) for label, row in zip(labels.tolist(), probabilities[places], strict=True)
-    ]
-    return heading, figures.viewable(test.transform(images), test.transform), titles

@@ -3,8 +3,7 @@
 A transform is called as `transform(images, draws)`: images (N, C, H, W), uint8 until `Normalize` makes them float32,
 and `draws` a `Draws` over the N samples. A deterministic transform ignores `draws`. Nothing here waits for a device,
 and nothing changes its input unasked. What becomes of an image does not depend on the batch it is in. Everything is
-fastest, and stays, with the channels innermost in memory (channels last). Transforms of colors are in
-common/transforms/color.py, those by random rectangles in common/transforms/erasing.py.
+fastest, and stays, with the channels innermost in memory (channels last). Ranges that are none raise ValueError.
 """
 
 import math
@@ -134,11 +133,7 @@ class RandomApply:
 class RandomRotation:
     """Turns each image about its center, by the nearest pixel; what comes from outside the image is 0.
 
-    Args:
-        degrees: counterclockwise, drawn uniformly from (low, high), or from (-degrees, degrees).
-
-    Raises:
-        ValueError: a range that is none.
+    `degrees`, counterclockwise, are drawn uniformly from (low, high), or from (-degrees, degrees).
     """
 
     def __init__(self, degrees: float | Sequence[float]):
@@ -206,11 +201,10 @@ def constants(values: Sequence[float], device: torch.device) -> torch.Tensor:
 
 def interval(
     value: float | Sequence[float], center: float, least: float, greatest: float, name: str
-) -> tuple[float, float]:
+) -> Sequence[float]:
     """Return (low, high): `value` itself, or `value` to each side of `center`, but not below `least`.
 
-    Raises:
-        ValueError: the ends are in the wrong order or beyond `least` and `greatest`.
+    ValueError is raised if the ends are in the wrong order or beyond `least` and `greatest`.
     """
     low, high = (max(center - value, least), center + value) if isinstance(value, int | float) else value
     if not least <= low <= high <= greatest:

@@ -15,10 +15,7 @@ def views(count: int) -> list[Callable[[torch.Tensor], torch.Tensor]]:
     """Return the first `count` views of inputs (N, C, H, W), each of the same shape.
 
     In turn: as it is, mirrored, enlarged and its middle cut out, that mirrored, shifted left, right, up and down, and
-    these mirrored.
-
-    Raises:
-        ValueError: there are not so many.
+    these mirrored. ValueError is raised if there are not so many.
     """
     if not 1 <= count <= MOST_VIEWS:
         raise ValueError(f"there are 1 to {MOST_VIEWS} views, not {count}")
