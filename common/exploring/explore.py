@@ -65,9 +65,7 @@ def explore(data: Data, folder: Path) -> dict:
 def explore_only(script: str, options: dict, loaded: list[Data], machine: Machine) -> Path:
     """Explore data sets instead of training on them, each in a folder of its own; return the last one.
 
-    Args:
-        script: `__file__` of the experiment.
-        options: every option by name.
+    `script` is `__file__` of the experiment, `options` are all by name.
     """
     name = Path(script).stem
     for data in loaded:
@@ -122,11 +120,9 @@ def _describe_balance(counts: Collection[int]) -> dict:
 
 
 def _describe_sizes(reading: Reading, side: int, images: int) -> dict:
-    """Return the sizes in pixels that the pictures have by themselves, and that of the squares they have become.
+    """Return the sizes in pixels that the pictures have by themselves, and the `side` of the squares they have become.
 
-    Args:
-        side: of those squares.
-        images: how many there are; without files to tell their sizes, all of them have the one of the squares.
+    Without files to tell their sizes, all `images` (their number) have the one of the squares.
     """
     sizes = reading.sizes or Counter({(side, side): images})
     by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
@@ -145,9 +141,7 @@ def _describe_sizes(reading: Reading, side: int, images: int) -> dict:
     }
 
 
-def _draw(
-    folder: Path, splits: dict[str, Split], report: dict, statistics: PixelStatistics, copies: list[Copy]
-) -> None:
+def _draw(folder: Path, splits: dict, report: dict, statistics: PixelStatistics, copies: list[Copy]) -> None:
     from common.exploring import plots  # imports matplotlib
 
     plots.draw_class_counts(folder / "class_counts.png", report["parts"])

@@ -83,15 +83,8 @@ class PixelStatistics:
         self._class_sums.index_add_(0, labels[kept], reduced(images[kept], MEAN_SIDE))
         self._of_class += torch.bincount(labels[kept], minlength=len(self._of_class))
 
-    def mean(self) -> list[float]:
-        """Return the mean of each channel."""
-        return self._moment(1).tolist()
-
-    def std(self) -> list[float]:
-        """Return the standard deviation of each channel over all pixels of all images."""
-        return (self._moment(2) - self._moment(1).square()).clamp(min=0).sqrt().tolist()
-
     def _moment(self, power: int) -> torch.Tensor:
+        """Return the mean of this power of the values of each channel, over all pixels of all images."""
         levels = torch.arange(256, dtype=torch.float64) / 255
         return (self.histogram * levels**power).sum(1) / self.histogram.sum(1)
 
@@ -105,10 +98,10 @@ class PixelStatistics:
 
     def describe(self) -> dict:
         """Return what explore.json says of the pixels of the training images."""
-        shares = self.shares()
+        shares, mean = self.shares(), self._moment(1)
         return {
-            "mean": self.mean(),
-            "std": self.std(),
+            "mean": mean.tolist(),
+            "std": (self._moment(2) - mean.square()).clamp(min=0).sqrt().tolist(),
             "zero": float(shares[0]),
             "near_zero": float(shares[: NEAR_ZERO + 1].sum()),
             "near_zero_limit": NEAR_ZERO,

@@ -55,11 +55,7 @@ def draw_samples(path: Path, train: Split) -> None:
 
 
 def draw_mean_images(path: Path, means: torch.Tensor, classes: list[str]) -> None:
-    """Draw the mean image of each class.
-
-    Args:
-        means: (n, C, H, W) from 0 to 1 of the first n classes; NaN where a class has no image.
-    """
+    """Draw the mean image of each class: `means` (n, C, H, W) from 0 to 1 of the first n, NaN where there is none."""
     shown = [label for label, mean in enumerate(means) if not mean.isnan().any()]
     titles = [(plain(classes[label]), "black") for label in shown]
     of_all = f", the first {len(means)} of {len(classes):,}" if len(means) < len(classes) else ""
@@ -81,12 +77,11 @@ def draw_histogram(path: Path, pixels: dict) -> None:
                   markersize=2, label=f"{name}: mean {mean:.4f}, standard deviation {std:.4f}")  # fmt: skip
         axes.axvline(mean, color=color, linestyle="--", linewidth=1)
         axes.axvspan(mean - std, mean + std, color=color, alpha=0.06, linewidth=0)
-    axes.set(xlim=(-0.01, 1.01), xlabel="value, 0 dark to 1 bright (dashed: mean; shaded: one standard deviation)",
-             ylabel="share of the training pixels")  # fmt: skip
+    axes.set(xlim=(-0.01, 1.01), xlabel="value, 0 dark to 1 bright (dashed: mean; shaded: one standard deviation)")
     if shares.max() > PEAK:
         axes.set(yscale="log", ylabel="share of the training pixels (logarithmic)")
     else:
-        axes.set_ylim(0)
+        axes.set(ylim=(0, None), ylabel="share of the training pixels")
     axes.grid(alpha=0.3)
     axes.figure.legend(loc="outside upper center", ncols=len(shares), fontsize=8, frameon=False)
     figures.save_figure(axes.figure, path)

@@ -39,14 +39,12 @@ MARKERS = "os^vD*"
 def look_inside(
     folder: Path, model: nn.Module, watch: Watch, images: Batches, probabilities: np.ndarray, classes: list[str]
 ) -> None:
-    """Write `inside.json` and draw all pictures of this module; say which cannot be drawn, and why.
+    """Write `inside.json` and draw all pictures of this module into `folder`; say which cannot be drawn, and why.
 
     Args:
-        folder: the run folder.
         model: the trained network; it is afterwards as it was.
         watch: what was recorded while it was trained.
         images: test or validation images, with or without labels.
-        classes: names.
     """
     kinds = layer_kinds(model)
     shown = _shown_places(np.array(images.split.labels), probabilities)
@@ -113,12 +111,9 @@ def draw_activations(path: Path, records: list[dict], kinds: dict[str, str]) -> 
 
 
 def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -> None:
-    """Draw the filters of a convolution before and after training, in the same scale, and the change.
+    """Draw the filters (filters, channels, h, w) before and after training, in the same scale, and the change.
 
     Filters of three channels are drawn in color, others as the mean of their channels.
-
-    Args:
-        before, after: (filters, channels, h, w); `before` may be None.
     """
     if before is None or before.shape != after.shape:
         raise NotThere("the filters from before the training are not known")
@@ -146,12 +141,9 @@ def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -
 def draw_feature_maps(
     path: Path, model: nn.Module, images: Batches, place: int, probabilities: np.ndarray, classes: list[str]
 ) -> None:
-    """Draw one image and what layers from the first to the last make of it: the maps that vary most.
+    """Draw the image at `place` and what layers from the first to the last make of it: the maps that vary most.
 
-    Each map has its own scale, written above it: dark to bright is its least to its greatest number.
-
-    Args:
-        place: of the image among `images`.
+    Each map has its own scale, written below it: dark to bright is its least to its greatest number.
     """
     inputs, pictures, titles = figures.predicted(images, [place], probabilities, classes)
     maps = [(name, m) for name, m in feature_maps(model, inputs[0]).items() if m.shape[1:].numel() > 1]
@@ -171,18 +163,9 @@ def draw_feature_maps(
 
 
 def draw_grad_cam(
-    path: Path,
-    model: nn.Module,
-    images: Batches,
-    places: dict[str, list[int]],
-    probabilities: np.ndarray,
-    classes: list[str],
+    path: Path, model: nn.Module, images: Batches, places: dict, probabilities: np.ndarray, classes: list[str]
 ) -> None:
-    """Draw images, each beside the same with Grad-CAM's evidence for the predicted class laid over it.
-
-    Args:
-        places: heading -> which of `images`.
-    """
+    """Draw those `images` that `places` has below each heading, each beside itself with Grad-CAM's evidence over it."""
     sheets = []
     for heading, chosen in places.items():
         inputs, pictures, titles = figures.predicted(images, chosen, probabilities, classes)
@@ -214,10 +197,7 @@ def _shown_places(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, li
 def _recorded(records: list[dict], kinds: dict[str, str], keys: list[str], missing: str) -> tuple[list, np.ndarray]:
     """Return names of layers and (keys, layers, epochs) float64 of what was recorded of them, NaN where nothing was.
 
-    Layers of which the first key was never recorded are left out.
-
-    Raises:
-        NotThere: then there is no layer; the text is `missing`.
+    Layers of which the first key was never recorded are left out; NotThere, with the text `missing`, if all are.
     """
     names = list(dict.fromkeys(name for record in records for name in record["layers"]))
     numbers = [record["layers"].get(name, {}).get(key) for key in keys for name in names for record in records]

@@ -63,11 +63,7 @@ def draw_resources(path: Path, history: list[dict]) -> None:
 
 
 def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
-    """Draw images a second and memory against the batch size, the largest batch marked.
-
-    Args:
-        rows: with `batch_size`, `images_per_second` and `peak_memory_mb` each.
-    """
+    """Draw images a second and memory of each row of throughput.json against its batch size, the largest marked."""
     sizes = [row["batch_size"] for row in rows]
     figure = blank_figure(8, 6.5)
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -75,7 +71,7 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
         (upper, "images_per_second", "images a second", TRAIN_COLOR),
         (lower, "peak_memory_mb", "peak memory, MB", VAL_COLOR),
     ):
-        values = [row[key] or 0.0 for row in rows]
+        values = [row[key] for row in rows]
         axes.plot(sizes, values, marker="o", color=color)
         axes.plot(sizes[-1], values[-1], "*", color=color, markersize=15, markeredgecolor="black",
                   label=f"largest batch: {sizes[-1]:,}")  # fmt: skip
@@ -99,10 +95,7 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
 def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
     """Draw how often each true class (row) was predicted as each class (column), as shares of the row.
 
-    Up to 25 classes have their percentages written in; up to 200 have their names at the axes.
-
-    Args:
-        labels: (N,) int64.
+    Up to 25 classes have their percentages written in. `labels` are (N,) int64.
     """
     count = len(classes)
     is_small = count <= MOST_PERCENTAGES

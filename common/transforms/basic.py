@@ -199,9 +199,7 @@ def constants(values: Sequence[float], device: torch.device) -> torch.Tensor:
     return torch.stack([torch.full((), float(value), device=device) for value in values])[:, None, None]
 
 
-def interval(
-    value: float | Sequence[float], center: float, least: float, greatest: float, name: str
-) -> Sequence[float]:
+def interval(value: float | Sequence[float], center: float, least: float, greatest: float, name: str) -> Sequence:
     """Return (low, high): `value` itself, or `value` to each side of `center`, but not below `least`.
 
     ValueError is raised if the ends are in the wrong order or beyond `least` and `greatest`.
