@@ -25,7 +25,7 @@ LONGEST_NAME = 18  # characters of a class name in a picture
 SHEET_COLUMNS = 8
 
 Title = tuple[str, str]  # text and color
-Sheet = tuple[str, Sequence[np.ndarray], Sequence[Title]]  # heading, images (H, W, 3), what stands below each
+Sheet = tuple[str, Sequence[np.ndarray], Sequence[Title]]  # heading, images (H, W, 3), what stands above each
 
 
 def blank_figure(width: float, height: float) -> Figure:
@@ -83,7 +83,7 @@ def plain(name: str, longest: int = LONGEST_NAME, keep_end: bool = False) -> str
 
 
 def verdict(label: int, row: np.ndarray, classes: list[str]) -> Title:
-    """Return what is said of a prediction below its image: name and confidence, the true name, and a color."""
+    """Return what is said of a prediction above its image: name and confidence, the true name, and a color."""
     predicted = int(row.argmax())
     text = f"{plain(classes[predicted])} {row[predicted]:.0%}"
     if label < 0:

@@ -143,7 +143,7 @@ def draw_feature_maps(
 ) -> None:
     """Draw the image at `place` and what layers from the first to the last make of it: the maps that vary most.
 
-    Each map has its own scale, written below it: dark to bright is its least to its greatest number.
+    Each map has its own scale, written above it: dark to bright is its least to its greatest number.
     """
     inputs, pictures, titles = figures.predicted(images, [place], probabilities, classes)
     maps = [(name, m) for name, m in feature_maps(model, inputs[0]).items() if m.shape[1:].numel() > 1]
@@ -173,14 +173,14 @@ def draw_grad_cam(
         layer = last_spatial_layer(model, inputs)
         predicted = probabilities[chosen].argmax(1)
         heats = grad_cam(model, inputs, torch.from_numpy(predicted), layer).numpy()
-        beside, below = [], []
+        pairs, pair_titles = [], []
         for picture, title, label, heat in zip(pictures, titles, predicted, heats, strict=True):
             share = 0.65 * heat[..., None]  # where there is no heat the picture is as it was
             overlay = np.clip((1 - share) * picture + share * colormaps["jet"](heat)[..., :3], 0, 1)
-            beside += [picture, overlay]
-            below += [title, (f"{'' if heat.any() else 'no '}evidence for\n{plain(classes[label])}", "black")]
+            pairs += [picture, overlay]
+            pair_titles += [title, (f"{'' if heat.any() else 'no '}evidence for\n{plain(classes[label])}", "black")]
         kind = layer_kinds(model).get(name_of_layer(layer), "")
-        sheets.append((f"{heading}: Grad-CAM at {plain(layer, 60)} {kind}", beside, below))
+        sheets.append((f"{heading}: Grad-CAM at {plain(layer, 60)} {kind}", pairs, pair_titles))
     figures.save_sheets(path, sheets)
 
 

@@ -83,10 +83,9 @@ class WeightsAndBiases:
     """
 
     name = "wandb"
-    _run = None
 
     def __init__(self, project: str | None, entity: str | None):
-        self._project, self._entity = project, entity
+        self._project, self._entity, self._run = project, entity, None
 
     def start(self, folder: Path, config: dict) -> None:
         hooks = sys.exit, sys.excepthook
