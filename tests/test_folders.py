@@ -364,7 +364,7 @@ def test_what_was_done_to_the_pictures_is_counted(tmp_path):
     Image.new("P", (SIZE, SIZE)).save(tmp_path / "ant" / "001.png")
     Image.new("CMYK", (SIZE, SIZE)).save(tmp_path / "ant" / "c.jpg")
     Image.new("RGBA", (SIZE, SIZE)).save(tmp_path / "bee" / "000.png")
-    Image.new("I;16", (SIZE, SIZE)).save(tmp_path / "bee" / "001.png")
+    Image.new("I;16", (SIZE, SIZE), 5000).save(tmp_path / "bee" / "001.png")
     turned = Image.new("RGB", (SIZE, SIZE))
     turned.getexif()[0x0112] = 6
     turned.save(tmp_path / "bee" / "t.jpg", exif=turned.getexif())
@@ -456,8 +456,8 @@ def test_the_order_of_the_files_on_the_disk_changes_nothing(tmp_path, monkeypatc
     data = load(tmp_path)
     chance = random.Random(0)
 
-    def shuffled_walk(folder):
-        for parent, subfolders, names in os.walk(folder):
+    def shuffled_walk(folder, followlinks):
+        for parent, subfolders, names in os.walk(folder, followlinks=followlinks):
             chance.shuffle(subfolders)
             chance.shuffle(names)
             yield parent, subfolders, names

@@ -1,3 +1,4 @@
+import hashlib
 import multiprocessing
 import os
 import pickle
@@ -12,9 +13,11 @@ import pytest
 import torch
 from helpers import ROOT
 
+import common.data.hdf5
 import common.system.device
 from common.data.arrays import ArrayDataset
 from common.data.hdf5 import HDF5Dataset, damage_is_bad_input, load_hdf5
+from common.data.load import Source
 from common.data.splits import balanced_subset, stratified_split
 from common.system.errors import BadInput
 
@@ -126,15 +129,46 @@ def test_a_file_with_something_before_it_is_read(tmp_path, anywhere):
     assert np.array_equal(all_of(load_hdf5(str(path))["val"])[0], pixels_of("val"))
 
 
-@pytest.mark.parametrize("chunks", [None, (1, SIDE, SIDE, 3), (2, SIDE, SIDE, 3)])
-def test_images_that_were_never_written_have_the_value_that_the_file_says(tmp_path, anywhere, chunks):
-    path = write_file(tmp_path / "a.hdf5", without=["images-val"])
+@pytest.mark.parametrize("key", ["images-val", "labels-train", "files-test"])
+@pytest.mark.parametrize("chunks", [None, 1, 2])
+def test_what_was_never_written_is_refused_unread(tmp_path, anywhere, key, chunks):
+    path = write_file(tmp_path / "a.hdf5", files_test=["x"] * 5)
     with h5py.File(path, "r+") as file:
-        images = file.create_dataset("images-val", (6, SIDE, SIDE, 3), np.uint8, chunks=chunks, fillvalue=7)
+        shape, dtype = file[key].shape, file[key].dtype
+        del file[key]
+        made = file.create_dataset(key, shape, dtype, chunks=chunks and (chunks, *shape[1:]), compression=chunks)
         if chunks:
-            images[4:] = 9
-    pixels, _ = all_of(load_hdf5(str(path))["val"])
-    assert (pixels[:4] == 7).all() and (pixels[4:] == (9 if chunks else 7)).all()
+            made[chunks:] = b"x" if "files" in key else 1
+    assert f"parts of {key} were never written" in refusal(path)
+
+
+def test_a_file_that_declares_much_and_holds_nothing_takes_no_memory(tmp_path, monkeypatch):
+    path = write_file(tmp_path / "a.hdf5", without=["images-val", "labels-val"])
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("images-val", (2**20, 96, 96, 3), np.uint8, chunks=(64, 96, 96, 3))  # 29 GB
+        file["labels-val"] = np.zeros(2**20, np.uint8)
+    assert path.stat().st_size < 2**21
+    monkeypatch.setattr(common.data.hdf5.np, "empty", None)
+    assert "images-val were never written" in refusal(path)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_every_pixel_of_the_file_is_in_its_digest(tmp_path, split, request):
+    def digests(path):
+        [data] = Source(["hdf5"], str(path)).load(SIDE, 0.1)
+        return data.pixels_sha256, data.digest
+
+    path = write_file(tmp_path / "a.hdf5")
+    expected, before = digests(path)
+    assert expected == {part: hashlib.sha256(pixels_of(part)).hexdigest() for part in COUNTS}
+    for layout in LAYOUTS.values():
+        assert digests(write_file(tmp_path / "b.hdf5", **layout)) == (expected, before)
+    changed = pixels_of(split)
+    changed[-1, 3, 3, 1] ^= 1
+    changes, _ = digests(write_file(tmp_path / "c.hdf5", **{f"images_{split}": changed}))
+    assert {part for part in COUNTS if changes[part] != expected[part]} == {split}
+    request.getfixturevalue("never_fits")
+    assert digests(path) == ({}, before)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "packed"])
