@@ -5,6 +5,7 @@ CMYK pictures are converted to RGB by Pillow. What was done is told, so that con
 """
 
 import contextlib
+import ctypes
 import threading
 import warnings
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")  
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 BYTES_PER_PIXEL, BYTES_BY_FORMAT = 14, {"WEBP": 21, "AVIF": 18, "HEIF": 21}  # the most that decoding was seen to take
 MEMORY_SHARE, LEAST_MEMORY = 0.25, 2**30  # of the free memory, for all pictures that are being decoded; bytes
+LARGE = 1 / 64  # of that memory, for one picture: then decoding takes longer than getting the memory anew
 TIFF_TILE = (322, 323)  # tags: width and height of a tile
 EXIF_ORIENTATION = 0x0112  # 1 is upright
 KINDS = {"1": "greyscale", "L": "greyscale", "LA": "greyscale", "P": "palette", "PA": "palette", "CMYK": "CMYK"}
@@ -48,10 +50,14 @@ def formats() -> tuple[str, ...]:
 
 
 class Budget:
-    """Bytes of memory that threads share: who wants more than is left waits for the others."""
+    """Bytes of memory that threads share: who wants more than is left waits for the others.
+
+    The C library keeps what a thread has freed, for this thread. So that this is not added up over all threads, it is
+    handed back to the system whenever large pieces of `total` bytes together have been freed.
+    """
 
     def __init__(self, total: int):
-        self.total = self.left = total
+        self.total, self.left, self.freed = total, total, 0
         self.changed = threading.Condition()
 
     @contextlib.contextmanager
@@ -68,6 +74,11 @@ class Budget:
         finally:
             with self.changed:
                 self.left += amount
+                self.freed += amount if amount > LARGE * self.total else 0
+                if self.freed > self.total:
+                    self.freed = 0
+                    with contextlib.suppress(AttributeError, OSError, TypeError):  # other systems hand back at once
+                        ctypes.CDLL(None).malloc_trim(0)
                 self.changed.notify_all()
 
 
