@@ -2,6 +2,7 @@ import hashlib
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, environment
 
 import common.data.hdf5
 import common.system.device
@@ -480,32 +481,40 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 FUZZ_PROGRAM = """
-import random, signal, sys
+import resource, signal, sys
 from pathlib import Path
 from common.system import device
-from common.system.errors import BadInput
-from common.data.hdf5 import load_hdf5
+from test_hdf5 import read_damaged
 path, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-content = path.read_bytes()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for seed in range(first, last):
+    device.available_memory = lambda: seed % 2 * 2**30
+    print("seed", seed, flush=True)
+    signal.alarm(5)
+    read_damaged(path, seed)
+    signal.alarm(0)
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert taken < 2**19 + 2**17, (seed, taken)  # kilobytes: half of what was said to be free, and some
+"""
+SEEDS = 700  # of each of three layouts
+
+
+def read_damaged(path, seed):
+    """Change some bytes of a file, or cut it off, and read all of it, or get one line that says why not."""
     chance = random.Random(seed)
-    changed = bytearray(content)
+    changed = bytearray(path.read_bytes())
     for _ in range(chance.choice([1, 1, 4, 30])):
-        changed[chance.randrange(len(changed))] = chance.choice([0, 255, chance.randrange(256)])
+        place = chance.randrange(len(changed))
+        changed[place] = chance.choice([0, 255, chance.randrange(256)])
     if chance.random() < 0.2:
         del changed[chance.randrange(len(changed)) :]
     damaged = path.with_name("damaged.hdf5")
     damaged.write_bytes(changed)
-    device.available_memory = lambda: seed % 2 * 2**30
-    print("seed", seed, flush=True)
-    signal.alarm(5)
     try:
         for part in load_hdf5(str(damaged)).values():
             part.dataset.batch(part.indices)
     except BadInput as error:
         assert len(str(error).splitlines()) == 1
-"""
-SEEDS = 400
 
 
 def write_small_file(path, layout):
@@ -524,6 +533,12 @@ def write_small_file(path, layout):
     return path
 
 
+def test_a_hundred_damaged_files_are_read_or_told_of(tmp_path):
+    path = write_small_file(tmp_path / "a.hdf5", "packed")
+    for seed in range(100):
+        read_damaged(path, seed)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "alarm"), reason="needs a clock that ends a process inside the library")
 @pytest.mark.parametrize("layout", ["contiguous", "one image a chunk", "packed"])
@@ -531,9 +546,10 @@ def test_whatever_is_damaged_is_told_in_one_line(tmp_path, layout):
     """The HDF5 library itself never ends with some damaged texts, a known fault of it: few, and nothing worse."""
     path = write_small_file(tmp_path / "a.hdf5", layout)
     first, endless = 0, []
+    paths = environment(PYTHONPATH=os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
     while first < SEEDS:
         words = [sys.executable, "-c", FUZZ_PROGRAM, str(path), str(first), str(SEEDS)]
-        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=300)
+        done = subprocess.run(words, capture_output=True, text=True, env=paths, timeout=300)
         last = max(int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("seed "))
         assert done.returncode in (0, -signal.SIGALRM), f"{layout}, seed {last}: {done.returncode} {done.stderr}"
         if done.returncode:

@@ -1,7 +1,11 @@
 """Reading one image file: every kind of picture becomes upright RGB by stated rules.
 
-EXIF orientation is applied; transparency is laid over white; 16-bit gray keeps its upper 8 bits; grayscale, palette and
-CMYK pictures are converted to RGB by Pillow. What was done is told, so that config.json can count it.
+Read are JPEG (also the MPO of phones), PNG, WebP, GIF, BMP, TIFF and PPM, AVIF where Pillow has it and HEIC where
+pillow-heif is installed: no other decoder sees a file, whatever its name. EXIF orientation is applied; of several
+frames the first is taken; transparency is laid over white; of 16 bits the upper 8 are kept, whatever the picture's own
+largest value; floating-point, signed and 32-bit numbers are refused, because nobody can know which of them is white;
+grayscale, palette and CMYK pictures are converted to RGB by Pillow. What was done is told, so that config.json can
+count it.
 """
 
 import contextlib
@@ -52,8 +56,9 @@ def formats() -> tuple[str, ...]:
 class Budget:
     """Bytes of memory that threads share: who wants more than is left waits for the others.
 
-    The C library keeps what a thread has freed, for this thread. So that this is not added up over all threads, it is
-    handed back to the system whenever large pieces of `total` bytes together have been freed.
+    The C library keeps what a thread has freed, for this thread. So that this does not add up over all threads, it is
+    handed back to the system whenever large pieces of `total` bytes together have been freed: no more than twice
+    `total` is taken, and what it keeps in any case, 64 MB a thread.
     """
 
     def __init__(self, total: int):
