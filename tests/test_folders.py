@@ -329,6 +329,60 @@ def test_a_link_to_nowhere_is_named(tmp_path):
     assert str(tmp_path / "ant" / "link.png") in refusal(tmp_path)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes in the file system")
+@pytest.mark.parametrize("labeled", [True, False])
+def test_a_pipe_among_the_images_is_named_and_not_waited_for(tmp_path, labeled):
+    write_parts(tmp_path, "train", "test")
+    if not labeled:
+        shutil.rmtree(tmp_path / "test" / "ant")
+        (tmp_path / "test" / "bee").rename(tmp_path / "bees")
+        shutil.copytree(tmp_path / "bees", tmp_path / "test", dirs_exist_ok=True)
+    pipe = tmp_path / "test" / ("ant/pipe.png" if labeled else "pipe.png")
+    os.mkfifo(pipe)
+    assert f"{pipe} cannot be read: it is no file" in refusal(tmp_path)
+
+
+def test_files_that_are_no_pictures_by_their_names_are_told_of_once(tmp_path, capsys):
+    write_classes(tmp_path, {"ant": 5, "bee": 5})
+    expected = load(tmp_path).digest
+    for name in ("ant/000.txt", "ant/more/boxes.XML", "bee/labels.json", "bee/table.csv", "bee/README.md"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("words")
+    capsys.readouterr()
+    assert load(tmp_path).digest == expected
+    first = tmp_path / "ant" / "000.txt"
+    note = f"note: 5 file(s) are no pictures by their names, not used (such as {first})"
+    assert capsys.readouterr().out.splitlines() == [note]
+
+
+def test_a_class_of_other_files_only_is_empty(tmp_path):
+    write_classes(tmp_path, {"ant": 5, "bee": 5})
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.txt").write_text("words")
+    assert f"{tmp_path / 'cat'} is empty" in refusal(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need permission there")
+def test_linked_folders_of_a_class_are_followed_once_and_never_in_circles(tmp_path, capsys):
+    elsewhere = tmp_path / "elsewhere"
+    write_class(elsewhere / "summer", 3, 100)
+    write_class(elsewhere, 4, 200)
+    data = tmp_path / "data"
+    write_classes(data, {"ant": 5, "bee": 5})
+    links = {
+        data / "ant" / "linked": elsewhere, data / "ant" / "linked again": elsewhere, elsewhere / "up": data / "ant",
+        elsewhere / "round": elsewhere, data / "bee" / "all": data, data / "bee" / "here": data / "bee",
+    }  # fmt: skip
+    for link, target in links.items():
+        link.symlink_to(target)
+    part = parts_of(data)["train"]
+    assert sorted(ids_of(part)) == ids_of(part) and part.labels == [0] * 12 + [1] * 5
+    assert "ant/linked/summer/002.png" in ids_of(part) and "ant/linked/003.png" in ids_of(part)
+    lines = capsys.readouterr().out.splitlines()
+    passed_over = ["ant/linked/round", "ant/linked/up", "ant/linked again", "bee/all", "bee/here"]
+    assert len(lines) == 5 and all(f"{data / name} is passed over: " in "".join(lines) for name in passed_over)
+
+
 def test_of_many_broken_files_twenty_are_named_and_all_counted(tmp_path, capsys):
     write_parts(tmp_path, "train", "test", count=15)
     broken = [tmp_path / part / "ant" / f"{number:03}.png" for part in ("test", "train") for number in range(14)]
@@ -364,7 +418,7 @@ def test_what_was_done_to_the_pictures_is_counted(tmp_path):
     Image.new("P", (SIZE, SIZE)).save(tmp_path / "ant" / "001.png")
     Image.new("CMYK", (SIZE, SIZE)).save(tmp_path / "ant" / "c.jpg")
     Image.new("RGBA", (SIZE, SIZE)).save(tmp_path / "bee" / "000.png")
-    Image.new("I;16", (SIZE, SIZE)).save(tmp_path / "bee" / "001.png")
+    Image.new("I;16", (SIZE, SIZE), 5000).save(tmp_path / "bee" / "001.png")
     turned = Image.new("RGB", (SIZE, SIZE))
     turned.getexif()[0x0112] = 6
     turned.save(tmp_path / "bee" / "t.jpg", exif=turned.getexif())
@@ -423,6 +477,25 @@ def test_a_file_that_breaks_during_the_run_is_named(tmp_path, never_fits):
         part.dataset.batch(torch.tensor([0, 1, 2]))
 
 
+def test_a_file_that_becomes_another_picture_during_the_run_is_named(tmp_path, never_fits):
+    write_classes(tmp_path, {"ant": 5, "bee": 5})
+    part = parts_of(tmp_path)["train"]
+    expected, _ = part.dataset.batch(torch.arange(10))
+    os.utime(tmp_path / "ant" / "000.png", (1, 1))  # touched only
+    shutil.copy(tmp_path / "ant" / "001.png", tmp_path / "ant" / "002.png")
+    assert torch.equal(part.dataset.batch(torch.tensor([0, 1]))[0], expected[:2])
+    with pytest.raises(BadInput, match="002.png has been replaced by another picture"):
+        part.dataset.batch(torch.tensor([0, 1, 2]))
+
+
+def test_pictures_with_12_bits_in_16_are_warned_of(tmp_path, capsys):
+    write_classes(tmp_path, {"ant": 5, "bee": 5})
+    for number in range(3):
+        Image.new("I;16", (SIZE, SIZE), 4000 + number).save(tmp_path / "ant" / f"dim {number}.png")
+    assert load(tmp_path).reading.converted == {"16-bit": 3, "16-bit, none above 4095": 3}
+    assert "warning: 3 16-bit picture(s) have no value above 4095" in capsys.readouterr().out
+
+
 def test_copies_of_an_image_are_never_on_two_sides(tmp_path):
     write_classes(tmp_path, {"ant": 15, "bee": 15})
     for number in range(15):  # copies in the same class, in the other class, and in another format
@@ -456,8 +529,8 @@ def test_the_order_of_the_files_on_the_disk_changes_nothing(tmp_path, monkeypatc
     data = load(tmp_path)
     chance = random.Random(0)
 
-    def shuffled_walk(folder):
-        for parent, subfolders, names in os.walk(folder):
+    def shuffled_walk(folder, followlinks):
+        for parent, subfolders, names in os.walk(folder, followlinks=followlinks):
             chance.shuffle(subfolders)
             chance.shuffle(names)
             yield parent, subfolders, names

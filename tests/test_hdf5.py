@@ -1,6 +1,8 @@
+import hashlib
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
@@ -10,11 +12,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT
+from helpers import ROOT, environment
 
+import common.data.hdf5
 import common.system.device
 from common.data.arrays import ArrayDataset
 from common.data.hdf5 import HDF5Dataset, damage_is_bad_input, load_hdf5
+from common.data.load import Source
 from common.data.splits import balanced_subset, stratified_split
 from common.system.errors import BadInput
 
@@ -126,15 +130,46 @@ def test_a_file_with_something_before_it_is_read(tmp_path, anywhere):
     assert np.array_equal(all_of(load_hdf5(str(path))["val"])[0], pixels_of("val"))
 
 
-@pytest.mark.parametrize("chunks", [None, (1, SIDE, SIDE, 3), (2, SIDE, SIDE, 3)])
-def test_images_that_were_never_written_have_the_value_that_the_file_says(tmp_path, anywhere, chunks):
-    path = write_file(tmp_path / "a.hdf5", without=["images-val"])
+@pytest.mark.parametrize("key", ["images-val", "labels-train", "files-test"])
+@pytest.mark.parametrize("chunks", [None, 1, 2])
+def test_what_was_never_written_is_refused_unread(tmp_path, anywhere, key, chunks):
+    path = write_file(tmp_path / "a.hdf5", files_test=["x"] * 5)
     with h5py.File(path, "r+") as file:
-        images = file.create_dataset("images-val", (6, SIDE, SIDE, 3), np.uint8, chunks=chunks, fillvalue=7)
+        shape, dtype = file[key].shape, file[key].dtype
+        del file[key]
+        made = file.create_dataset(key, shape, dtype, chunks=chunks and (chunks, *shape[1:]), compression=chunks)
         if chunks:
-            images[4:] = 9
-    pixels, _ = all_of(load_hdf5(str(path))["val"])
-    assert (pixels[:4] == 7).all() and (pixels[4:] == (9 if chunks else 7)).all()
+            made[chunks:] = b"x" if "files" in key else 1
+    assert f"parts of {key} were never written" in refusal(path)
+
+
+def test_a_file_that_declares_much_and_holds_nothing_takes_no_memory(tmp_path, monkeypatch):
+    path = write_file(tmp_path / "a.hdf5", without=["images-val", "labels-val"])
+    with h5py.File(path, "r+") as file:
+        file.create_dataset("images-val", (2**20, 96, 96, 3), np.uint8, chunks=(64, 96, 96, 3))  # 29 GB
+        file["labels-val"] = np.zeros(2**20, np.uint8)
+    assert path.stat().st_size < 2**21
+    monkeypatch.setattr(common.data.hdf5.np, "empty", None)
+    assert "images-val were never written" in refusal(path)
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_every_pixel_of_the_file_is_in_its_digest(tmp_path, split, request):
+    def digests(path):
+        [data] = Source(["hdf5"], str(path)).load(SIDE, 0.1)
+        return data.pixels_sha256, data.digest
+
+    path = write_file(tmp_path / "a.hdf5")
+    expected, before = digests(path)
+    assert expected == {part: hashlib.sha256(pixels_of(part)).hexdigest() for part in COUNTS}
+    for layout in LAYOUTS.values():
+        assert digests(write_file(tmp_path / "b.hdf5", **layout)) == (expected, before)
+    changed = pixels_of(split)
+    changed[-1, 3, 3, 1] ^= 1
+    changes, _ = digests(write_file(tmp_path / "c.hdf5", **{f"images_{split}": changed}))
+    assert {part for part in COUNTS if changes[part] != expected[part]} == {split}
+    request.getfixturevalue("never_fits")
+    assert digests(path) == ({}, before)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "packed"])
@@ -192,6 +227,16 @@ def test_names_in_the_file_are_the_names_of_the_images(tmp_path, anywhere):
     parts = load_hdf5(str(path))
     assert list(parts["train"].dataset.ids) == [*names[:3], "\\xff.png", *"efghijkl"]
     assert list(parts["val"].dataset.ids) == ["x"] * 6 and parts["test"].dataset.ids[3] == "3"
+
+
+def test_a_text_that_says_it_is_longer_than_the_file_takes_no_memory(tmp_path, anywhere):
+    path = write_file(tmp_path / "a.hdf5", files_train=["x"] * 12)
+    with h5py.File(path) as file:
+        offset = file["files-train"].id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[offset + 16 + 3] = 255  # four gigabytes
+    path.write_bytes(content)
+    assert "files-train is damaged" in refusal(path)
 
 
 def test_a_file_may_lack_test_images(tmp_path, anywhere):
@@ -446,32 +491,40 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 
 
 FUZZ_PROGRAM = """
-import random, signal, sys
+import resource, signal, sys
 from pathlib import Path
 from common.system import device
-from common.system.errors import BadInput
-from common.data.hdf5 import load_hdf5
+from test_hdf5 import read_damaged
 path, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-content = path.read_bytes()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for seed in range(first, last):
+    device.available_memory = lambda: seed % 2 * 2**30
+    print("seed", seed, flush=True)
+    signal.alarm(5)
+    read_damaged(path, seed)
+    signal.alarm(0)
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert taken < 2**19 + 2**17, (seed, taken)  # kilobytes: half of what was said to be free, and some
+"""
+SEEDS = 700  # of each of three layouts
+
+
+def read_damaged(path, seed):
+    """Change some bytes of a file, or cut it off, and read all of it, or get one line that says why not."""
     chance = random.Random(seed)
-    changed = bytearray(content)
+    changed = bytearray(path.read_bytes())
     for _ in range(chance.choice([1, 1, 4, 30])):
-        changed[chance.randrange(len(changed))] = chance.choice([0, 255, chance.randrange(256)])
+        place = chance.randrange(len(changed))
+        changed[place] = chance.choice([0, 255, chance.randrange(256)])
     if chance.random() < 0.2:
         del changed[chance.randrange(len(changed)) :]
     damaged = path.with_name("damaged.hdf5")
     damaged.write_bytes(changed)
-    device.available_memory = lambda: seed % 2 * 2**30
-    print("seed", seed, flush=True)
-    signal.alarm(5)
     try:
         for part in load_hdf5(str(damaged)).values():
             part.dataset.batch(part.indices)
     except BadInput as error:
         assert len(str(error).splitlines()) == 1
-"""
-SEEDS = 400
 
 
 def write_small_file(path, layout):
@@ -490,6 +543,12 @@ def write_small_file(path, layout):
     return path
 
 
+def test_a_hundred_damaged_files_are_read_or_told_of(tmp_path):
+    path = write_small_file(tmp_path / "a.hdf5", "packed")
+    for seed in range(100):
+        read_damaged(path, seed)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "alarm"), reason="needs a clock that ends a process inside the library")
 @pytest.mark.parametrize("layout", ["contiguous", "one image a chunk", "packed"])
@@ -497,9 +556,10 @@ def test_whatever_is_damaged_is_told_in_one_line(tmp_path, layout):
     """The HDF5 library itself never ends with some damaged texts, a known fault of it: few, and nothing worse."""
     path = write_small_file(tmp_path / "a.hdf5", layout)
     first, endless = 0, []
+    paths = environment(PYTHONPATH=os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
     while first < SEEDS:
         words = [sys.executable, "-c", FUZZ_PROGRAM, str(path), str(first), str(SEEDS)]
-        done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, timeout=300)
+        done = subprocess.run(words, capture_output=True, text=True, env=paths, timeout=300)
         last = max(int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("seed "))
         assert done.returncode in (0, -signal.SIGALRM), f"{layout}, seed {last}: {done.returncode} {done.stderr}"
         if done.returncode:

@@ -184,6 +184,16 @@ def test_unreadable_files_are_left_out_and_listed_if_that_is_asked_for(tmp_path,
     assert sum(map(len, parts.values())) == (36 if has_val else 18)
 
 
+def test_what_was_done_to_the_pictures_is_said(tmp_path, capsys):
+    write_parts(tmp_path / "data", "train", "val")
+    Image.new("L", (SIZE, SIZE)).save(tmp_path / "data" / "val" / "bee" / "000.png")
+    Image.new("I;16", (SIZE, SIZE)).save(tmp_path / "data" / "train" / "bee" / "000.png")
+    pack_to(tmp_path / "data")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "converted: 1 16-bit, 1 16-bit, none above 4095, 1 greyscale"
+    assert lines[1].startswith("warning: 1 16-bit picture(s) have no value above 4095")
+
+
 def test_a_class_of_unreadable_files_cannot_be_left_out(tmp_path):
     write_parts(tmp_path / "data", "train", "val", count=2)
     for path in (tmp_path / "data" / "val" / "bee").iterdir():

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from common.data.arrays import ArrayDataset, Split, pixel_hash
-from common.data.images import frame, read_image, square, stored_shape
+from common.data.images import DIM, opened, read_frame, square, stored_shape
 from common.system.device import fits_in_memory
 from common.system.errors import BadInput
 from common.system.log import info, progress, warn
@@ -23,6 +22,7 @@ from common.transforms.random_streams import Draws
 LISTED = 20  # unreadable files that are shown; all are counted
 AHEAD = 4  # images that each thread may be ahead of who takes them
 IGNORED = ("thumbs.db", "desktop.ini", "__macosx")  # what operating systems leave in folders
+NO_PICTURES = (".txt", ".csv", ".xml", ".json", ".md")  # what data sets come with, beside their pictures
 NAMES_OF_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # in any case
 
 
@@ -79,10 +79,20 @@ def load_folder(
     for split in files:
         dataset = FolderDataset(root, files[split], classes, size, fit, workers)
         splits[split] = scan(dataset, in_memory, f"reading {split} images", reading)
+    warn_of_dim(reading.converted)
     if reading.skipped:
         more = check_unreadable(reading.skipped, skip_unreadable, splits)
         info(f"warning: {len(reading.skipped)} file(s) that cannot be read are skipped{more}; config.json names all")
     return splits, reading
+
+
+def warn_of_dim(converted: Counter) -> None:
+    """Say how many of the pictures are nearly black because they do not use their 16 bits."""
+    if converted[DIM]:
+        info(
+            f"warning: {converted[DIM]} 16-bit picture(s) have no value above 4095: with 12 bits in 16 they are nearly "
+            "black here; scale them by 16 beforehand"
+        )
 
 
 def split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
@@ -124,13 +134,14 @@ def _suggestion(root: Path) -> str:
 
 def labeled_files(folder: Path, classes: list[str], split: str) -> list[tuple[Path, int]]:
     """Return (path, label) of every image in `folder`, sorted; the label is -1 if there are no class folders."""
-    names = folder_names(folder)
+    names, passed_over = folder_names(folder), []
     if split != "test" and not names:
         raise BadInput(f"{folder} has no class folders{_suggestion(folder)}")
     if not names:
-        files = [(path, -1) for path in image_files(folder)]
+        files = [(path, -1) for path in image_files(folder, passed_over)]
         if not files:
             raise BadInput(f"{folder} is empty: remove it, or put the test images there")
+        _tell_of(passed_over)
         return files
     unknown = sorted(set(names) - set(classes))
     if unknown:
@@ -145,27 +156,57 @@ def labeled_files(folder: Path, classes: list[str], split: str) -> list[tuple[Pa
         info(f"warning: {len(loose)} file(s) in {folder} are in no class folder, and not used (such as {loose[0]})")
     files = []
     for name in names:
-        of_class = [(path, classes.index(name)) for path in image_files(folder / name)]
+        of_class = [(path, classes.index(name)) for path in image_files(folder / name, passed_over)]
         if not of_class:
             raise BadInput(f"the class folder {folder / name} is empty: add images or remove it{_suggestion(folder)}")
         files += of_class
+    _tell_of(passed_over)
     return files
 
 
-def image_files(folder: Path) -> Iterator[Path]:
-    """Yield all files below `folder` in sorted order, without hidden ones and litter."""
-    for parent, subfolders, names in os.walk(folder):
+def image_files(folder: Path, passed_over: list[Path] | None = None) -> Iterator[Path]:
+    """Yield all files below `folder` in sorted order, without hidden ones, litter and what is no picture by its name.
+
+    The latter are added to `passed_over`. Links to other folders are followed, once each.
+    """
+    followed = set()
+    for parent, subfolders, names in os.walk(folder, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if not _is_ignored(name))
-        for name in sorted(names):
-            if not _is_ignored(name):
-                yield Path(parent, name)
+        subfolders[:] = [name for name in subfolders if _leads_on(Path(parent, name), folder, followed)]
+        for path in (Path(parent, name) for name in sorted(names) if not _is_ignored(name)):
+            if path.suffix.lower() not in NO_PICTURES:
+                yield path
+            elif passed_over is not None:
+                passed_over.append(path)
+
+
+def _leads_on(subfolder: Path, start: Path, followed: set[Path]) -> bool:
+    """Tell whether a walk that began at `start` shall go into `subfolder`: not if that is a link back to where it is.
+
+    The targets of links are added to `followed`.
+    """
+    if not subfolder.is_symlink():
+        return True
+    target, start = subfolder.resolve(), start.resolve()
+    if target in followed or target.is_relative_to(start) or start.is_relative_to(target):
+        info(
+            f"warning: {subfolder} is passed over: it is a link back to {target}, where the images are read from anyway"
+        )
+        return False
+    followed.add(target)
+    return True
+
+
+def _tell_of(passed_over: list[Path]) -> None:
+    if passed_over:
+        info(f"note: {len(passed_over)} file(s) are no pictures by their names, not used (such as {passed_over[0]})")
 
 
 def _shapes(paths: list[Path]) -> list[tuple[int, int]]:
-    """Return (width, height) of all images that can be opened, from their headers; `_scan` will name the others."""
+    """Return (width, height) of all images that can be opened, from their headers; `scan` will name the others."""
     shapes = []
     for path in paths:
-        with contextlib.suppress(Exception), Image.open(path) as image:  # Pillow raises nearly anything
+        with contextlib.suppress(BadInput), opened(path) as image:
             shapes.append(image.size)
     return shapes
 
@@ -184,7 +225,8 @@ def _stored_size(shapes: list[tuple[int, int]], size: int) -> int:
 class FolderDataset:
     """Image files, decoded in threads whenever a batch is asked for (decoding releases the interpreter lock).
 
-    What has been decoded can be kept in `held`, by index; such images are not decoded again.
+    What has been decoded can be kept in `held`, by index; such images are not decoded again. `hashes` knows the pixels
+    of the others: a file that has been replaced by another picture since then is an error.
 
     Args:
         root: the folder that the names of the images are relative to.
@@ -202,6 +244,8 @@ class FolderDataset:
         self.labels = torch.tensor([label for _, label in files], dtype=torch.int64)
         self.ids = [path.relative_to(root).as_posix() for path in self.paths]
         self.held: dict[int, np.ndarray] = {}
+        self.hashes: list[bytes | None] = [None] * len(files)
+        self._stamps = [0] * len(files)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -210,7 +254,7 @@ class FolderDataset:
         """Return the squares that lie in the middle of the images, or at random places along them if there are `draws`.
 
         Raises:
-            BadInput: a file cannot be read any more.
+            BadInput: a file cannot be read any more, or is another picture now.
         """
         places = draws.uniform().tolist() if draws else [None] * len(indices)
         decoded = read_ahead(self._decode, indices.tolist(), self.workers, AHEAD)
@@ -244,8 +288,21 @@ class FolderDataset:
     def _decode(self, index: int) -> tuple[np.ndarray, list[str]]:
         if index in self.held:
             return self.held[index], []
-        image, kinds = read_image(self.paths[index])
-        return frame(image, self.size, self.fit), kinds
+        path, stamp = self.paths[index], _stamp(self.paths[index])
+        pixels, kinds = read_frame(path, self.size, self.fit)
+        if self.hashes[index] is None:
+            self._stamps[index] = stamp
+        elif stamp != self._stamps[index] and pixel_hash(pixels) != self.hashes[index]:
+            raise BadInput(f"{path} has been replaced by another picture since the images were read")
+        return pixels, kinds
+
+
+def _stamp(path: Path) -> int:
+    """Return a number that is another one when a file has been written to; comparing all pixels would cost a tenth."""
+    with contextlib.suppress(OSError):  # reading the file will tell
+        state = path.stat()
+        return hash((state.st_size, state.st_mtime_ns))
+    return 0
 
 
 def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) -> Split:
@@ -260,6 +317,7 @@ def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) 
         reading.converted.update(kinds)
         readable.append(index)
         hashes.append(pixel_hash(image))
+        dataset.hashes[index] = hashes[-1]
         if pixels is not None:
             pixels[index] = image
         elif in_memory:

@@ -10,6 +10,7 @@ holds.
 """
 
 import contextlib
+import hashlib
 import math
 import os
 import threading
@@ -25,6 +26,7 @@ from common.system.device import fits_in_memory
 from common.system.errors import BadInput, Terminated
 from common.system.log import info, progress, warn
 from common.system.text import printable
+from common.system.threads import read_ahead
 from common.transforms.random_streams import Draws
 
 SPLITS, KINDS = ("train", "val", "test"), ("images", "labels", "files")
@@ -33,7 +35,7 @@ LONGEST_SIDE = 4096
 MOST_IMAGES, MOST_CLASSES = 2**26, 100_000  # a damaged file can claim any number: each image costs some bytes of memory
 LARGEST_CHUNK = 2**28  # bytes; the HDF5 library holds whole chunks in memory
 READING = threading.Lock()  # threads share the position in a file
-BLOCK = 2**25  # bytes read between two movements of the bar
+BLOCK = 2**22  # bytes read between two movements of the bar
 TEXTS = 4096  # names read at once
 FINGERPRINTED = 100  # images of each split that are read to tell two files apart
 LISTED, LONGEST_LINE, LONGEST_REASON = 40, 110, 400  # lines and characters told of a file that is not as expected
@@ -142,6 +144,7 @@ def load_hdf5(location: str | None) -> dict[str, Split]:
 
     Copies of images are not looked for, because that would read all of a large file: the `hashes` are keys that tell an
     image by its split, its number and the pixels of some images of the split, whether or not it fits into memory today.
+    Of all pixels there is a digest, where they are in memory: `sha256` of the data set.
 
     Raises:
         BadInput: no such file, or it is damaged or not laid out as this module says.
@@ -243,6 +246,18 @@ def _dataset(file: h5py.File, key: str) -> h5py.Dataset:
     return found
 
 
+def _whole(dataset: h5py.Dataset) -> h5py.Dataset:
+    """Return `dataset`, or raise BadInput if not all of it is in the file: what is not takes room in memory alone."""
+    if dataset.chunks:
+        pieces = zip(dataset.shape, dataset.chunks, strict=True)
+        is_written = dataset.id.get_num_chunks() == math.prod(-(-length // piece) for length, piece in pieces)
+    else:
+        is_written = dataset.id.get_storage_size() >= dataset.nbytes
+    key = dataset.name.strip("/")
+    _require(is_written, dataset.file, f"parts of {key} were never written; make the file anew")
+    return dataset
+
+
 def _images(file: h5py.File, key: str) -> h5py.Dataset:
     images = _dataset(file, key)
     shape = images.shape
@@ -254,7 +269,7 @@ def _images(file: h5py.File, key: str) -> h5py.Dataset:
     _require(1 <= shape[0] <= MOST_IMAGES, file, f"{key} has {shape[0]:,} images; {expected}")
     expected = f"it must be from 1 to {LONGEST_SIDE}"
     _require(1 <= shape[1] <= LONGEST_SIDE, file, f"{key} has a side of {shape[1]} pixels; {expected}")
-    return images
+    return _whole(images)
 
 
 def _labels(file: h5py.File, key: str, count: int) -> np.ndarray:
@@ -265,7 +280,7 @@ def _labels(file: h5py.File, key: str, count: int) -> np.ndarray:
     _require(labels.dtype.kind in "iu", file, f"{key} is {labels.dtype}; labels must be integers")
     expected = f"for {count:,} images it must be ({count},)"
     _require(labels.shape == (count,), file, f"{key} has the shape {labels.shape}; {expected}")
-    return labels[:]
+    return _whole(labels)[:]
 
 
 def _class_names(file: h5py.File, train_labels: np.ndarray) -> list[str]:
@@ -307,8 +322,22 @@ def _ids(file: h5py.File, key: str, count: int) -> Sequence[str]:
     names = _dataset(file, key)
     are_names = h5py.check_string_dtype(names.dtype) is not None and names.shape == (count,)
     _require(are_names, file, f"{key} is {names.dtype} of shape {names.shape}; it must be {count:,} names")
+    _check_lengths(_whole(names))
     texts = names.asstr("utf-8", "backslashreplace")
     return [text for start in range(0, count, TEXTS) for text in texts[start : start + TEXTS]]
+
+
+def _check_lengths(names: h5py.Dataset) -> None:
+    """Refuse texts that are longer than the file: the HDF5 library takes memory for them before it looks for them.
+
+    Looked at is what `pack.py` writes: (length, place) of each text, 16 bytes, one after the other.
+    """
+    path, offset = names.file.filename, names.id.get_offset()
+    if offset is None or names.file.userblock_size or names.id.get_storage_size() != 16 * len(names):
+        return
+    lengths = np.fromfile(path, "<u4", 4 * len(names), offset=offset)[::4]
+    is_fixed = h5py.check_string_dtype(names.dtype).length is not None
+    _require(is_fixed or lengths.sum() <= os.path.getsize(path), names.file, f"{names.name.strip('/')} is damaged")
 
 
 def _image_offsets(images: h5py.Dataset) -> np.ndarray | None:
@@ -327,7 +356,7 @@ def _image_offsets(images: h5py.Dataset) -> np.ndarray | None:
         offsets = images.id.get_offset() + steps
     elif images.chunks and images.chunks[1:] == images.shape[1:] and not layout.get_nfilters():
         images.id.chunk_iter(note)
-    if offsets.min() == unknown:  # an image that was never written has the value that the file says
+    if offsets.min() == unknown:  # packed, say
         return None
     is_inside = offsets.min() >= 0 and offsets.max() + image_bytes <= os.path.getsize(images.file.filename)
     reason = f"images of {images.name.strip('/')} lie beyond the end of the file: it is cut off"
@@ -348,14 +377,19 @@ def _cache_bytes(images: h5py.Dataset) -> int:
 
 
 def _in_memory(dataset: HDF5Dataset, split: str) -> ArrayDataset:
-    pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8)
+    pixels, digest = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8), hashlib.sha256()
     step = max(1, BLOCK // (3 * dataset.size**2))
+
+    def read(start: int) -> np.ndarray:
+        block = pixels[start : start + step]
+        block[:] = dataset.read(np.arange(start, start + len(block)))
+        return block
+
     with progress(len(dataset), f"reading {split} images") as bar:
-        for start in range(0, len(dataset), step):
-            block = pixels[start : start + step]
-            block[:] = dataset.read(np.arange(start, start + len(block)))
+        for block in read_ahead(read, range(0, len(dataset), step)):  # a block is digested while the next is read
+            digest.update(block)
             bar.update(len(block))
-    return ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids)
+    return ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids, digest.hexdigest())
 
 
 def _tree(file: h5py.File) -> list[str]:

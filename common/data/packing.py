@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,16 @@ import numpy as np
 import torch
 
 from common.data.arrays import Split, pixel_hash
-from common.data.folders import LISTED, FolderDataset, Reading, check_unreadable, labeled_files, scan, split_folders
+from common.data.folders import (
+    LISTED,
+    FolderDataset,
+    Reading,
+    check_unreadable,
+    labeled_files,
+    scan,
+    split_folders,
+    warn_of_dim,
+)
 from common.data.hdf5 import SPLITS, open_hdf5
 from common.system.errors import BadInput
 from common.system.files import PARTIAL, check_writable, partial_file
@@ -84,16 +94,19 @@ def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[
     """
     if "val" not in splits:
         splits = _with_validation(splits, skip_unreadable)
-    failures, written = [], {}
+    failures, written, converted = [], {}, Counter()
     with partial_file(target) as partial:
         with _new_file(partial) as file:
             classes = [_text(name) for name in splits["train"].dataset.classes]
             file.attrs.create("classes", classes, dtype=NAME)
             for name, split in splits.items():
-                written[name] = _write_split(file, name, split, failures)
+                written[name] = _write_split(file, name, split, failures, converted)
             _check_failures(failures, skip_unreadable, written)
         _flush_to_disk(partial)
         _verify(partial, written)
+    if converted:
+        info(f"converted: {', '.join(f'{count:,} {kind}' for kind, count in sorted(converted.items()))}")
+    warn_of_dim(converted)
     return written
 
 
@@ -134,17 +147,18 @@ def _with_validation(splits: dict[str, Split], skip_unreadable: bool) -> dict[st
     return readable | {"train": train, "val": val}
 
 
-def _write_split(file: h5py.File, name: str, split: Split, failures: list[str]) -> Split:
-    """Write all images that can be read, and return these; add to `failures` the others."""
+def _write_split(file: h5py.File, name: str, split: Split, failures: list[str], converted: Counter) -> Split:
+    """Write all images that can be read, and return these; add to `failures` the others, and count in `converted`."""
     shape = (split.dataset.size, split.dataset.size, 3)
     images = file.create_dataset(
         f"images-{name}", (len(split), *shape), np.uint8, chunks=(1, *shape), maxshape=(len(split), *shape)
     )
     kept, hashes = [], []
-    for index, square, _ in split.dataset.readable(split.indices.tolist(), f"packing {name}", failures):
+    for index, square, kinds in split.dataset.readable(split.indices.tolist(), f"packing {name}", failures):
         images.id.write_direct_chunk((len(kept), 0, 0, 0), np.ascontiguousarray(square))
         kept.append(index)
         hashes.append(pixel_hash(square))
+        converted.update(kinds)
     images.resize(len(kept), axis=0)
     written = Split(split.dataset, torch.tensor(kept, dtype=torch.int64), hashes)
     if max(split.labels) >= 0:
