@@ -11,6 +11,8 @@ import time
 from functools import partial
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 from helpers import ROOT, command, environment, interrupt, read, same_result, small_run, table, without_pictures
 
@@ -212,6 +214,26 @@ def test_where_nothing_differs_nothing_is_said(run, capsys):
     resume(run)
     assert "note: " not in capsys.readouterr().out
     assert read(run, "config.json")["resumed"][0]["differences"] == {}
+
+
+def test_every_image_of_a_file_must_be_what_it_was(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3), np.uint8)
+
+    def write(changed):
+        with h5py.File(tmp_path / "a.hdf5", "w") as file:
+            for name, part in (("train", changed), ("val", images[:60]), ("test", images[60:120])):
+                file[f"images-{name}"], file[f"labels-{name}"] = part, np.arange(len(part)) % 2
+
+    write(images)
+    words = ["--data", str(tmp_path / "a.hdf5"), "-e", "1", "--output_dir", str(tmp_path / "out")]
+    folder = without_pictures(words)
+    one_zeroed = images.copy()
+    one_zeroed[1] = 0  # none of the hundred that tell two files apart
+    write(one_zeroed)
+    with pytest.raises(BadInput, match="the images are not those that the run began with"):
+        resume(folder, "-e", "2")
+    write(images)
+    resume(folder, "-e", "2")
 
 
 # Saving within an epoch

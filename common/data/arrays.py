@@ -24,16 +24,16 @@ class ArrayDataset:
     Args:
         pixels: (N, H, W, C) uint8; channels last, so that a batch has the layout which convolutions are fastest with.
         labels: N class numbers.
-        sha256: of all pixels in their order, if anybody needs it.
+        rows_sha256: of the middle row of every image, if anybody needs it.
     """
 
     def __init__(
         self, pixels: np.ndarray | torch.Tensor, labels, classes: list[str], ids: Sequence[str],
-        sha256: str | None = None,
+        rows_sha256: str | None = None,
     ):  # fmt: skip
         self.pixels = torch.as_tensor(pixels)
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.classes, self.ids, self.sha256 = list(classes), ids, sha256
+        self.classes, self.ids, self.rows_sha256 = list(classes), ids, rows_sha256
 
     @property
     def size(self) -> int:

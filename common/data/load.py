@@ -32,19 +32,19 @@ class Data:
     def digest(self) -> str:
         """SHA-256 of which image is in which split: equal for two runs exactly if they saw the same data.
 
-        Of an HDF5 file it has seen some of the pixels only, see `pixels_sha256`.
+        Of an HDF5 file it has seen some of the pixels only, see `rows_sha256`.
         """
         splits = {"train": self.train, "val": self.val, "test": self.test}
         return split_digest(**{name: (split.labels, split.hashes) for name, split in splits.items()})
 
     @property
-    def pixels_sha256(self) -> dict[str, str]:
-        """SHA-256 of all pixels that each split is taken from, where `digest` has not seen them: in an HDF5 file.
+    def rows_sha256(self) -> dict[str, str]:
+        """SHA-256 of the middle rows of all images of each split, where `digest` has seen some images: in an HDF5 file.
 
         There is none of a file that does not fit into memory.
         """
         splits = {"train": self.train, "val": self.val, "test": self.test}
-        digests = {name: getattr(split.dataset, "sha256", None) for name, split in splits.items()}
+        digests = {name: getattr(split.dataset, "rows_sha256", None) for name, split in splits.items()}
         return {name: digest for name, digest in digests.items() if digest}
 
 

@@ -116,7 +116,9 @@ class Run(RunFolder):
         """Return the folder to be resumed and its config; `wanted` is the config that it would have if it began now."""
         folder = self.options["resume"]
         config, status = self.processes.broadcast(lambda: (read_config(folder), read_train_json(folder)["status"]))
-        if (config["split_sha256"], config["classes"]) != (wanted["split_sha256"], wanted["classes"]):
+        before, now = ({"of": one["split_sha256"], "classes": one["classes"]} | one.get("rows_sha256", {})
+                       for one in (config, wanted))  # fmt: skip
+        if any(before[name] != now[name] for name in before.keys() & now.keys()):  # little memory: rows of fewer splits
             raise BadInput(
                 f"--resume {folder}: the images are not those that the run began with; give them with --data"
             )
