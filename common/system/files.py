@@ -7,14 +7,18 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.system.errors import BadInput
+from common.system.text import printable
 
 PARTIAL = ".partial"
 LARGEST_JSON = 50 * 2**20  # bytes; 10,000 epochs are 5 MB
+LARGEST_YAML = 100_000  # bytes; people write a few hundred, and more take seconds to read
+DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")  # not 010, 2:32, 0x1F, .inf
 
 
 class Unreadable(Exception):
@@ -102,6 +106,71 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise Unreadable(f"{path.name} is damaged: it holds no object")
     return content
+
+
+def read_yaml(path: str, name: str, as_written: bool = False) -> object:
+    """Return what a YAML file holds: dicts with texts as keys, lists, and what plain words mean in YAML 1.2.
+
+    Those are null, true, false and decimal numbers; all else is text: 010 is not 8, 2:32 not 152, yes not true.
+
+    Args:
+        name: of the file in errors.
+        as_written: leave every word the text that it is, but null.
+
+    Raises:
+        BadInput: it cannot be read, is too large or too deep, has a key twice, or has aliases or tags.
+    """
+    import yaml  # which hardly any script needs
+
+    try:
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_YAML + 1)
+        if len(content) > LARGEST_YAML:
+            raise BadInput(f"{name} is larger than {LARGEST_YAML:,} bytes")
+        loader = yaml.BaseLoader(content.decode("utf-8"))
+        loader.resolve = lambda *_: None  # no tags but those that are written down
+        return _yaml_value(loader.get_single_node(), set(), as_written)
+    except OSError as error:
+        raise BadInput(f"{name} cannot be read ({error.strerror})") from error
+    except Unreadable as error:
+        raise BadInput(f"{name}, {error}") from error
+    except RecursionError as error:
+        raise BadInput(f"{name} is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise BadInput(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _yaml_value(node, seen: set[int], as_written: bool) -> object:
+    """Return what a node of the `yaml` package stands for; `seen` has the ids of those that were met before."""
+    if node is None:  # of an empty file
+        return None
+    line = f"line {node.start_mark.line + 1}"
+    if node.tag is not None or id(node) in seen:
+        raise Unreadable(f"{line}: {printable(node.tag) if node.tag else 'aliases (&, *)'}: this has no meaning here")
+    seen.add(id(node))
+    if node.id == "scalar":
+        return node.value if node.style else _yaml_word(node.value, as_written)
+    if node.id == "sequence":
+        return [_yaml_value(item, seen, as_written) for item in node.value]
+    content = {}
+    for key, item in node.value:
+        if key.id != "scalar" or key.value in content:
+            what = f"the key {printable(key.value, 60)!r} is there twice" if key.id == "scalar" else "a key is no text"
+            raise Unreadable(f"line {key.start_mark.line + 1}: {what}")
+        content[key.value] = _yaml_value(item, seen, as_written)
+    return content
+
+
+def _yaml_word(word: str, as_written: bool) -> str | int | float | bool | None:
+    if word.lower() in ("", "~", "null"):
+        return None
+    if as_written:
+        return word
+    if word.lower() in ("true", "false"):
+        return word.lower() == "true"
+    if not DECIMAL.fullmatch(word):
+        return word
+    return int(word) if word.lstrip("+-").isdigit() else float(word)
 
 
 def first_free(parent: Path, name: str, claim: Callable[[Path], None]) -> Path:
