@@ -15,6 +15,7 @@ from common.runs.tracking import check_installed
 from common.system.errors import BadInput
 from common.system.files import read_yaml
 from common.system.log import info
+from common.system.records import check_config
 from common.system.text import printable
 
 TRACKERS = ("tensorboard", "wandb", "wandb_project", "wandb_entity")
@@ -129,10 +130,10 @@ class Parser(argparse.ArgumentParser):
         folder = given["resume"] = Path(given["resume"])
         if not (folder / "config.json").is_file():
             raise BadInput(f"--resume {folder}: there is no run in that folder (no config.json)")
-        config = read_config(folder)
+        config, source = read_config(folder), str(folder / "config.json")
+        check_config(config, source)
         if config["script"] != self.script:
             raise BadInput(f"--resume {folder}: that run is of {config['script']}.py; resume it with that")
-        source = str(folder / "config.json")
         stored = self._stored(config["options"] | {"dataset": config["dataset"]}, source)
         if len(stored["dataset"]) != 1:
             raise BadInput(f"{source}: a run has one data set, not {_typed(stored['dataset'])}")

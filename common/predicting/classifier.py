@@ -1,6 +1,5 @@
 """A trained network ready for use: found, checked and rebuilt from a checkpoint by the script that made it."""
 
-import argparse
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +11,13 @@ from torch import nn
 
 from common.data.images import frame, read_image, square
 from common.models.placement import place
+from common.models.weights import difference_of
 from common.system.checkpoints import Damaged, load_checkpoint
 from common.system.device import Machine
 from common.system.errors import BadInput
 from common.system.log import info
+from common.system.records import check_config
+from common.system.text import printable
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,13 @@ class Classifier:
 
     @torch.inference_mode()
     def probabilities(self, squares: list[np.ndarray]) -> np.ndarray:
-        """Return (N, classes) float32 for N results of `read`."""
+        """Return (N, classes) float32 for N results of `read`; BadInput is raised if they are not finite."""
         with self.machine.autocast():
             logits = self.model(self.inputs(squares))
-        return logits.float().softmax(1).cpu().numpy()
+        probabilities = logits.float().softmax(1).cpu().numpy()
+        if not np.isfinite(probabilities).all():
+            raise BadInput("the network predicts numbers that are not finite: its weights cannot be used")
+        return probabilities
 
 
 def find_checkpoint(run: str) -> Path:
@@ -75,28 +80,36 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
         BadInput: the file is missing or damaged, or its script is missing or builds another network now.
     """
     content = load_checkpoint(checkpoint, {"model", "config", "epoch", "val_accuracy"})
-    config = content["config"]
+    config, weights = content["config"], content["model"]
+    check_config(config, str(checkpoint))
     missing = {"script", "classes", "options", "stored_size"} - config.keys()
     if missing:
         raise BadInput(f"{checkpoint} is of an earlier version: it does not tell {', '.join(sorted(missing))}")
     script = _import_experiment(config["script"], scripts, checkpoint)
-    # Options that the script has got since the run was made have their defaults.
-    options = argparse.Namespace(**vars(script.parse_options([])) | config["options"])
     classes = config["classes"]
-    model = script.build_model(options, len(classes))
     try:
-        model.load_state_dict(content["model"])
-    except RuntimeError as error:
+        options = script.parse_options(config["options"])  # those that the script has got since have its defaults
+        with torch.device("meta"):  # which makes shapes only
+            wanted = script.build_model(options, len(classes)).state_dict()
+    except BadInput as error:
+        raise BadInput(f"{checkpoint}: {error}") from error
+    difference = difference_of(wanted, weights) if isinstance(weights, dict) else "it holds no weights by name"
+    if not difference and sum(tensor.nbytes for tensor in weights.values()) > checkpoint.stat().st_size:
+        difference = "its tensors are larger than the file"
+    if difference:
+        commit = printable(config.get("git_commit") or "unknown", 60)
         raise BadInput(
-            f"{checkpoint} does not fit the network that {config['script']}.py builds now; "
-            f"the run was made with commit {config.get('git_commit') or 'unknown'}"
-        ) from error
+            f"{checkpoint} does not fit the network that {config['script']}.py builds now ({difference}); "
+            f"the run was made with commit {commit}"
+        )
+    model = script.build_model(options, len(classes))
+    model.load_state_dict(weights)
     _, transform = script.build_transforms(options)
     place(model, machine).eval()
-    info(
-        f"{config.get('name', config['script'])}, {len(classes)} classes; weights of epoch {content['epoch']}, "
-        f"validation accuracy {content['val_accuracy']:.4f}"
-    )
+    name, epoch = config.get("name", config["script"]), printable(content["epoch"], 20)
+    accuracy = content["val_accuracy"]
+    accuracy = f"{accuracy:.4f}" if isinstance(accuracy, float) else "unknown"
+    info(f"{printable(name)}, {len(classes)} classes; weights of epoch {epoch}, validation accuracy {accuracy}")
     fit = config.get("fit") or config["options"].get("fit", "crop")  # older runs have it elsewhere, or not at all
     return Classifier(model, transform, classes, config["stored_size"], fit, machine)
 
@@ -104,7 +117,9 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
 def _import_experiment(name: str, scripts: Path, checkpoint: Path):
     """Return the module `name` if it is a file in the folder `scripts`: a checkpoint must import nothing else."""
     if not name.isidentifier() or not (scripts / f"{name}.py").is_file():
-        raise BadInput(f"{checkpoint} is of the experiment {name!r}, and there is no such script in {scripts}")
+        raise BadInput(
+            f"{checkpoint} is of the experiment {printable(name, 60)!r}, and there is no such script in {scripts}"
+        )
     module = importlib.import_module(name)
     if not hasattr(module, "build_model"):
         raise Damaged(f"{checkpoint} is of {name}.py, which is no experiment")

@@ -18,6 +18,7 @@ from common.system.text import printable
 from common.system.threads import read_ahead
 
 THREADS = 8  # that decode files; decoding releases the interpreter lock, and slow disks need more than there are cores
+BATCH_PIXELS = 64 * 512 * 512  # of all images that are in memory at a time, whatever size a run has stored
 MONTAGE_IMAGES = 64
 LONGEST_PATH, LONGEST_NAME = 60, 24  # characters that columns of the terminal are aligned to
 
@@ -122,8 +123,10 @@ def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -
         except BadInput as error:
             return error
 
+    batch_size = max(1, min(batch_size, BATCH_PIXELS // classifier.stored_size**2))
+    threads = min(THREADS, batch_size)
     # While the network works on one batch, the next one is read.
-    coming = read_ahead(read, images, THREADS, ahead=math.ceil(batch_size / THREADS))
+    coming = read_ahead(read, images, threads, ahead=math.ceil(batch_size / threads))
     with progress(len(images), "predicting") as bar:
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]

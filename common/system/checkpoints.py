@@ -6,12 +6,14 @@ bits. The zip format ignores what follows, so `torch.load(path, weights_only=Tru
 
 import hashlib
 import io
+import warnings
+import zipfile
 from pathlib import Path
 
 import torch
 
 from common.system.errors import BadInput
-from common.system.files import write_bytes
+from common.system.files import Unreadable, write_bytes
 
 SEAL = b"\nsha256:"
 SEAL_LENGTH = len(SEAL) + 64
@@ -37,10 +39,34 @@ def load_checkpoint(path: Path, keys: set[str] = frozenset()) -> dict:
     content, is_sealed = read_sealed(path)
     if not is_sealed:
         raise Damaged(f"{path} is damaged (its checksum is missing)")
-    loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    if not keys <= loaded.keys():
+    try:
+        loaded = unpack(content)
+    except Unreadable as error:
+        raise Damaged(f"{path} is no checkpoint that can be read safely ({error})") from error
+    if not (isinstance(loaded, dict) and keys <= loaded.keys()):
         raise Damaged(f"{path} is damaged (it is another kind of checkpoint)")
     return loaded
+
+
+def unpack(content: bytes) -> object:
+    """Return what `torch.save` has written, its tensors on the CPU; nothing in it is executed.
+
+    `Unreadable` is raised if it cannot be read so, or could take far more memory than it has bytes.
+    """
+    try:
+        if content.startswith(b"PK"):  # `torch.save` compresses nothing, but `torch.load` would unpack it
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                entries = archive.infolist()
+            if any(entry.compress_type for entry in entries) or sum(e.file_size for e in entries) > len(content):
+                raise Unreadable("it is compressed")
+        if b"bytearray" in content:  # `torch.load` would make one of any length
+            raise Unreadable("it holds other things than tensors and plain values")
+        with warnings.catch_warnings(action="ignore"):  # of what it then refuses
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (MemoryError, Unreadable):
+        raise
+    except Exception as error:  # the readers of old formats raise nearly anything for other files
+        raise Unreadable(f"{type(error).__name__} in it") from error
 
 
 def read_sealed(path: Path) -> tuple[bytes, bool]:
