@@ -136,7 +136,7 @@ class Parser(argparse.ArgumentParser):
             raise BadInput(f"--resume {folder}: that run is of {config['script']}.py; resume it with that")
         stored = self._stored(config["options"] | {"dataset": config["dataset"]}, source)
         if len(stored["dataset"]) != 1:
-            raise BadInput(f"{source}: a run has one data set, not {_typed(stored['dataset'])}")
+            raise BadInput(f"{source}: dataset is one of a run, not {_typed(stored['dataset'])}")
         for name, value in given.items():
             is_more = name == "epochs" and value > stored["epochs"]
             may_differ = name in MAY_DIFFER_ON_RESUME or (is_more and stored["schedule"] in OPEN_ENDED)

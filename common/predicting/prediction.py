@@ -123,7 +123,7 @@ def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -
         except BadInput as error:
             return error
 
-    batch_size = max(1, min(batch_size, BATCH_PIXELS // classifier.stored_size**2))
+    batch_size = min(batch_size, _most_at_a_time(classifier))
     threads = min(THREADS, batch_size)
     # While the network works on one batch, the next one is read.
     coming = read_ahead(read, images, threads, ahead=math.ceil(batch_size / threads))
@@ -136,6 +136,10 @@ def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -
             for image, square in zip(batch, decoded, strict=True):
                 yield square if isinstance(square, BadInput) else Prediction(image, next(rows))
             bar.update(len(batch))
+
+
+def _most_at_a_time(classifier: Classifier) -> int:
+    return max(1, BATCH_PIXELS // classifier.stored_size**2)
 
 
 def report(
@@ -199,7 +203,7 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
     if not predictions:
         info(f"{printable(name)} is not written: there is nothing to show")
         return
-    count = min(len(predictions), MONTAGE_IMAGES)
+    count = min(len(predictions), MONTAGE_IMAGES, _most_at_a_time(classifier))
     shown = [predictions[place] for place in np.linspace(0, len(predictions) - 1, count).astype(int)]
     inputs = classifier.inputs([classifier.read(one.image.path) for one in shown])
     titles = []
