@@ -174,6 +174,12 @@ def test_a_sealed_checkpoint_is_not_believed(tmp_path, honest, picture, kind, ca
     assert "\x1b" not in "".join(capsys.readouterr())
 
 
+@pytest.mark.parametrize("changes", [{"num_filters": 2**16}, {"num_filters": 2**31 - 1}, {"image_size": 10**6}])
+def test_the_network_is_compared_before_it_is_made(tmp_path, picture, changes):
+    honest = load_checkpoint(ROOT / "tests" / "old_runs" / "finished" / "best.pth")
+    assert predict_with(tmp_path / "a.pth", packed(with_options(honest, **changes)), picture)
+
+
 def test_names_that_steer_a_terminal_are_shown_as_escapes(tmp_path, honest, picture, capsys):
     content = with_config(honest, name=ESCAPES, classes=[ESCAPES, *CLASSES[1:]], git_commit=ESCAPES)
     assert predict_with(tmp_path / "a.pth", packed(content | {"epoch": ESCAPES}), picture) is None

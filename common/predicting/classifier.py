@@ -19,6 +19,8 @@ from common.system.log import info
 from common.system.records import check_config
 from common.system.text import printable
 
+BATCH_PIXELS = 64 * 512 * 512  # of all images that the network is shown at a time, however large a run has them
+
 
 @dataclass(frozen=True)
 class Classifier:
@@ -44,6 +46,12 @@ class Classifier:
         """Return what the network takes, (N, C, H, W) float32 on the device, for N results of `read`."""
         images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
         return self.transform(images.to(self.machine.device))
+
+    def most_at_a_time(self) -> int:
+        """Return the number of images that may be in memory together."""
+        blank = np.zeros((self.stored_size, self.stored_size, 3), np.uint8)
+        side = max(self.stored_size, self.inputs([blank]).shape[-1])
+        return max(1, BATCH_PIXELS // side**2)
 
     @torch.inference_mode()
     def probabilities(self, squares: list[np.ndarray]) -> np.ndarray:
@@ -91,8 +99,8 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
         options = script.parse_options(config["options"])  # those that the script has got since have its defaults
         with torch.device("meta"):  # which makes shapes only
             wanted = script.build_model(options, len(classes)).state_dict()
-    except BadInput as error:
-        raise BadInput(f"{checkpoint}: {error}") from error
+    except (BadInput, RuntimeError) as error:  # such as shapes with more values than can be counted
+        raise BadInput(f"{checkpoint}: {printable(error, 300)}") from error
     difference = difference_of(wanted, weights) if isinstance(weights, dict) else "it holds no weights by name"
     if not difference and sum(tensor.nbytes for tensor in weights.values()) > checkpoint.stat().st_size:
         difference = "its tensors are larger than the file"

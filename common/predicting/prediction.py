@@ -18,7 +18,6 @@ from common.system.text import printable
 from common.system.threads import read_ahead
 
 THREADS = 8  # that decode files; decoding releases the interpreter lock, and slow disks need more than there are cores
-BATCH_PIXELS = 64 * 512 * 512  # of all images that are in memory at a time, whatever size a run has stored
 MONTAGE_IMAGES = 64
 LONGEST_PATH, LONGEST_NAME = 60, 24  # characters that columns of the terminal are aligned to
 
@@ -123,7 +122,7 @@ def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -
         except BadInput as error:
             return error
 
-    batch_size = min(batch_size, _most_at_a_time(classifier))
+    batch_size = min(batch_size, classifier.most_at_a_time())
     threads = min(THREADS, batch_size)
     # While the network works on one batch, the next one is read.
     coming = read_ahead(read, images, threads, ahead=math.ceil(batch_size / threads))
@@ -136,10 +135,6 @@ def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -
             for image, square in zip(batch, decoded, strict=True):
                 yield square if isinstance(square, BadInput) else Prediction(image, next(rows))
             bar.update(len(batch))
-
-
-def _most_at_a_time(classifier: Classifier) -> int:
-    return max(1, BATCH_PIXELS // classifier.stored_size**2)
 
 
 def report(
@@ -203,7 +198,7 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
     if not predictions:
         info(f"{printable(name)} is not written: there is nothing to show")
         return
-    count = min(len(predictions), MONTAGE_IMAGES, _most_at_a_time(classifier))
+    count = min(len(predictions), MONTAGE_IMAGES, classifier.most_at_a_time())
     shown = [predictions[place] for place in np.linspace(0, len(predictions) - 1, count).astype(int)]
     inputs = classifier.inputs([classifier.read(one.image.path) for one in shown])
     titles = []
