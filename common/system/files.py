@@ -108,13 +108,13 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def read_yaml(path: str, name: str, as_written: bool = False) -> object:
+def read_yaml(path: str, what: str, as_written: bool = False) -> object:
     """Return what a YAML file holds: dicts with texts as keys, lists, and what plain words mean in YAML 1.2.
 
     Those are null, true, false and decimal numbers; all else is text: 010 is not 8, 2:32 not 152, yes not true.
 
     Args:
-        name: of the file in errors.
+        what: how errors begin, with the name of the file.
         as_written: leave every word the text that it is, but null.
 
     Raises:
@@ -126,18 +126,18 @@ def read_yaml(path: str, name: str, as_written: bool = False) -> object:
         with open(path, "rb") as file:
             content = file.read(LARGEST_YAML + 1)
         if len(content) > LARGEST_YAML:
-            raise BadInput(f"{name} is larger than {LARGEST_YAML:,} bytes")
+            raise BadInput(f"{what} is larger than {LARGEST_YAML:,} bytes")
         loader = yaml.BaseLoader(content.decode("utf-8"))
         loader.resolve = lambda *_: None  # no tags but those that are written down
         return _yaml_value(loader.get_single_node(), set(), as_written)
     except OSError as error:
-        raise BadInput(f"{name} cannot be read ({error.strerror})") from error
+        raise BadInput(f"{what} cannot be read ({error.strerror})") from error
     except Unreadable as error:
-        raise BadInput(f"{name}, {error}") from error
+        raise BadInput(f"{what}, {error}") from error
     except RecursionError as error:
-        raise BadInput(f"{name} is nested too deeply") from error
+        raise BadInput(f"{what} is nested too deeply") from error
     except (yaml.YAMLError, ValueError) as error:
-        raise BadInput(f"{name} is not YAML: {' '.join(str(error).split())}") from error
+        raise BadInput(f"{what} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def _yaml_value(node, seen: set[int], as_written: bool) -> object:
