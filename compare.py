@@ -8,6 +8,8 @@ Runs that differ in the seed alone are grouped. Run folders are only read: witho
 below outputs/compare/. Its report.html is one page with everything, to be opened in any browser.
 """
 
+from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
+
 from pathlib import Path
 
 from common.comparing.finished_runs import read_runs
@@ -17,7 +19,6 @@ from common.comparing.overview import check_metric, compare, option_to_draw
 from common.comparing.tables import print_overview
 from common.options.parser import Parser
 from common.options.types import path
-from common.system.errors import run_script
 from common.system.log import info
 
 OUTPUTS = "outputs"  # where runs are, unless they were sent elsewhere

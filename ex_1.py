@@ -4,14 +4,14 @@
     python ex_1.py --dataset digits    1,797 scanned digits, nothing to download
 
 Four convolutions and one linear layer, trained for 50 epochs without augmentation: the training accuracy keeps rising
-long after the validation accuracy has had its best epoch.
+long after the validation accuracy has had its best epoch. ex_2.py asks what a bigger input and augmentation buy.
 
 Measured: CIFAR-10 (JPEG) 69.86 % test (68.95 to 70.75, n = 1), best epoch 6 of 50; digits 99.44, 100 and 100 % (n = 3);
           an epoch of CIFAR-10 takes about 29 s on 2 cores of an AMD EPYC, without a GPU
 Reported: CIFAR-10 72.24 % (best epoch 13), CIFAR-100 34.65 %; CIFAR-10 (JPEG) is recompressed, so not comparable
-
-ex_2.py asks what a bigger input, more filters and augmentation buy.
 """
+
+from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
 
 from torch import nn
 
@@ -19,7 +19,6 @@ from common.evaluation.testing import evaluate_best
 from common.experiment import run_experiment
 from common.options.shared import experiment_parser
 from common.options.types import SWITCH, number
-from common.system.errors import run_script
 from common.training.fit import fit
 from common.transforms.basic import Compose, Normalize, Resize
 

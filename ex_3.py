@@ -13,13 +13,15 @@ Measured: CIFAR-10 (JPEG), n = 1 each, 2 cores of an AMD EPYC, no GPU: LeNet 41.
 Reported: CIFAR-10, best validation accuracy: LeNet 38.6 %, AlexNet 77.4 %, ResNet-18 88.6 %
 """
 
+from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
+
 from torch import nn
 
 from common.evaluation.testing import evaluate_best
 from common.experiment import measure_speed, run_experiment
 from common.options.shared import experiment_parser
 from common.options.types import SWITCH, activation, integer, number, one_of
-from common.system.errors import BadInput, run_script
+from common.system.errors import BadInput
 from common.training.fit import fit
 from common.transforms.basic import Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
 from common.transforms.color import ColorJitter, GaussianBlur

@@ -3,7 +3,6 @@
     python ex_4.py --config configs/cifar100_resnet18.yaml                 from scratch at 32x32 pixels
     python ex_4.py --config configs/cifar100_resnet50_cutmix.yaml          reference: 81 %
     python ex_4.py --config configs/cifar100_pretrained.yaml               fine-tuned at 224x224; reference: 85 %
-    python ex_4.py --config configs/cifar100_resnet50_cutmix.yaml --override model=resnet18
     torchrun --nproc_per_node=2 ex_4.py --config configs/cifar100_resnet18.yaml
 
 A ResNet-18 or ResNet-50. From scratch it begins with a 3x3 convolution and no pooling, as 32 pixels want it; with
@@ -14,13 +13,14 @@ Measured: 100 classes of Tiny ImageNet, ResNet-18, 2 epochs: 9.50 % test (8.72 t
 Reported: CIFAR-100 74.7 % from scratch, 81 % with CutMix, 85 % fine-tuned
 """
 
+from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
+
 from torch import nn
 
 from common.evaluation.testing import evaluate_best
 from common.experiment import run_experiment
 from common.options.shared import experiment_parser
 from common.options.types import SWITCH, number, one_of, one_of_or_path
-from common.system.errors import run_script
 from common.training.fit import fit
 from common.transforms.basic import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
 from common.transforms.color import ColorJitter

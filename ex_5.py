@@ -5,13 +5,14 @@
     python ex_5.py --data photographs/ --watch 50
 
 Before the first epoch the run folder has pictures of the data and `explore.json`; after the last one, pictures of the
-network: what its filters have become, how strongly each layer learned, what it sees in an image, and which pixels made
-a decision. The functions behind them, in common/exploring/ and common/inside/, work on any data and network.
+network: its filters, how strongly each layer learned, what it sees in an image, which pixels made a decision.
 
 Measured: CIFAR-10 (JPEG) 71.69 % test (70.80 to 72.56, n = 1), best epoch 17 of 20; an epoch takes 46 s
           (2 cores of an AMD EPYC, no GPU)
 Reported: CIFAR-10 73.58 %
 """
+
+from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
 
 from torch import nn
 
@@ -20,7 +21,6 @@ from common.experiment import run_experiment
 from common.exploring.explore import explore
 from common.options.shared import experiment_parser
 from common.options.types import number
-from common.system.errors import run_script
 from common.training.fit import fit
 from common.transforms.basic import Compose, Normalize, Resize
 

@@ -8,13 +8,14 @@ training image in ten is set aside for it. A test/ without class folders has no 
 all are read back and compared before the file gets its name.
 """
 
+from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
+
 import os
 from pathlib import Path
 
 from common.data.packing import check_target, find_splits, pack, report
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
-from common.system.errors import run_script
 
 SIZE = 96  # pixels: that of Medium ImageNet
 FITS = ("crop", "squash")

@@ -7,6 +7,8 @@ best.pth alone is enough: it knows its script, its options and its classes. Fold
 them. If a folder holds folders with the names of classes, the accuracy is told too. Nothing in the run is changed.
 """
 
+from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
+
 from pathlib import Path
 
 from common.options.parser import Parser
@@ -14,7 +16,7 @@ from common.options.types import integer, one_of, path
 from common.predicting.classifier import find_checkpoint, load_classifier
 from common.predicting.prediction import check_outputs, find_images, predict, report, write_csv, write_montage
 from common.system.device import DEVICES, prepare_machine
-from common.system.errors import BadInput, run_script
+from common.system.errors import BadInput
 
 SCRIPTS = Path(__file__).resolve().parent
 TOPK = 5

@@ -8,6 +8,8 @@ What stands behind -- goes to every trial. The same command continues a search t
 is chosen on validation images; the test images are looked at by the best alone, at the end.
 """
 
+from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
+
 import os
 import shlex
 import sys
@@ -21,7 +23,7 @@ from common.searching.search import Search
 from common.searching.storage import open_search_folder, open_storage
 from common.searching.sweep_file import read_sweep
 from common.searching.trials import Launcher, slots_for
-from common.system.errors import BadInput, run_script
+from common.system.errors import BadInput
 from common.system.log import info
 
 TRIALS = 20  # where neither the command, nor the file, nor a grid says how many

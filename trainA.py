@@ -4,15 +4,16 @@
     python trainA.py -lr 1e-4 -bn True
     python trainA.py -nf 64 -fs 5,5,3,3,3 -a LeakyReLU   the report's best: 43.4 % on iNaturalist's 10 classes
 
-Each block is convolution, activation, max-pool, dropout, batch norm; one linear layer follows. Every choice that the
-report's search made is an option. The shorter side of a photograph becomes 256 pixels, and the network sees squares of
-224 of it: in training random ones, then the middle. `val/` is the test set, and a fifth of `train/` is set aside to
-choose the best epoch. trainB.py fine-tunes a network that has seen millions of photographs before, on the same data.
+Each block is convolution, activation, max-pool, dropout, batch norm; one linear layer follows. Each choice of the
+report's search is an option. The shorter side of a photograph becomes 256 pixels, and the network sees squares of 224
+of it: in training random ones, then the middle. `val/` is the test set; a fifth of `train/` chooses the best epoch.
 
 Measured: 800 photographs of Imagenette, 20 epochs, n = 1 each: 28.33 % test (23.53 to 33.68); with -fo double
           -fs 5,5,3,3,3 -bn True -a GELU 38.00 % (32.69 to 43.61); an epoch takes about 20 s (2 cores of an AMD EPYC)
 Reported: 43.4 % on nature_12K, 10 classes of iNaturalist
 """
+
+from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
 
 import torch
 from torch import nn
@@ -21,7 +22,7 @@ from common.evaluation.testing import evaluate_best
 from common.experiment import run_experiment
 from common.options.shared import add_photograph_options, experiment_parser
 from common.options.types import SWITCH, activation, integer, number, one_of, one_or_several
-from common.system.errors import BadInput, run_script
+from common.system.errors import BadInput
 from common.training.fit import fit
 from common.transforms import basic as T
 from common.transforms.color import ColorJitter

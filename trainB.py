@@ -6,14 +6,14 @@
     python trainB.py --strategy rescale                    512x512 images, reduced by a small network that learns how
     python trainB.py --weights outputs/.../best.pth        from other weights; `--weights none` from scratch
 
-A frozen backbone is run once and its features are kept: from the second epoch on, an epoch takes seconds. ImageNet
-weights are downloaded (100 MB).
+A frozen backbone is run once: later epochs take seconds. ImageNet's weights are downloaded (100 MB).
 
 Measured: 800 photographs of Imagenette, a ResNet-18 at 64 pixels pretrained on CIFAR-10 (JPEG), 10 epochs, n = 1 each:
-          head 39.00 % test, all 57.00 %, all from random weights 45.00 %; a later epoch of head 0.3 s
-          (2 cores of an AMD EPYC, no GPU)
+          head 39.00 % test, all 57.00 %, all from random weights 45.00 %; a later epoch of head 0.3 s, 2 cores
 Reported: 79 to 80 % on nature_12K with ImageNet's weights and a new head
 """
+
+from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
 
 import math
 
@@ -25,7 +25,6 @@ from common.models.finetuning import FineTuned, Rescaler, discriminative_lrs, tr
 from common.models.pretrained import RESNETS, resnet_backbone
 from common.options.shared import add_photograph_options, experiment_parser
 from common.options.types import SWITCH, integer, number, one_of, one_of_or_path
-from common.system.errors import run_script
 from common.training.features import FeatureBatches
 from common.training.fit import fit
 from common.transforms.basic import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize

@@ -76,7 +76,7 @@ def test_the_content_is_on_the_disk_before_the_name_is(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda file: order.append("fsync") or real_fsync(file))
     monkeypatch.setattr(os, "replace", lambda *names: order.append("replace") or real_replace(*names))
     write_bytes(tmp_path / "file.bin", b"new")
-    assert order == ["fsync", "replace"]
+    assert order == ["fsync", "replace", "fsync"]  # the content, the name, the folder that has the name
 
 
 def test_the_file_before_is_kept_under_the_asked_name(tmp_path):

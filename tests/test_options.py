@@ -423,7 +423,7 @@ ANOTHER = {
     "batch_schedule": "2:99", "tta": "2", "sync_bn": "true", "watch": "5", "explore": "true",
 }  # fmt: skip
 FREE = {
-    "data": "elsewhere", "workers": "5", "save_every": "5", "print_every": "5", "compile": "true",
+    "data": "elsewhere", "workers": "5", "save_every": "5", "save_minutes": "5", "print_every": "5", "compile": "true",
     "test": "false", "tensorboard": "true", "wandb": "true", "wandb_project": "another", "wandb_entity": "somebody",
 }  # fmt: skip
 

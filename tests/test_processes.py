@@ -9,9 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
-from helpers import ROOT, command, environment, part
+from helpers import ROOT, command, environment, part, same_result
 
 from common.data.batches import Batches
 from common.system.device import Machine
@@ -117,6 +118,28 @@ def test_two_agents_that_meet_do_what_one_does(tmp_path):
     assert command(*words, tmp_path / "one", cwd=ROOT, env=quiet).returncode == 0
     for one, other in zip(curve(tmp_path / "one"), curve(tmp_path / "two"), strict=True):
         assert one[:2] == pytest.approx(other[:2], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_processes_killed_within_an_epoch_go_on_from_that_step_to_the_same_bits(tmp_path):
+    """Each has random numbers (dropout) and running statistics of its own."""
+    words = ["ex_1.py", "--dataset", "digits", "--limit", "200", "-b", "8", "-e", "3", "-d", "0.5", "--output_dir"]
+    assert torchrun(*words, tmp_path / "whole").returncode == 0
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *words, str(tmp_path / "part")]
+    settings = {"cwd": ROOT, "env": environment(OMP_NUM_THREADS="1"), "start_new_session": True}
+    job = subprocess.Popen([*launcher, "--save_minutes", "1e-9"], stdout=subprocess.DEVNULL, **settings)
+    while not list((tmp_path / "part").glob("*/*/*/last.pth")):
+        time.sleep(0.01)
+    for process in [*psutil.Process(job.pid).children(recursive=True), job]:
+        process.kill()
+    job.wait()
+    [folder] = (tmp_path / "part").glob("*/*/*")
+    done = torchrun("ex_1.py", "--resume", folder)
+    assert done.returncode == 0, done.stderr
+    assert ", step " in done.stdout
+    [whole] = (tmp_path / "whole").glob("*/*/*")
+    assert same_result(folder, whole)
 
 
 @pytest.mark.slow

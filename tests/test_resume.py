@@ -13,7 +13,7 @@ import torch
 from helpers import ROOT, command, environment, interrupt, read, same_result, small_run, without_pictures
 
 import ex_1
-from common.runs.folder import lock
+from common.runs.folder import lock, write_config
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.errors import BadInput, Diverged
 from common.training import fit as training
@@ -155,7 +155,7 @@ def test_more_epochs_are_refused_where_the_schedule_is_planned_for_so_many(unint
 
 def test_other_images_are_refused(interrupted):
     config = read(interrupted, "config.json")
-    (interrupted / "config.json").write_text(json.dumps(config | {"split_sha256": "0"}))
+    write_config(interrupted, config | {"split_sha256": "0"})
     with pytest.raises(BadInput, match="not those that the run began with"):
         resume(interrupted)
 

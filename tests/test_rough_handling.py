@@ -41,7 +41,7 @@ def test_weights_without_a_finite_validation_loss_are_never_the_best(tmp_path, m
 
 
 def test_records_never_count_an_epoch_that_is_not_saved(tmp_path, monkeypatch):
-    def full_disk(path, *arguments):
+    def full_disk(path, *arguments, **settings):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("common.runs.saving.save_checkpoint", full_disk)
@@ -105,10 +105,10 @@ def test_help_on_a_terminal_without_unicode():
 @pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_signal_when_all_is_done_shows_no_traceback(name):
     code = (
-        "import atexit, os, signal, common.system.errors\n"
+        "import atexit, os, signal, common.system.start\n"
         f"atexit.register(os.kill, os.getpid(), signal.{name})\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "common.system.errors.run_script(lambda: None)"
+        "common.system.start.run_script(lambda: None)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (-getattr(signal, name), "")

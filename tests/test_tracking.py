@@ -396,7 +396,7 @@ def test_a_missing_package_is_said_before_anything_is_made(tmp_path, name):
     hide = (
         f"import importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == {name!r} else f(n, *a)"
     )
-    code = f"{hide}; import sys, ex_1; from common.system.errors import run_script; run_script(ex_1.main)"
+    code = f"{hide}; import sys, ex_1; from common.system.start import run_script; run_script(ex_1.main)"
     done = command("-c", code, *WORDS, "--output_dir", tmp_path / "out", cwd=ROOT)
     line = f"error: --{name}: the package {name} is not installed; pip install -r requirements-extras.txt\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", line)

@@ -100,9 +100,12 @@ class Batches:
         order = shuffled(self.split.indices, self.seed, epoch)[: self.images_in(epoch)]
         return [self.processes.shard(batch) for batch in order.split(self.size_in(epoch))]
 
-    def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (inputs float32 (n, C, H, W), labels int64 (n,)), both on the device: this process's share."""
-        return self._inputs(self.order(epoch), epoch)
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (inputs float32 (n, C, H, W), labels int64 (n,)), both on the device: this process's share.
+
+        The first `skip` batches are left out.
+        """
+        return self._inputs(self.order(epoch)[skip:], epoch)
 
     def in_order(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield every image as `epoch` does, augmented as in that epoch, but in the order of the data set."""

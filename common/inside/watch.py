@@ -120,14 +120,16 @@ class Watch:
         return record
 
     def state_dict(self) -> dict:
-        """Return what a resume after an epoch needs: plain values and a tensor."""
-        return {"records": list(self.records), "initial_filters": self.initial_filters}
+        """Return what a resume needs: plain values and tensors."""
+        return {"records": list(self.records), "initial_filters": self.initial_filters, "sums": self._sums}
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on from what `state_dict` returned after an epoch."""
+        """Go on from what `state_dict` returned between two steps."""
         self.records = list(state["records"])
         self.initial_filters = state["initial_filters"]
-        self._sums, self._before = {}, {}
+        device = next(self.model.parameters()).device
+        self._sums = {name: sums.to(device) for name, sums in state.get("sums", {}).items()}
+        self._before = {}
 
 
 def dead_share(layer: nn.Module, output: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ def load_weights(model: nn.Module, file: str, classes: list[str]) -> None:
         raise BadInput(f"--weights {file} does not fit this network: {difference}")
     _load(model, weights, file)
     if others:
-        info(f"warning: --weights {file} was trained for other classes: {printable(', '.join(others[:10]))}")
+        info(f"warning: --weights {file} was trained for other classes: {', '.join(others[:10])}")
 
 
 def read_weights(file: str, classes: list[str]) -> tuple[dict, list[str] | None]:

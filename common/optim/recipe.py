@@ -32,6 +32,7 @@ class Recipe:
     accumulate: int
     patience: int | None
     save_every: int | None
+    save_minutes: float | None
     print_every: int | None
     watch: int | None
     compile: bool

@@ -4,13 +4,14 @@ Later ones win: the experiment's defaults, `--config FILE`, `--override key=valu
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from common.optim.optimizers import OPEN_ENDED, check_schedule
 from common.options.types import absolute_path, nearest
-from common.runs.folder import read_config
+from common.runs.folder import read_config, unfinished_runs
 from common.runs.tracking import check_installed
 from common.system.errors import BadInput
 from common.system.files import read_yaml
@@ -20,7 +21,7 @@ from common.system.text import printable
 
 TRACKERS = ("tensorboard", "wandb", "wandb_project", "wandb_entity")
 # Options that change where a run happens but not what comes out of it.
-MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "print_every", "compile", "test", *TRACKERS)
+MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "save_minutes", "print_every", "compile", "test", *TRACKERS)
 # Options that do nothing unless another one has one of these values.
 WORKS_ONLY_WITH = {
     "warmup_epochs": ("schedule", ("cosine",)),
@@ -74,7 +75,11 @@ class Parser(argparse.ArgumentParser):
         for name in files.config:
             given |= self._read(_options_in(name), f"--config {name}")
         given |= self._read(dict(map(_pair, files.override)), "--override") | self._given(typed)
-        options = self._resumed(given) if given.get("resume") else self._completed(given)
+        options = self._resumed(given) if given.get("resume", "auto") != "auto" else self._completed(given)
+        if options["resume"] == "auto":
+            options["resume"] = None
+            if folder := self._newest_unfinished(options):
+                options = self._resumed(given | {"resume": folder})
         check_schedule(*(options[name] for name in ("schedule", "epochs", "warmup_epochs", "milestones")))
         check_installed(options)
         return argparse.Namespace(**options)
@@ -125,18 +130,34 @@ class Parser(argparse.ArgumentParser):
                 raise BadInput(f"{source}: --{name}: there must be a value")
         return defaults | known | self._read(known, source)
 
+    def _run_in(self, folder: Path) -> tuple[dict, dict]:
+        """Return the config.json of a run, and all its options; BadInput is raised if they cannot be."""
+        config, source = read_config(folder), str(folder / "config.json")
+        check_config(config, source)
+        stored = self._stored(config["options"] | {"dataset": config["dataset"]}, source)
+        if len(stored["dataset"]) != 1:
+            raise BadInput(f"{source}: dataset is one of a run, not {_typed(stored['dataset'])}")
+        return config, stored
+
+    def _newest_unfinished(self, options: dict) -> Path | None:
+        """Return the folder of the newest run with these options that has not come to its end and is not under way."""
+        if len(options["dataset"]) > 1:
+            raise BadInput("--resume auto continues the run of one data set: choose one with --dataset")
+        for folder in unfinished_runs(Path(options["output_dir"], self.script)):
+            with contextlib.suppress(BadInput):  # a run that cannot go on
+                if self._run_in(folder)[1] == options:
+                    return folder
+        info("--resume auto: there is no unfinished run of these options; starting one")
+        return None
+
     def _resumed(self, given: dict) -> dict:
         """Return the options stored in the run to be resumed; what is `given` must not contradict them."""
         folder = given["resume"] = Path(given["resume"])
         if not (folder / "config.json").is_file():
             raise BadInput(f"--resume {folder}: there is no run in that folder (no config.json)")
-        config, source = read_config(folder), str(folder / "config.json")
-        check_config(config, source)
+        config, stored = self._run_in(folder)
         if config["script"] != self.script:
             raise BadInput(f"--resume {folder}: that run is of {config['script']}.py; resume it with that")
-        stored = self._stored(config["options"] | {"dataset": config["dataset"]}, source)
-        if len(stored["dataset"]) != 1:
-            raise BadInput(f"{source}: dataset is one of a run, not {_typed(stored['dataset'])}")
         for name, value in given.items():
             is_more = name == "epochs" and value > stored["epochs"]
             may_differ = name in MAY_DIFFER_ON_RESUME or (is_more and stored["schedule"] in OPEN_ENDED)

@@ -15,6 +15,7 @@ from common.options.types import (
     mixing,
     number,
     one_of,
+    one_of_or_path,
     one_or_more_of,
     path,
 )
@@ -119,8 +120,12 @@ def _add_run_options(add) -> None:
     add("-s", "--seed", type=integer(0, 2**31 - 1), default=0, metavar="N",
         help="of the split, the first weights, the order and the augmentation")
     add("--output_dir", type=path, default="outputs", metavar="DIR", help="where the run folders go")
-    add("--resume", type=absolute_path, metavar="RUN_DIR", help="continue that run, with the options stored in it")
+    add("--resume", type=one_of_or_path(["auto"]), metavar="RUN_DIR",
+        help="continue that run, with the options stored in it; auto: the newest unfinished run of the same options, "
+             "or a new one")
     add("--save_every", type=integer(1), metavar="N", help="keep the state of every Nth epoch as epoch-<n>.pth")
+    add("--save_minutes", type=number(above=0), metavar="X",
+        help="save every X minutes within an epoch too, so that a killed run goes on from there")
     add("--device", type=one_of(DEVICES), default="auto", metavar="NAME", help=", ".join(DEVICES))
     add("--precision", type=one_of(PRECISIONS), default="auto", metavar="NAME",
         help=f"{', '.join(PRECISIONS)}; auto is half precision on CUDA only")

@@ -114,10 +114,10 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
     model.load_state_dict(weights)
     _, transform = script.build_transforms(options)
     place(model, machine).eval()
-    name, epoch = config.get("name", config["script"]), printable(content["epoch"], 20)
-    accuracy = content["val_accuracy"]
+    epoch, accuracy = printable(content["epoch"], 20), content["val_accuracy"]
     accuracy = f"{accuracy:.4f}" if isinstance(accuracy, float) else "unknown"
-    info(f"{printable(name)}, {len(classes)} classes; weights of epoch {epoch}, validation accuracy {accuracy}")
+    name = config.get("name", config["script"])
+    info(f"{name}, {len(classes)} classes; weights of epoch {epoch}, validation accuracy {accuracy}")
     fit = config.get("fit") or config["options"].get("fit", "crop")  # older runs have it elsewhere, or not at all
     return Classifier(model, transform, classes, config["stored_size"], fit, machine)
 

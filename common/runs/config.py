@@ -1,5 +1,6 @@
 """What config.json says of a run: everything that a person needs to understand it or to do it again."""
 
+import hashlib
 import platform
 import shlex
 import subprocess
@@ -39,6 +40,15 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
     }
 
 
+def differences(before: dict, now: dict) -> dict[str, list]:
+    """Return {name: [before, now]} of what differs between two configs and can change the last bits of a run."""
+    then, here = (
+        {name: config.get(name) for name in ("git_commit", "code_sha256")} | config["versions"] | config["machine"]
+        for config in (before, now)
+    )
+    return {name: [then[name], here[name]] for name in here if then.get(name) not in (None, here[name])}
+
+
 def describe_network(model: nn.Module, input_shape: tuple[int, ...], images: int = 2) -> dict:
     """Return what there is to say of a network that takes images of `input_shape` (C, H, W).
 
@@ -57,10 +67,20 @@ def describe_origin(machine: Machine) -> dict:
     return {
         "command": shlex.join([Path(sys.executable).name, *sys.argv]),
         "git_commit": _git_commit(),
+        "code_sha256": _code_sha256(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)}
         | {name: version(name) for name in PACKAGES},
         "machine": machine.describe() | {"system": platform.platform()},
     }
+
+
+def _code_sha256() -> str:
+    """Return the SHA-256 of all Python files of the scripts and of common/, and of their names."""
+    root, digest = Path(__file__).parents[2], hashlib.sha256()
+    for path in sorted([*root.glob("*.py"), *root.glob("common/**/*.py")]):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 def _git_commit() -> str | None:

@@ -1,34 +1,51 @@
 """Making a run folder that is nobody else's, locking it, and reading what is in it."""
 
 import contextlib
+import hashlib
 import os
+import secrets
 import shutil
 import time
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from common.system import files
 from common.system.errors import DISK_FULL, BadInput
-from common.system.files import Unreadable, first_free, read_json, write_json
+from common.system.files import Unreadable, first_free, json_text, read_json, remove_partial_files, write_json
 
+MAKING = ".making"
 NO_RUNS = ("throughput.json", "explore.json")  # what a script leaves that did something else than train
 
 
 def make_folder(parent: Path, config: dict) -> Path:
-    """Make a folder of its own for this second, which appears at once with config.json in it."""
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    making = parent / f".{stamp}.{os.getpid()}"
+    """Make a folder of its own for this second, which appears at once with config.json in it.
+
+    `config` gets a "run_id", by which the files of the run know one another. What killed processes have left in
+    `parent` and in its runs is removed.
+    """
+    stamp, config["run_id"] = time.strftime("%Y-%m-%d_%H-%M-%S"), secrets.token_hex(8)
+    making = parent / f".{stamp}.{secrets.token_hex(4)}{MAKING}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        making.mkdir()
-        write_json(making / "config.json", config)
-        return first_free(parent, stamp, lambda folder: _rename_folder(making, folder))
+        with files.lock(parent / ".lock", str(parent), wait=True):
+            _remove_litter(parent)
+            making.mkdir()
+            write_config(making, config)
+            return first_free(parent, stamp, lambda folder: _rename_folder(making, folder))
     except OSError as error:
         if error.errno in DISK_FULL:
             raise
         raise BadInput(f"--output_dir: nothing can be written to {parent} ({error.strerror})") from error
     finally:
         shutil.rmtree(making, ignore_errors=True)
+
+
+def _remove_litter(parent: Path) -> None:
+    """Remove what killed processes have left: nobody else makes a folder in `parent` now."""
+    for making in parent.glob(f".*{MAKING}"):
+        shutil.rmtree(making, ignore_errors=True)
+    for left in parent.glob("*/.lock"):
+        with contextlib.suppress(BadInput), lock(left.parent):  # else the run goes on
+            remove_partial_files(left.parent)
 
 
 def _rename_folder(source: Path, target: Path) -> None:
@@ -42,28 +59,19 @@ def _rename_folder(source: Path, target: Path) -> None:
 
 
 def lock(folder: Path) -> contextlib.ExitStack:
-    """Keep other processes out of `folder` until what is returned is closed, or the process ends, however it ends.
+    """Keep other processes out of `folder`, see `files.lock`."""
+    return files.lock(folder / ".lock", str(folder))
 
-    Raises:
-        BadInput: another process has it.
-    """
-    path = folder / ".lock"
-    held = FileLock(path, blocking=False)
-    try:
-        held.acquire()
-    except Timeout as error:
-        raise BadInput(f"{folder} is in use by another process; wait for it to end") from error
-    except OSError as error:
-        raise BadInput(f"{folder} cannot be written to ({error.strerror})") from error
 
-    def give_up() -> None:
-        with contextlib.suppress(OSError):  # Windows keeps files that are open; there `release` removes it
-            path.unlink()  # while it is held, so that nobody locks a file that goes away
-        held.release()
+def write_config(folder: Path, config: dict) -> None:
+    """Write the config.json of a run, with a checksum by which `read_config` notices that it was edited."""
+    write_json(folder / "config.json", config | {"config_sha256": _digest(config)})
 
-    stack = contextlib.ExitStack()
-    stack.callback(give_up)
-    return stack
+
+def _digest(config: dict) -> str:
+    """Return the SHA-256 of all entries but its own, in whatever order they are."""
+    entries = {name: value for name, value in config.items() if name != "config_sha256"}
+    return hashlib.sha256(json_text(entries, sort_keys=True).encode("utf-8", errors="backslashreplace")).hexdigest()
 
 
 def read_config(folder: Path) -> dict:
@@ -73,7 +81,24 @@ def read_config(folder: Path) -> dict:
         raise BadInput(f"{folder} is no training: there is nothing to resume; start it anew")
     if not {"script", "dataset", "classes", "options", "split_sha256", "earlier_test_evaluations"} <= config.keys():
         raise BadInput(f"{folder} is no run that can be used: its config.json is missing or damaged")
+    if config.get("config_sha256", _digest(config)) != _digest(config):  # runs of earlier versions have none
+        raise BadInput(
+            f"{folder}/config.json was changed since the run wrote it, so what it says may not be what was done; "
+            "put it back, or start a new run (what may change on --resume is typed there, such as -e 20)"
+        )
     return config
+
+
+def unfinished_runs(parent: Path) -> list[Path]:
+    """Return the folders of the runs in the folders of `parent` that can go on and are not under way, newest first."""
+    found = []
+    for path in parent.glob("*/*/config.json"):
+        with contextlib.suppress(BadInput):  # no run, or in use
+            read_config(path.parent)
+            if read_train_json(path.parent)["status"] in ("running", "interrupted"):
+                lock(path.parent).close()
+                found.append(path.parent)
+    return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
 
 
 def read_train_json(folder: Path) -> dict:

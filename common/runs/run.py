@@ -1,6 +1,7 @@
 """One run of an experiment: its folder is made at once and whole, locked while in use, and readable at every moment."""
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from common.models.placement import place
 from common.models.weights import load_matching, load_weights
 from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
-from common.runs.config import describe
-from common.runs.folder import lock, make_folder, read_config, read_train_json
+from common.runs.config import describe, differences
+from common.runs.folder import lock, make_folder, read_config, read_train_json, write_config
 from common.runs.saving import RunFolder
 from common.runs.tracking import Trackers
 from common.system.device import Machine
@@ -84,7 +85,7 @@ class Run(RunFolder):
         if not self.processes.is_main:
             yield
             return
-        with contextlib.closing(lock(self.folder)):
+        with lock(self.folder):
             self._train_json = read_train_json(self.folder)
             self._trackers = Trackers.of(self.options)
             remove_partial_files(self.folder)
@@ -92,7 +93,7 @@ class Run(RunFolder):
             info(f"{'resuming' if self.is_resumed else 'run folder:'} {self.folder}")
             try:
                 if self.is_resumed:
-                    self.write_json("config.json", self.config)
+                    write_config(self.folder, self.config)
                 self.write_text("summary.txt", summary)
                 yield
             except BaseException as error:
@@ -130,7 +131,18 @@ class Run(RunFolder):
                 "schedule does not depend on their number; the test images are looked at once more"
             )
         config["options"] |= {"epochs": epochs, "test": wanted["options"]["test"]}
+        self._note_differences(config, wanted)
         return folder, config
+
+    def _note_differences(self, config: dict, now: dict) -> None:
+        """Say in which ways this machine and code are not those that the run began with, and add them to `config`."""
+        found = differences(config, now)
+        for name, (before, here) in found.items():
+            info(f"note: {name} was {before} when the run began, and is {here}")
+        if found:
+            info("so the last bits may differ from those of a run that was never interrupted")
+        resumed = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "command": now["command"], "differences": found}
+        config["resumed"] = [*config.get("resumed", []), resumed]
 
 
 def _check_memory(config: dict, batch_schedule: list, machine: Machine) -> None:

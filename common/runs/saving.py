@@ -1,13 +1,15 @@
-"""What a run writes into its folder, and what an exact resume reads from it.
+"""What a run writes into its folder. `resuming.py` reads it again.
 
-`last.pth` holds all that a resume needs, `previous.pth` the epoch before in case that is damaged, `epoch-<n>.pth` older
-ones if they were asked for. `best.pth` holds the weights of the best epoch so far, and no training state.
+`last.pth` holds all that a resume needs, `previous.pth` the state before in case that is damaged, `epoch-<n>.pth` older
+ones if they were asked for. `best.pth` holds the weights of the best epoch so far, and no training state. Each says
+which run it is of.
 """
 
 import contextlib
 import functools
 import shlex
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,15 +19,17 @@ from common.data.batches import Batches
 from common.optim.recipe import Recipe
 from common.runs.folder import read_test_json
 from common.runs.history import best_record
+from common.runs.resuming import load_best, newest_state
 from common.runs.state import TrainState
 from common.runs.tracking import Trackers
-from common.system.checkpoints import Damaged, load_checkpoint, save_checkpoint
+from common.system.checkpoints import save_checkpoint
+from common.system.device import Machine
 from common.system.distributed import Processes
-from common.system.errors import Diverged
+from common.system.errors import BadInput, Diverged
 from common.system.files import write_bytes, write_json
-from common.system.log import info, warn
+from common.system.log import info
 
-STATE_KEYS = {"model", "optimizer", "schedule", "scaler", "history"}
+AGREED_EVERY = 10  # steps after which several processes ask the first whether it is time to save
 
 
 def _main_only(method: Callable) -> Callable:
@@ -56,8 +60,10 @@ class RunFolder:
     processes: Processes
     is_resumed: bool
     state: TrainState | None = None
+    machine: Machine
     _train_json: dict
     _trackers: Trackers
+    _saved_at: float = 0.0
 
     @_main_only
     def write_text(self, name: str, text: str) -> None:
@@ -77,36 +83,58 @@ class RunFolder:
 
     @_main_only
     def save_epoch(self, history: list[dict]) -> None:
-        """Save the end of an epoch. Killed between any two of these writes, a resume repeats the epoch and ends alike.
+        """Save the end of an epoch. Killed between any two of these writes, a resume ends alike.
 
         Args:
             history: the records of all epochs so far.
         """
         epoch, every = history[-1]["epoch"], self.recipe.save_every
-        if best_record(history) is history[-1]:
-            self._save_best(self.state.eval_model, epoch, history[-1]["val_accuracy"])
-        state = self.state.state_dict() | {"history": history}
+        state = self._state_of_run(history)
         save_state(self.folder, state, epoch, keep=bool(every) and epoch % every == 0)
+        if best_record(history) is history[-1]:  # after the state, from which a resume can take the weights
+            self._save_best(self.state.eval_model.state_dict(), history[-1])
         self._write_train_json(history)
         self._track_epoch(history)
 
     @_main_only
     def save_untrained(self, model: nn.Module, accuracy: float) -> None:
         """Save the weights of a run of no epochs, which are its best."""
-        self._save_best(model, 0, accuracy)
+        self._save_best(model.state_dict(), {"epoch": 0, "val_accuracy": accuracy})
         self._train_json |= {"best_epoch": 0, "best_val_accuracy": accuracy}
         self.write_json("train.json", self._train_json)
         self._trackers.epoch({"epoch": 0}, {"best_val_accuracy": accuracy, "best_epoch": 0})
 
+    def save_step(self, history: list[dict], lr: float, step: int, counted: Callable[[], dict]) -> None:
+        """Save the state within an epoch, if --save_minutes have gone since a state was saved.
+
+        Args:
+            lr: learning rate that the epoch began with.
+            step: so many steps of the epoch are done; `counted()` returns what its meter has come to.
+        """
+        if self.processes.world_size > 1 and step % AGREED_EVERY:
+            return
+        if not self.processes.broadcast(lambda: time.monotonic() - self._saved_at > 60 * self.recipe.save_minutes):
+            return
+        own = {"random": self.machine.random_state(), "statistics": self.state.running_statistics()}
+        of_all = self.processes.gather(own)
+        if self.processes.is_main:
+            under_way = {"lr": lr, "step": step, "meter": counted(), "processes": of_all}
+            save_state(self.folder, self._state_of_run(history) | {"under_way": under_way}, 0, keep=False)
+        self._saved_at = time.monotonic()
+
     def restore(self) -> list[dict]:
         """Put the state of a resumed run back to the newest intact one; return the records of the epochs so far."""
-        saved = self.processes.broadcast(lambda: newest_state(self.folder)) if self.is_resumed else None
+        saved = self.processes.broadcast(self._newest_state) if self.is_resumed else None
         history = saved["history"] if saved else []
         if self.is_resumed and not saved:
             info("no saved epoch can be used: starting from the first, which ends with the same weights")
         if saved:
-            self.state.load_state_dict(saved)
-            info(f"going on after epoch {len(history)}")
+            try:
+                self.state.load_state_dict(saved)
+            except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+                raise BadInput(f"the saved state in {self.folder} does not fit this network and its options") from error
+            within = f", step {self.state.under_way['step']} of the next" if self.state.under_way else ""
+            info(f"going on after epoch {len(history)}{within}")
         if self.processes.is_main:
             self._write_train_json(history)
             self._trackers.start(self.folder, self.config)
@@ -114,9 +142,24 @@ class RunFolder:
                 self._track_epoch(history[:epochs])
         return history
 
+    def _newest_state(self) -> dict | None:
+        """Return what `newest_state` does, with best.pth as it should be beside it."""
+        state, best = newest_state(self.folder)
+        if best is not None:
+            record = best_record(state["history"])
+            self._save_best(best, record)
+            info(f"the weights of the best epoch, {record['epoch']}, are in another file: best.pth is written anew")
+        return state
+
     def best_weights(self) -> dict:
-        """Return the state dict of the best epoch."""
-        return self.processes.broadcast(lambda: load_checkpoint(self.folder / "best.pth", {"model"})["model"])
+        """Return the state dict of the best epoch; BadInput is raised if best.pth has come to hold something else."""
+
+        def load() -> dict:
+            history = self._train_json["epochs"]
+            record = best_record(history) or {"epoch": 0, "val_accuracy": self._train_json["best_val_accuracy"]}
+            return load_best(self.folder, self.config.get("run_id"), record)
+
+        return self.processes.broadcast(load)
 
     @_main_only
     def draw_epoch(self, history: list[dict], train: Batches) -> None:
@@ -148,9 +191,13 @@ class RunFolder:
         self._train_json["status"] = status
         self.write_json("train.json", self._train_json)
 
-    def _save_best(self, model: nn.Module, epoch: int, accuracy: float) -> None:
-        content = {"model": model.state_dict(), "epoch": epoch, "val_accuracy": accuracy, "config": self.config}
-        save_checkpoint(self.folder / "best.pth", content)
+    def _state_of_run(self, history: list[dict]) -> dict:
+        self._saved_at = time.monotonic()
+        return self.state.state_dict() | {"history": history, "run_id": self.config.get("run_id")}
+
+    def _save_best(self, weights: dict, record: dict) -> None:
+        of_epoch = {name: record[name] for name in ("epoch", "val_accuracy")}
+        save_checkpoint(self.folder / "best.pth", {"model": weights, "config": self.config} | of_epoch)
 
     def _write_train_json(self, history: list[dict]) -> None:
         best = best_record(history) or {"val_accuracy": None, "epoch": None}
@@ -183,29 +230,3 @@ def save_state(folder: Path, state: dict, epoch: int, keep: bool) -> None:
     if keep:
         save_checkpoint(folder / f"epoch-{epoch}.pth", state)
     save_checkpoint(folder / "last.pth", state, keep_old_as=folder / "previous.pth")
-
-
-def newest_state(folder: Path) -> dict | None:
-    """Return what the newest intact epoch of a run has saved; None if there is none.
-
-    Without the weights of the best epoch so far no later state is of use: they are in no other file.
-    """
-    kept = sorted(folder.glob("epoch-[0-9]*.pth"), key=lambda path: -int(path.stem.removeprefix("epoch-")))
-    states = [path for path in (folder / "last.pth", folder / "previous.pth", *kept) if path.exists()]
-    try:
-        if states:
-            load_checkpoint(folder / "best.pth", {"model"})
-    except Damaged as error:
-        warn(f"warning: {error}")
-        return None
-    for path in states:
-        try:
-            return load_checkpoint(path, STATE_KEYS)
-        except Damaged as error:
-            warn(f"warning: {error}; using the one before it")
-    return None
-
-
-def has_checkpoint(folder: Path | None) -> bool:
-    """Tell whether the run to be resumed has a saved epoch to go on from, so that it needs no first weights."""
-    return folder is not None and newest_state(folder) is not None

@@ -1,5 +1,6 @@
 """Everything that training changes, and so everything that a checkpoint holds."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,7 +21,8 @@ class TrainState:
     """A network in training, with all that changes along with it.
 
     `forward` runs the network: it is the network itself, or a compiled form of it. `ema` and `watch` are None unless
-    the recipe asks for them.
+    the recipe asks for them. `under_way` is what a run that was interrupted within an epoch goes on from, else None;
+    `after_step(steps done, counted)` is called within an epoch; `counted()` is what its meter has come to.
     """
 
     model: nn.Module
@@ -30,6 +32,8 @@ class TrainState:
     forward: Callable[[torch.Tensor], torch.Tensor]
     ema: EMA | None = None
     watch: Watch | None = None
+    under_way: dict | None = None
+    after_step: Callable[[int, Callable[[], dict]], None] | None = None
 
     @classmethod
     def of(
@@ -56,11 +60,25 @@ class TrainState:
         """Go on from what `state_dict` returned."""
         for name, part in self._parts().items():
             part.load_state_dict(state[name])
+        self.under_way = state.get("under_way")
+
+    def running_statistics(self) -> list[torch.Tensor]:
+        """Return those of the network in training and of the one that is validated: each process has its own."""
+        return [buffer for network in dict.fromkeys((self.model, self.eval_model)) for buffer in network.buffers()]
 
     def _parts(self) -> dict:
         parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
         parts |= {"average": self.ema, "watch": self.watch}
         return {name: part for name, part in parts.items() if part is not None}
+
+
+def weights_sha256(weights: dict[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of a state dict: of the names, types, shapes and bits of its tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in weights.items():
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def compiled(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:

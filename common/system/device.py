@@ -1,10 +1,12 @@
 """The machine a run computes on: device, number format, memory layout, and the settings that make it fast."""
 
+import contextlib
 import ctypes
 import os
 import platform
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 import torch
@@ -47,12 +49,23 @@ class Machine:
         cuda = self.device.type == "cuda"
         return {
             "device": self.device.type,
-            "device_name": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+            "device_name": torch.cuda.get_device_name() if cuda else cpu_name(),
+            "cpu": f"{cpu_name()}, {torch.backends.cpu.get_cpu_capability()}",
             "precision": next(name for name, dtype in AUTOCAST_DTYPES.items() if dtype is self.autocast_dtype),
             "threads": torch.get_num_threads(),
             "processes": self.processes.world_size,
             "sync_batch_norm": self.sync_batch_norm,
         }
+
+    def random_state(self) -> list[torch.Tensor]:
+        """Return the states of PyTorch's random generators."""
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state()] if self.device.type == "cuda" else [])]
+
+    def set_random_state(self, states: list[torch.Tensor]) -> None:
+        """Go on with what `random_state` returned on a machine of this kind."""
+        torch.set_rng_state(states[0])
+        if self.device.type == "cuda" and len(states) > 1:
+            torch.cuda.set_rng_state(states[1])
 
     def peak_memory_mb(self) -> float:
         """Return the most memory used so far: of the GPU if there is one, else of the process."""
@@ -81,6 +94,15 @@ class Machine:
         """Wait until the device has done all that it was given."""
         if self.device.type != "cpu":
             getattr(torch, self.device.type).synchronize()
+
+
+def cpu_name() -> str:
+    """Return what the system calls the CPU: its kernels differ from kind to kind, and with them the last bits."""
+    with contextlib.suppress(OSError):  # Linux, where Python knows no more than the architecture
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def available_memory() -> int:

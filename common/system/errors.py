@@ -1,16 +1,12 @@
 """What can go wrong, and how each of it ends the process: one line for the person, one exit code for the shell.
 
 0 done, 1 an internal error (traceback), 2 bad input, 3 diverged, 4 disk or memory exhausted,
-130 Ctrl-C, 143 terminated.
+130 Ctrl-C, 143 terminated: by SIGTERM, SIGHUP or SIGUSR1.
 """
 
 import errno
-import os
-import signal
-import sys
 
-from common.system.distributed import is_peer_failure, leave
-from common.system.log import mute, warn
+from common.system.distributed import is_peer_failure
 
 
 class BadInput(Exception):
@@ -25,7 +21,7 @@ class Diverged(Exception):
 
 
 class Terminated(BaseException):
-    """SIGTERM arrived. Like KeyboardInterrupt it is no `Exception`, so that nothing swallows it."""
+    """A signal asks the process to end. Like KeyboardInterrupt it is no `Exception`, so that nothing swallows it."""
 
 
 # A quota and a limit on the size of one file look to the person like a full disk.
@@ -53,7 +49,7 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, KeyboardInterrupt):
         return 130, "interrupted"
     if isinstance(error, Terminated):
-        return 143, "terminated"
+        return 143, f"terminated ({error})"
     if is_peer_failure(error):
         return 143, "another process of this run has ended, so this one ends too; see what it said, and resume"
     return None
@@ -65,42 +61,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     texts = ("out of memory", "can't allocate memory", "not enough memory")
     is_told = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
     return is_told or isinstance(error, MemoryError)
-
-
-def run_script(main) -> None:
-    """Run `main()` as a process of its own: SIGTERM is caught, errors become one line on stderr and an exit code."""
-    signal.signal(signal.SIGTERM, _raise_terminated)
-    rank = int(os.environ.get("RANK", "0"))
-    if rank > 0:
-        mute()
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
-    try:
-        try:
-            main()
-        finally:
-            _end_at_a_signal()
-    except BaseException as error:
-        explained = explain(error)
-        if explained is None:
-            raise  # SystemExit keeps its code; anything else is an internal error and shows its traceback
-        code, line = explained
-        line = f"error: {line}" if code < 100 else line
-        if rank == 0:
-            warn(line)
-        elif not isinstance(error, BadInput | Diverged):  # which the first process meets and tells too
-            warn(f"process {rank}: {line}")
-        sys.exit(code)
-    finally:
-        leave()
-
-
-def _raise_terminated(signal_number, frame):
-    raise Terminated
-
-
-def _end_at_a_signal() -> None:
-    """From now on let signals end the process, as there is nothing to save: exceptions would hit the interpreter."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)

@@ -3,19 +3,25 @@
 import contextlib
 import csv
 import errno
+import glob
 import io
 import json
 import math
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from common.system.errors import BadInput
+from common.system.log import info
 from common.system.text import printable
 
 PARTIAL = ".partial"
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a text that begins so for a formula
 LARGEST_JSON = 50 * 2**20  # bytes; 10,000 epochs are 5 MB
 LARGEST_YAML = 100_000  # bytes; people write a few hundred, and more take seconds to read
 DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")  # not 010, 2:32, 0x1F, .inf
@@ -41,17 +47,63 @@ def write_bytes(path: Path, content: bytes | memoryview, keep_old_as: Path | Non
 
 @contextlib.contextmanager
 def partial_file(path: Path) -> Iterator[Path]:
-    """Give the name to write to; it becomes `path` when the block ends well, and is removed when it does not."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    """Give the name to write to; it becomes `path` when the block ends well, and is removed when it does not.
+
+    The name is nobody else's, not even on another machine that has the same disk.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         yield partial
         os.replace(partial, path)
+        _sync_folder(path.parent)
     except OSError as error:
         if error.errno:  # else it is no error of the file system
             error.filename = error.filename or str(path)
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Let the disk know the names in `folder`, so that a rename outlives a power cut."""
+    with contextlib.suppress(OSError):  # Windows opens no folders, and some file systems have nothing to flush
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def lock(path: Path, what: str, wait: bool = False) -> contextlib.ExitStack:
+    """Hold the lock file `path` until what is returned is closed, or the process ends, however it ends.
+
+    Args:
+        what: what others are kept out of, for the messages.
+        wait: for the process that has it, instead of raising BadInput.
+
+    Raises:
+        BadInput: another process has it, or the file cannot be made.
+    """
+    held = FileLock(path)
+    try:
+        try:
+            held.acquire(blocking=False)
+        except Timeout as error:
+            if not wait:
+                raise BadInput(f"{what} is in use by another process; wait for it to end") from error
+            info(f"waiting for another process that has {what}")
+            held.acquire()
+    except OSError as error:
+        raise BadInput(f"{what} cannot be written to ({error.strerror})") from error
+
+    def give_up() -> None:
+        with contextlib.suppress(OSError):  # Windows keeps files that are open; there `release` removes it
+            path.unlink()  # while it is held, so that nobody locks a file that goes away
+        held.release()
+
+    stack = contextlib.ExitStack()
+    stack.callback(give_up)
+    return stack
 
 
 def check_writable(path: Path, what: str) -> None:
@@ -65,16 +117,20 @@ def check_writable(path: Path, what: str) -> None:
         raise BadInput(f"{what} cannot be written ({error.strerror})") from error
 
 
-def remove_partial_files(folder: Path) -> None:
-    """Remove what a killed process left half written in `folder`."""
-    for path in folder.glob(f".*{PARTIAL}"):
+def remove_partial_files(folder: Path, name: str = "*") -> None:
+    """Remove what killed processes left half written of the file `name` in `folder`; a lock must keep others out."""
+    for path in folder.glob(f".{name if name == '*' else glob.escape(name)}.*{PARTIAL}"):
         path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict) -> None:
     """Write `content` as JSON that every parser reads: a number that is not finite becomes null."""
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode("utf-8", errors="backslashreplace"))
+    write_bytes(path, (json_text(content, indent=2) + "\n").encode("utf-8", errors="backslashreplace"))
+
+
+def json_text(content: dict, **settings) -> str:
+    """Return `content` as JSON, with null for numbers that are not finite; `settings` are those of `json.dumps`."""
+    return json.dumps(_finite(content), ensure_ascii=False, allow_nan=False, **settings)
 
 
 def _finite(value):
@@ -98,7 +154,7 @@ def read_json(path: Path) -> dict:
         if path.stat().st_size > LARGEST_JSON:
             raise Unreadable(f"{path.name} is too large")
         content = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(content)
+        json_text(content)
     except OSError as error:
         raise Unreadable(f"{path.name} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -190,8 +246,14 @@ def first_free(parent: Path, name: str, claim: Callable[[Path], None]) -> Path:
 def write_table(path: Path, rows: Iterable[Sequence]) -> None:
     """Write a CSV file whose first row is the header.
 
-    All texts are quoted: left to choose, Python 3.11 does not quote a carriage return, which a file name can have.
+    All texts are quoted: left to choose, Python 3.11 does not quote a carriage return, which a file name can have. One
+    that a spreadsheet would take for a formula begins with an apostrophe, which it does not show.
     """
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
+    harmless = ([_no_formula(value) for value in row] for row in rows)
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(harmless)
     write_bytes(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
+
+
+def _no_formula(value):
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value

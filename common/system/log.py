@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from common.system.text import printable
+
 
 class _Terminal(logging.Handler):
     """Writes lines above a progress bar: errors to stderr, the rest to stdout."""
@@ -43,13 +45,16 @@ def mute() -> None:
 
 
 def info(line: str) -> None:
-    """Print one line for the person, above any progress bar, and log it."""
-    _log.info(line)
+    """Print one line for the person, above any progress bar, and log it.
+
+    Names in it are those of others: what would steer a terminal is shown as an escape.
+    """
+    _log.info(printable(line))
 
 
 def warn(line: str) -> None:
-    """Print one line on stderr, and log it."""
-    _log.error(line)
+    """Print one line on stderr, and log it; see `info`."""
+    _log.error(printable(line))
 
 
 def log_to(path: Path) -> None:
@@ -76,7 +81,6 @@ def stop_log() -> None:
 
 def progress(total: int, title: str, unit: str = " images") -> tqdm:
     """Return a tqdm bar on stderr, which vanishes when it ends and is absent without a terminal."""
-    return tqdm(
-        total=total, desc=title, unit=unit, unit_scale=True,
-        leave=False, disable=_terminal.is_muted or not sys.stderr.isatty(), ncols=shutil.get_terminal_size().columns,
-    )  # fmt: skip
+    is_seen = sys.stderr is not None and sys.stderr.isatty() and not _terminal.is_muted  # pythonw has no stderr
+    columns = shutil.get_terminal_size().columns
+    return tqdm(total=total, desc=title, unit=unit, unit_scale=True, leave=False, disable=not is_seen, ncols=columns)

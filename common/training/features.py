@@ -30,16 +30,16 @@ class FeatureBatches:
     def __getattr__(self, name: str):
         return getattr(self._source, name)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    def epoch(self, epoch: int, skip: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (features float32 (n, F) or images (n, C, H, W), labels int64 (n,)), both on the device."""
         if not is_frozen(self._extractor):
             self._kept.clear()
-            yield from self._source.epoch(epoch)
+            yield from self._source.epoch(epoch, skip)
             return
         if not self._kept:
             self._extract()
         features = self._kept[(epoch - 1) % self._views]
-        for indices in self._source.order(epoch):
+        for indices in self._source.order(epoch)[skip:]:
             places = self._places[indices]
             inputs, labels = features[places.to(features.device, non_blocking=True)], self._labels[places]
             yield inputs.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)

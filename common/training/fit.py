@@ -1,5 +1,6 @@
 """Training a network epoch after epoch, and what is written down after each."""
 
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from common.data.batches import Batches
 from common.optim.optimizers import Schedule
 from common.runs.history import best_record
 from common.runs.run import Run
-from common.runs.state import TrainState
+from common.runs.state import TrainState, weights_sha256
 from common.system.device import Machine
 from common.system.errors import Diverged
 from common.system.log import info
@@ -60,7 +61,11 @@ def fit(
         if before_epoch is not None:
             before_epoch(epoch)
         torch.manual_seed(epoch_seed(train.seed, epoch) + machine.processes.rank)
-        lr = max(group["lr"] for group in optimizer.param_groups)
+        lr, done = max(group["lr"] for group in optimizer.param_groups), 0
+        if state.under_way:  # the run was interrupted within this epoch
+            lr, done = state.under_way["lr"], state.under_way["meter"]["images"]
+        if recipe.save_minutes:
+            state.after_step = functools.partial(run.save_step, history, lr)
         started = time.perf_counter()
         with ResourceMonitor(machine) as resources:
             train_loss, train_accuracy = train_one_epoch(state, train, epoch, machine, recipe, mix)
@@ -76,9 +81,10 @@ def fit(
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
             "seconds": time.perf_counter() - started,
-            "images_per_second": train.images_in(epoch) / training_seconds,
+            "images_per_second": (train.images_in(epoch) - done) / training_seconds,
             "peak_memory_mb": machine.peak_memory_mb(),
             **resources.record(),
+            "weights_sha256": weights_sha256(state.eval_model.state_dict()),
         }
         history = [*history, record]
         if state.watch is not None:

@@ -18,7 +18,6 @@ Without resuming, several processes, number formats and what else options ask fo
 and `test_an_epoch_is_the_textbook_loop` in tests/test_training.py proves that they do the same.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
@@ -32,6 +31,7 @@ from common.runs.state import TrainState
 from common.system.device import Machine
 from common.system.errors import Diverged
 from common.system.log import info, progress
+from common.training.meter import Meter
 from common.transforms.mixup import Mix
 
 # A loss scale starts at 2^16 and halves at each overflow. Below this, thirty steps in a row (on balance) have changed
@@ -60,8 +60,10 @@ def train_one_epoch(
     trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     one = torch.ones((), device=machine.device)
     steps = -(-batches.batches_in(epoch) // recipe.accumulate)
+    done = _go_on(state, meter, machine)
     with progress(batches.images_in(epoch), f"epoch {epoch}/{recipe.epochs}") as bar:
-        for step, (micro_batches, images) in enumerate(_steps(batches, epoch, recipe.accumulate), 1):
+        bar.update(meter.images)
+        for step, (micro_batches, images) in enumerate(_steps(batches, epoch, recipe.accumulate, done), done + 1):
             for number, (inputs, labels) in enumerate(micro_batches, (step - 1) * recipe.accumulate):
                 targets = labels
                 if mix:
@@ -81,6 +83,8 @@ def train_one_epoch(
                 info(f"Epoch [{epoch}/{recipe.epochs}], Step [{step}/{steps}], Loss: {meter.last_loss():.4f}")
             bar.set_postfix(meter.postfix(), refresh=False)
             bar.update(images)
+            if state.after_step is not None and step < steps:
+                state.after_step(step, meter.state_dict)
     _check(*meter.read(), epoch, lr)
     _check_network(state.model, epoch, lr)
     for network in dict.fromkeys((state.model, state.eval_model)):
@@ -88,9 +92,26 @@ def train_one_epoch(
     return meter.loss, meter.accuracy
 
 
-def _steps(batches: Batches, epoch: int, accumulate: int) -> Iterator[tuple[list, int]]:
-    """Yield the batches of each optimizer step, this process's share, and the number of images of all processes."""
-    coming = zip(batches.epoch(epoch), batches.sizes(epoch), strict=True)
+def _go_on(state: TrainState, meter: Meter, machine: Machine) -> int:
+    """Put back what an epoch that was interrupted had come to; return how many of its steps are done."""
+    if state.under_way is None:
+        return 0
+    meter.load_state_dict(state.under_way["meter"])
+    own = state.under_way["processes"][machine.processes.rank % len(state.under_way["processes"])]
+    machine.set_random_state(own["random"])
+    for buffer, value in zip(state.running_statistics(), own["statistics"], strict=True):
+        buffer.copy_(value)
+    done, state.under_way = state.under_way["step"], None
+    return done
+
+
+def _steps(batches: Batches, epoch: int, accumulate: int, done: int) -> Iterator[tuple[list, int]]:
+    """Yield the batches of each optimizer step, this process's share, and the number of images of all processes.
+
+    The first steps, which are `done`, are left out.
+    """
+    skip = done * accumulate
+    coming = zip(batches.epoch(epoch, skip), batches.sizes(epoch)[skip:], strict=True)
     while group := list(islice(coming, accumulate)):
         yield [batch for batch, _ in group], sum(size for _, size in group)
 
@@ -152,57 +173,6 @@ def _set_training_mode(model: nn.Module) -> None:
         parameters = list(module.parameters())
         if parameters and not any(parameter.requires_grad for parameter in parameters):
             module.eval()
-
-
-class Meter:
-    """Sums losses and correct predictions on the device. What `end_step` tells lags behind and waits for nothing; only
-    `read` waits.
-
-    `of_step` holds the sums of loss and correct predictions of the step under way.
-    """
-
-    def __init__(self, machine: Machine):
-        # Sum of losses, number of correct predictions, steps until the first loss that is not finite, loss scale.
-        self._totals = torch.zeros(4, device=machine.device)
-        self._seen = torch.zeros(4, pin_memory=machine.device.type == "cuda")
-        self.of_step = torch.zeros(2, device=machine.device)
-        self._last = torch.zeros((), device=machine.device)
-        self._images = 0
-        self.loss = self.accuracy = math.nan
-
-    def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
-        """Count one batch: mean loss (), logits (N, classes), and labels (N,) or shares (N, classes)."""
-        labels = targets if targets.dim() == 1 else targets.argmax(1)
-        self.of_step[0] += loss * len(labels)
-        self.of_step[1] += (logits.argmax(1) == labels).sum()
-
-    def end_step(self, images: int, loss_scale: torch.Tensor) -> tuple[int | None, float]:
-        """Take in a step of so many images, and return, as far as the device has got, what `read` returns."""
-        self._totals[:2] += self.of_step
-        self._totals[2] += self._totals[0].isfinite()
-        self._totals[3] = loss_scale
-        self._last = self.of_step[0] / images
-        self.of_step = torch.zeros_like(self.of_step)
-        self._images += images
-        self._seen.copy_(self._totals, non_blocking=True)
-        return self._interpret(self._seen)
-
-    def read(self) -> tuple[int | None, float]:
-        """Wait for the device, and return (first step with a loss that was not finite or None, loss scale)."""
-        return self._interpret(self._totals)
-
-    def last_loss(self) -> float:
-        """Wait for the device, and return the mean loss of the last step."""
-        return self._last.item()
-
-    def postfix(self) -> dict[str, str]:
-        """Return what the progress bar shows."""
-        return {"loss": f"{self.loss:.4f}", "accuracy": f"{self.accuracy:.4f}"}
-
-    def _interpret(self, totals: torch.Tensor) -> tuple[int | None, float]:
-        loss_sum, correct, finite_steps, scale = totals.tolist()
-        self.loss, self.accuracy = loss_sum / self._images, correct / self._images
-        return (None if math.isfinite(loss_sum) else int(finite_steps) + 1), scale
 
 
 def _check(bad_step: int | None, loss_scale: float, epoch: int, lr: float) -> None:
