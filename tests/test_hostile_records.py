@@ -14,7 +14,7 @@ import zipfile
 
 import pytest
 import torch
-from helpers import ROOT, command, small_run
+from helpers import ROOT, command, small_run, without_pictures
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -110,6 +110,7 @@ NAMED = {
     "a tensor": lambda c: packed(torch.zeros(3)),
     "a key is missing": lambda c: packed({"model": c["model"]}),
     "config is null": lambda c: packed(c | {"config": None}),
+    "epoch is a text": lambda c: packed(c | {"epoch": ESCAPES}),
     "weights are a list": lambda c: packed(c | {"model": [1]}),
     "weights are not finite": lambda c: packed(with_weights(c, lambda t: torch.full_like(t, math.nan))),
     "weights are huge": lambda c: packed(with_weights(c, lambda t: torch.full_like(t, 3e38), 7)),
@@ -182,7 +183,7 @@ def test_the_network_is_compared_before_it_is_made(tmp_path, picture, changes):
 
 def test_names_that_steer_a_terminal_are_shown_as_escapes(tmp_path, honest, picture, capsys):
     content = with_config(honest, name=ESCAPES, classes=[ESCAPES, *CLASSES[1:]], git_commit=ESCAPES)
-    assert predict_with(tmp_path / "a.pth", packed(content | {"epoch": ESCAPES}), picture) is None
+    assert predict_with(tmp_path / "a.pth", packed(content), picture) is None
     said = capsys.readouterr().out
     assert "\x1b" not in said and "\r" not in said and r"\x1b]0;owned" in said
 
@@ -242,6 +243,40 @@ def test_a_small_file_takes_little_memory(tmp_path, honest, picture, kind):
     done = command("-c", code, tmp_path / "a.pth", picture, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.splitlines()[-1]) < 1000  # MB; torch alone takes 300
+
+
+# Resuming
+
+
+def resume_with(run, folder, name, content):
+    """Resume a copy of `run` that has still to be tested, with another content of one of its checkpoints."""
+    shutil.copytree(run, folder)
+    (folder / "test.json").unlink()
+    (folder / name).write_bytes(sealed(content))
+    return outcome(without_pictures, ["--resume", str(folder)])
+
+
+def changed_state(state, chance):
+    """Return the bytes of a training state with one thing changed, in one of its parts or instead of one."""
+    state, junk = copy.deepcopy(state), copy.deepcopy(chance.choice([*JUNK, torch.zeros(2)]))
+    part = chance.choice([state, state["optimizer"], state["schedule"], state["history"][0], state["model"]])
+    part[chance.choice(list(part))] = junk
+    try:
+        return packed(state)
+    except (TypeError, RuntimeError, UnicodeEncodeError):  # what cannot be written
+        return packed([])
+
+
+@pytest.mark.slow
+def test_100_hostile_checkpoints_in_a_run_that_is_resumed(run, honest, tmp_path, capsys):
+    state = load_checkpoint(run / "last.pth")
+    for number in range(50):
+        for name, content in (
+            ("best.pth", hostile(honest, random.Random(number))),
+            ("last.pth", changed_state(state, random.Random(number))),
+        ):
+            resume_with(run, tmp_path / f"{number}-{name}", name, content)
+        assert "\x1b" not in "".join(capsys.readouterr()), number
 
 
 # config.json

@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from common.system.checkpoints import Damaged, read_sealed, unpack
+from common.system.checkpoints import Damaged, is_plain, read_sealed, unpack
 from common.system.errors import BadInput
 from common.system.files import Unreadable
 from common.system.log import info
@@ -62,21 +61,11 @@ def difference_of(wanted: dict, found: dict) -> str | None:
     for name, tensor in wanted.items():
         if name not in found:
             return f"{name} is missing"
-        if not _is_like(found[name], tensor):
-            is_tensor = isinstance(found[name], torch.Tensor) and not found[name].is_nested
-            shape = list(found[name].shape) if is_tensor else []
-            kind = "strange numbers and " if shape == list(tensor.shape) else ""  # sparse or complex ones, or none
-            return f"{name} has {kind}the shape {shape} where {list(tensor.shape)} is needed"
+        if not (is_plain(found[name]) and found[name].shape == tensor.shape):
+            shape = list(found[name].shape) if is_plain(found[name]) else []  # sparse or complex numbers have none
+            return f"{name} has the shape {shape} where {list(tensor.shape)} is needed"
     extra = set(found) - set(wanted)
     return f"it has {printable(min(map(str, extra)), 100)} too" if extra else None
-
-
-def _is_like(found: object, wanted: torch.Tensor) -> bool:
-    """Tell whether `found` is a plain tensor of real numbers of the shape of `wanted`, to which it can be copied."""
-    if not isinstance(found, torch.Tensor) or found.is_nested:
-        return False
-    is_plain = found.layout == torch.strided and found.device.type == "cpu"
-    return is_plain and not (found.is_quantized or found.is_complex()) and found.shape == wanted.shape
 
 
 def _load(model: nn.Module, weights: dict, file: str) -> None:
@@ -103,7 +92,7 @@ def load_matching(model: nn.Module, file: str, classes: list[str], head: str = "
     tensors, others = read_weights(file, classes)
     wanted = model.state_dict()
     found = {name if name in wanted else f"backbone.{name}": tensor for name, tensor in tensors.items()}
-    fitting = {name for name in wanted if _is_like(found.get(name), wanted[name])}
+    fitting = {name for name in wanted if is_plain(found.get(name)) and found[name].shape == wanted[name].shape}
     for part in {name.partition(".")[0] for name in wanted} - {"backbone"}:
         of_part = {name for name in wanted if name.startswith(f"{part}.")}
         if (part == head and others) or not of_part <= fitting:

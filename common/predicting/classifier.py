@@ -101,9 +101,7 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
             wanted = script.build_model(options, len(classes)).state_dict()
     except (BadInput, RuntimeError) as error:  # such as shapes with more values than can be counted
         raise BadInput(f"{checkpoint}: {printable(error, 300)}") from error
-    difference = difference_of(wanted, weights) if isinstance(weights, dict) else "it holds no weights by name"
-    if not difference and sum(tensor.nbytes for tensor in weights.values()) > checkpoint.stat().st_size:
-        difference = "its tensors are larger than the file"
+    difference = difference_of(wanted, weights)
     if difference:
         commit = printable(config.get("git_commit") or "unknown", 60)
         raise BadInput(
@@ -114,10 +112,10 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
     model.load_state_dict(weights)
     _, transform = script.build_transforms(options)
     place(model, machine).eval()
-    epoch, accuracy = printable(content["epoch"], 20), content["val_accuracy"]
-    accuracy = f"{accuracy:.4f}" if isinstance(accuracy, float) else "unknown"
-    name = config.get("name", config["script"])
-    info(f"{name}, {len(classes)} classes; weights of epoch {epoch}, validation accuracy {accuracy}")
+    info(
+        f"{config.get('name', config['script'])}, {len(classes)} classes; weights of epoch {content['epoch']}, "
+        f"validation accuracy {content['val_accuracy']:.4f}"
+    )
     fit = config.get("fit") or config["options"].get("fit", "crop")  # older runs have it elsewhere, or not at all
     return Classifier(model, transform, classes, config["stored_size"], fit, machine)
 

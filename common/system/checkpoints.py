@@ -34,7 +34,8 @@ def save_checkpoint(path: Path, content: dict, keep_old_as: Path | None = None) 
 def load_checkpoint(path: Path, keys: set[str] = frozenset()) -> dict:
     """Return the content of a checkpoint that `save_checkpoint` wrote, its tensors on the CPU.
 
-    `Damaged` is raised if the file is missing, is not what was written, or lacks one of `keys`.
+    `Damaged` is raised if the file is missing, is not what was written, or lacks one of `keys`, or if what it has there
+    cannot be: weights that are no plain tensors or larger than the file, records of epochs that are none.
     """
     content, is_sealed = read_sealed(path)
     if not is_sealed:
@@ -45,7 +46,48 @@ def load_checkpoint(path: Path, keys: set[str] = frozenset()) -> dict:
         raise Damaged(f"{path} is no checkpoint that can be read safely ({error})") from error
     if not (isinstance(loaded, dict) and keys <= loaded.keys()):
         raise Damaged(f"{path} is damaged (it is another kind of checkpoint)")
+    for name in keys & KINDS.keys():
+        if not KINDS[name](loaded[name]):
+            raise Damaged(f"{path} is damaged (its {name} cannot be)")
+    if "model" in keys and sum(tensor.nbytes for tensor in loaded["model"].values()) > len(content):
+        raise Damaged(f"{path} is damaged (its tensors are larger than the file)")
     return loaded
+
+
+def is_plain(value: object) -> bool:
+    """Tell whether `value` is a tensor of real numbers in memory: not nested, sparse or quantized."""
+    if not isinstance(value, torch.Tensor) or value.is_nested or value.is_quantized or value.is_complex():
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _are_weights(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) and is_plain(value[name]) for name in value)
+
+
+def _is_history(value: object) -> bool:
+    """Tell whether `value` is a list of the records of epochs 1, 2, …: numbers, and a checksum of the weights."""
+    if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
+        return False
+    numbers = [number for record in value for name, number in record.items() if name != "weights_sha256"]
+    has_all = all(_is_number(record.get(name)) for record in value for name in RECORDED)
+    is_in_order = [record.get("epoch") for record in value] == list(range(1, len(value) + 1))
+    return has_all and is_in_order and all(number is None or _is_number(number) for number in numbers)
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+# What a run relies on in the checkpoints that it goes on from. Its optimizer checks its own state.
+RECORDED = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+KINDS = {
+    "model": _are_weights,
+    "history": _is_history,
+    "config": lambda value: isinstance(value, dict),
+    "epoch": lambda value: type(value) is int,
+    "val_accuracy": _is_number,
+}
 
 
 def unpack(content: bytes) -> object:
