@@ -10,19 +10,26 @@ below outputs/compare/. Its report.html is one page with everything, to be opene
 
 from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
 
+import time
 from pathlib import Path
 
 from common.comparing.finished_runs import read_runs
-from common.comparing.folder import check_folder, write_comparison
 from common.comparing.mistakes import read_all_mistakes
+from common.comparing.overlays import draw_pictures
 from common.comparing.overview import check_metric, compare, option_to_draw
-from common.comparing.tables import print_overview
+from common.comparing.report import is_our_report, write_report
+from common.comparing.tables import print_overview, write_csvs, write_markdown
 from common.options.parser import Parser
 from common.options.types import path
+from common.system.errors import DISK_FULL, BadInput
+from common.system.files import check_writable, first_free
 from common.system.log import info
 
 OUTPUTS = "outputs"  # where runs are, unless they were sent elsewhere
+DEFAULT = Path("outputs", "compare")
 METRIC = "val_accuracy"  # which chose the weights of each run; choosing runs by test scores would spoil these
+WRITTEN = ("report.html", "compare.md", "compare.csv", "compare_groups.csv", "loss.png", "accuracy.png",
+           "accuracy_by_time.png")  # fmt: skip
 
 
 def parse_options(argv=None):
@@ -42,11 +49,7 @@ def parse_options(argv=None):
 
 
 def main(argv=None):
-    """Compare, print and write, and return the folder that was written.
-
-    Raises:
-        BadInput: before anything is written, if there is nothing to compare or no place to write to.
-    """
+    """Compare, print and write, and return the folder. BadInput is raised before anything is written."""
     options = parse_options(argv)
     if options.out:
         check_folder(Path(options.out))
@@ -58,9 +61,40 @@ def main(argv=None):
     mistakes, damaged = read_all_mistakes(runs)
     overview = compare(runs, metric, mistakes, [*passed, *damaged])
     print_overview(overview)
-    target = write_comparison(options.out, overview, by)
-    info(f"\nwritten to {target}: report.html, compare.md, compare.csv, compare_groups.csv and pictures")
-    return target
+    folder = make_folder(options.out)
+    pictures = draw_pictures(folder, overview, by)
+    write_csvs(folder, overview)
+    write_markdown(folder / "compare.md", overview, pictures)
+    write_report(folder / "report.html", overview)
+    info("", f"written to {folder}: report.html, compare.md, compare.csv, compare_groups.csv and pictures")
+    return folder
+
+
+def check_folder(folder):
+    """Raise BadInput if a comparison cannot be written to `folder`, or would take the place of other files there."""
+    if not folder.is_dir():
+        if folder.exists() or folder.is_symlink():
+            raise BadInput(f"--out {folder} is no folder")
+        return
+    report = folder / "report.html"
+    foreign = ["config.json"] if (folder / "config.json").exists() else []
+    if not (report.is_file() and is_our_report(report)):
+        foreign += sorted(path.name for path in folder.glob("*") if path.name in WRITTEN or path.match("by_*.png"))
+    if foreign:
+        raise BadInput(f"--out {folder} has a {foreign[0]} that is no comparison's; choose another folder")
+    check_writable(report, f"--out {folder}: report.html")
+
+
+def make_folder(out):
+    """Make and return the folder `out`, or one of its own for this second."""
+    try:
+        parent = Path(out or DEFAULT)
+        parent.mkdir(parents=True, exist_ok=True)
+        return parent if out else first_free(parent, time.strftime("%Y-%m-%d_%H-%M-%S"), Path.mkdir)
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
+        raise BadInput(f"--out {out or DEFAULT}: nothing can be written there ({error.strerror})") from error
 
 
 if __name__ == "__main__":

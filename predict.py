@@ -41,11 +41,7 @@ def parse_options(argv=None):
 
 
 def main(argv=None):
-    """Predict, print and write, and return the predictions.
-
-    Raises:
-        BadInput: before the work, if anything is missing; after it, if some images could not be read.
-    """
+    """Predict, print and write, and return the predictions. Images that cannot be read raise BadInput at the end."""
     options = parse_options(argv)
     checkpoint = find_checkpoint(options.run)
     classifier = load_classifier(checkpoint, SCRIPTS, prepare_machine(options.device, "fp32", deterministic=False))
@@ -53,8 +49,7 @@ def main(argv=None):
     check_outputs({"--csv": options.csv, "--montage": options.montage}, checkpoint, images)
 
     topk = min(options.topk, len(classifier.classes))
-    results = predict(classifier, images, options.batch_size)
-    predictions = report(results, images, classifier.classes, topk)
+    predictions = report(predict(classifier, images, options.batch_size), images, classifier.classes, topk)
     if options.csv:
         write_csv(options.csv, predictions, classifier.classes, topk)
     if options.montage:

@@ -13,6 +13,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.data.batches import Batches
 from common.system.files import write_bytes
 from common.system.text import printable
 from common.transforms.basic import Compose
@@ -24,7 +25,7 @@ LONGEST_NAME = 18  # characters of a class name in a picture
 SHEET_COLUMNS = 8
 
 Title = tuple[str, str]  # text and color
-Sheet = tuple[str, Sequence[np.ndarray], Sequence[Title]]  # heading, images (H, W, 3), what stands below each
+Sheet = tuple[str, Sequence[np.ndarray], Sequence[Title]]  # heading, images (H, W, 3), what stands above each
 
 
 def blank_figure(width: float, height: float) -> Figure:
@@ -82,12 +83,26 @@ def plain(name: str, longest: int = LONGEST_NAME, keep_end: bool = False) -> str
 
 
 def verdict(label: int, row: np.ndarray, classes: list[str]) -> Title:
-    """Return what is said of a prediction below its image: name and confidence, the true name, and a color."""
+    """Return what is said of a prediction above its image: name and confidence, the true name, and a color."""
     predicted = int(row.argmax())
     text = f"{plain(classes[predicted])} {row[predicted]:.0%}"
     if label < 0:
         return text, "black"
     return f"{text}\ntrue: {plain(classes[label])}", RIGHT_COLOR if label == predicted else WRONG_COLOR
+
+
+def predicted(
+    images: Batches, places: list[int], probabilities: np.ndarray, classes: list[str]
+) -> tuple[torch.Tensor, np.ndarray, list[Title]]:
+    """Return the images at `places` as the network takes them, as they are drawn, and what is said of each.
+
+    Args:
+        probabilities: (N, classes) what the network gives for all of `images`.
+    """
+    pixels, labels = images.split.dataset.batch(images.split.indices[places])
+    inputs = images.transform(pixels)
+    rows = zip(labels.tolist(), probabilities[places], strict=True)
+    return inputs, viewable(inputs, images.transform), [verdict(label, row, classes) for label, row in rows]
 
 
 def viewable(inputs: torch.Tensor, transform: Compose) -> np.ndarray:

@@ -57,10 +57,10 @@ def measure_throughput(
     config |= describe_network(model, input_shape) | describe_origin(machine)
     folder = make_folder(Path(options["output_dir"]) / name / "throughput", config)
     info(f"run folder: {folder}")
-    step = _training_step(model, input_shape, num_classes, machine, Recipe.of(options))
+    measure = _measurement(model, input_shape, num_classes, machine, Recipe.of(options))
     rows: list[dict] = []
     result = {"model": options["model"], "input_shape": list(input_shape), "batch_sizes": rows}
-    for row in _series(step, machine, max_batch, budget, config["activation_mb"], result):
+    for row in _series(measure, max_batch, budget, config["activation_mb"], result):
         rows.append(row)
         write_json(folder / "throughput.json", result)
         plots.draw_throughput(folder / "throughput.png", rows, f"{options['model']}: so far")
@@ -76,21 +76,16 @@ def measure_throughput(
 
 
 def _series(
-    step: Callable[[int], Callable[[], None]],
-    machine: Machine,
-    max_batch: int,
-    budget: float | None,
-    image_mb: float,
-    result: dict,
+    measure: Callable[[int], dict], max_batch: int, budget: float | None, image_mb: float, result: dict
 ) -> Iterator[dict]:
-    """Yield a row for each batch size, and note in `result` what the series `ended_by`.
+    """Yield the row that `measure` gives for each batch size, and note in `result` what the series `ended_by`.
 
     An image adds at least `image_mb`, unless memory that was freed before has room for it.
     """
     previous, size = None, 1
     while size <= max_batch:
         try:
-            row = _time_steps(step(size), size, machine)
+            row = measure(size)
         except Exception as error:
             if size == 1 and is_single_value(error):
                 info("note: this network's batch norm cannot train on a single image: the series begins with two")
@@ -112,50 +107,43 @@ def _series(
     result["ended_by"] = f"a batch of {size:,} would be above --max_batch {max_batch:,}"
 
 
-def _training_step(
+def _measurement(
     model: nn.Module, input_shape: tuple[int, ...], num_classes: int, machine: Machine, recipe: Recipe
-) -> Callable[[int], Callable[[], None]]:
-    """Return a function that makes, for a batch size, a function that does one whole step of training."""
+) -> Callable[[int], dict]:
+    """Return a function that trains on batches of a size and returns the row of that size."""
     optimizer = build_optimizer(model.parameters(), recipe.optimizer, recipe.lr, recipe.weight_decay, recipe.momentum)
     scaler = machine.scaler()
     model.train()
 
-    def prepare(batch_size: int) -> Callable[[], None]:
-        images = torch.randn(batch_size, *input_shape, device=machine.device)
-        images = images.contiguous(memory_format=machine.memory_format)
-        labels = torch.arange(batch_size, device=machine.device) % num_classes
-
-        def step() -> None:
-            with machine.autocast():
-                loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-
-        return step
-
-    return prepare
-
-
-def _time_steps(step: Callable[[], None], batch_size: int, machine: Machine) -> dict:
-    """Return the row of one batch size."""
-    machine.reset_peak_memory()
-    with progress(MIN_STEPS, f"batch size {batch_size}", unit=" steps") as bar:
-        for _ in range(WARM_STEPS):
-            step()
+    def step(images: torch.Tensor, labels: torch.Tensor) -> None:
+        with machine.autocast():
+            loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
         machine.synchronize()
-        started, steps = time.perf_counter(), 0
-        while steps < MIN_STEPS or time.perf_counter() - started < MIN_SECONDS:
-            step()
-            machine.synchronize()
-            steps += 1
-            bar.update(steps <= MIN_STEPS)
-        seconds = time.perf_counter() - started
-    return {
-        "batch_size": batch_size,
-        "images_per_second": batch_size * steps / seconds,
-        "seconds_per_step": seconds / steps,
-        "steps": steps,
-        "peak_memory_mb": machine.peak_memory_mb(),
-    }
+
+    def measure(size: int) -> dict:
+        images = torch.randn(size, *input_shape, device=machine.device)
+        images = images.contiguous(memory_format=machine.memory_format)
+        labels = torch.arange(size, device=machine.device) % num_classes
+        machine.reset_peak_memory()
+        with progress(MIN_STEPS, f"batch size {size}", unit=" steps") as bar:
+            for _ in range(WARM_STEPS):
+                step(images, labels)
+            started, steps, seconds = time.perf_counter(), 0, 0.0
+            while steps < MIN_STEPS or seconds < MIN_SECONDS:
+                step(images, labels)
+                steps += 1
+                bar.update(steps <= MIN_STEPS)
+                seconds = time.perf_counter() - started
+        return {
+            "batch_size": size,
+            "images_per_second": size * steps / seconds,
+            "seconds_per_step": seconds / steps,
+            "steps": steps,
+            "peak_memory_mb": machine.peak_memory_mb(),
+        }
+
+    return measure

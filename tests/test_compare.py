@@ -19,13 +19,12 @@ from scipy import stats
 
 import compare
 from common.comparing import report
-from common.comparing.contrasts import network_verdict, verdict
+from common.comparing.contrasts import holm, mcnemar, network_verdict, seeds_needed, t_interval, verdict, welch
 from common.comparing.finished_runs import FinishedRun, PassedOver, read_runs
 from common.comparing.groups import differing_options
 from common.comparing.mistakes import read_mistakes
 from common.comparing.overview import compare as compare_runs
 from common.comparing.report import write_report
-from common.comparing.significance import holm, mcnemar, seeds_needed, t_interval, welch
 from common.comparing.tables import write_csvs, write_markdown
 from common.system.errors import BadInput
 
@@ -451,7 +450,7 @@ def test_out_replaces_an_older_comparison_and_nothing_else(real, tmp_path, capsy
 
 def test_two_comparisons_in_one_second_get_two_folders(real, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("common.comparing.folder.time.strftime", lambda form: "now")
+    monkeypatch.setattr("compare.time.strftime", lambda form: "now")
     assert [main(real[0]).name for _ in range(2)] == ["now", "now-2"]
 
 

@@ -237,47 +237,36 @@ def test_throughput_is_measured_up_to_the_largest_batch(tmp_path, monkeypatch, c
     assert read(folder, "config.json")["parameters"] == 83_126
 
 
-class FakeMachine:
-    """A machine whose memory grows by 100 MB an image, from 1,000 MB."""
+def rows_of(max_batch, budget, fails_at=None, error=None):
+    """Of a machine whose memory grows by 100 MB an image, from 1,000 MB."""
+    result = {}
 
-    def __init__(self):
-        self.peak = 1000.0
-
-    def peak_memory_mb(self):
-        return self.peak
-
-
-def rows_of(monkeypatch, max_batch, budget, fails_at=None, error=None):
-    machine, result = FakeMachine(), {}
-
-    def time_steps(step, size, _):
+    def measure(size):
         if size == fails_at:
             raise error
-        machine.peak = 1000 + 100.0 * size
-        return {"batch_size": size, "peak_memory_mb": machine.peak}
+        return {"batch_size": size, "peak_memory_mb": 1000 + 100.0 * size}
 
-    monkeypatch.setattr("common.throughput._time_steps", time_steps)
-    rows = list(_series(lambda size: None, machine, max_batch, budget, 100.0, result))
+    rows = list(_series(measure, max_batch, budget, 100.0, result))
     return [row["batch_size"] for row in rows], result["ended_by"]
 
 
-def test_the_series_ends_before_the_budget_is_exceeded(monkeypatch):
-    sizes, end = rows_of(monkeypatch, 10**6, 2.7e9)
+def test_the_series_ends_before_the_budget_is_exceeded():
+    sizes, end = rows_of(10**6, 2.7e9)
     assert sizes == [1, 2, 4, 8, 16] and end == "a batch of 32 would need about 4.20 GB of the 2.70 GB budget"
-    sizes, _ = rows_of(monkeypatch, 10**6, 4.3e9)
+    sizes, _ = rows_of(10**6, 4.3e9)
     assert sizes[-1] == 32
 
 
 @pytest.mark.parametrize(
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory"), MemoryError()]
 )
-def test_the_series_ends_where_memory_ends(monkeypatch, error):
-    assert rows_of(monkeypatch, 10**6, None, 8, error) == ([1, 2, 4], "a batch of 8 runs out of memory")
+def test_the_series_ends_where_memory_ends(error):
+    assert rows_of(10**6, None, 8, error) == ([1, 2, 4], "a batch of 8 runs out of memory")
 
 
-def test_other_errors_are_not_taken_for_the_end_of_memory(monkeypatch):
+def test_other_errors_are_not_taken_for_the_end_of_memory():
     with pytest.raises(RuntimeError, match="a fault"):
-        rows_of(monkeypatch, 10**6, None, 8, RuntimeError("a fault"))
+        rows_of(10**6, None, 8, RuntimeError("a fault"))
 
 
 def test_a_budget_that_is_used_up_already_is_refused(tmp_path):

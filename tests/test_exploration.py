@@ -104,7 +104,7 @@ def test_a_test_set_without_labels_is_noted_and_contradicts_nothing(look):
 def test_pixel_statistics_are_those_of_all_pixels(monkeypatch, block):
     monkeypatch.setattr(sampling, "BLOCK", block)
     part = part_of(scenes(30), halves(30), "train")
-    statistics = PixelStatistics(NAMES)
+    statistics = PixelStatistics(SIDE, len(NAMES))
     for images, labels in blocks(part):
         statistics.add(images, labels)
     pixels = part.dataset.pixels.numpy() / 255

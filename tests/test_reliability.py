@@ -438,7 +438,6 @@ KILLED_AT_A_POINT = """
 import json, os, sys
 from helpers import no_drawing
 import ex_1
-{setup}
 def run(argv, point):
     pid = os.fork()
     if pid == 0:
@@ -474,28 +473,26 @@ for line in sys.stdin:
 def test_killed_at_any_point_of_writing_it_ends_the_same(tmp_path, within):
     options = ["--dataset", "digits", "-e", "2", "--limit", "60", "-b", "30", "-d", "0.2"]
     options += ["--save_every", "1"] + ["--save_minutes", "1e-9"] * within
-    wanted = without_pictures([*options, "--output_dir", str(tmp_path / "whole")])
     paths = environment(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}", OMP_NUM_THREADS="1")
-    code = KILLED_AT_A_POINT.format(setup="import torch; torch.set_num_threads(1)")
-    server = started("-c", code, stdin=subprocess.PIPE, env=paths, cwd=tmp_path)
+    with started("-c", KILLED_AT_A_POINT, stdin=subprocess.PIPE, env=paths, cwd=tmp_path) as server:
 
-    def ask(argv, point):
-        server.stdin.write(json.dumps([argv, point]) + "\n")
-        server.stdin.flush()
-        return int(server.stdout.readline())
+        def ask(argv, point=0):
+            server.stdin.write(json.dumps([argv, point]) + "\n")
+            server.stdin.flush()
+            return int(server.stdout.readline())
 
-    point, ended = 0, 9
-    while ended == 9:
-        point += 1
-        out = tmp_path / f"{point}"
-        ended = ask([*options, "--output_dir", str(out)], point)
-        folders = [folder for folder in out.glob("*/*/*") if not folder.name.startswith(".")]
-        again = ["--resume", str(folders[0])] if folders else [*options, "--output_dir", str(out)]
-        assert ended == 0 or ask(again, 0) == 0, point
-        [folder] = out.glob("*/*/*")
-        assert same_result(folder, wanted), point
-        assert not list(folder.glob(".*")), point
-        shutil.rmtree(out)
-    server.stdin.close()
-    assert server.wait() == 0
+        assert ask([*options, "--output_dir", str(tmp_path / "whole")]) == 0
+        [wanted] = (tmp_path / "whole").glob("*/*/*")
+        point, ended = 0, 9
+        while ended == 9:
+            point += 1
+            out = tmp_path / f"{point}"
+            ended = ask([*options, "--output_dir", str(out)], point)
+            folders = list(out.glob("*/*/2*"))
+            again = ["--resume", str(folders[0])] if folders else [*options, "--output_dir", str(out)]
+            assert ended == 0 or ask(again) == 0, point
+            [folder] = out.glob("*/*/2*")
+            assert same_result(folder, wanted), point
+            assert not list(folder.glob(".*")), point
+            shutil.rmtree(out)
     assert (ended, point > 40) == (0, True)

@@ -1,16 +1,20 @@
 """Whether the best group of runs is really better than another one: over seeds, and on the test images."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
+from scipy import stats
 
 from common.comparing.finished_runs import FinishedRun
 from common.comparing.groups import Group, key_of, words
 from common.comparing.mistakes import Mistakes
-from common.comparing.significance import LEVEL, holm, mcnemar, seeds_needed, welch
 
+LEVEL, POWER = 0.05, 0.8  # two-sided; how often a true difference is to be seen
 ENOUGH_SEEDS = 3  # what one does without any knowledge of the spread
+MOST_SEEDS = 10_000
 
 
 @dataclass(frozen=True)
@@ -25,27 +29,21 @@ class Pair:
 
 @dataclass(frozen=True)
 class Contrast:
-    """The best group of a data set against another one.
-
-    `difference` is best - other. `p` is Welch's, `corrected_p` the same corrected for the number of contrasts of the
-    data set (Holm). `seeds` is how many each side would need; None where that is unknown. `pairs` are of equal seeds.
-    """
+    """The best group of a data set against another one; None is what cannot be known."""
 
     best: Group
     other: Group
-    difference: float
-    p: float | None
-    corrected_p: float | None
-    seeds: int | None
-    pairs: list[Pair]
+    difference: float  # best - other
+    p: float | None  # Welch's
+    corrected_p: float | None  # for the number of contrasts of the data set (Holm)
+    seeds: int | None  # that each side would need
+    pairs: list[Pair]  # of equal seeds
 
     @property
     def title(self) -> str:
         """The two groups, by their numbers and by the settings that are not the same."""
-        sides = []
-        for one, two in ((self.best, self.other), (self.other, self.best)):
-            differing = {name: value for name, value in one.settings.items() if two.settings.get(name) != value}
-            sides.append(f"group {one.number} ({words(differing)})")
+        differing = [name for name, value in self.best.settings.items() if self.other.settings[name] != value]
+        sides = [f"group {one.number} ({words(one.settings, differing)})" for one in (self.best, self.other)]
         return " against ".join(sides)
 
     @property
@@ -61,8 +59,8 @@ def find_contrasts(groups: Sequence[Group], mistakes: dict[FinishedRun, Mistakes
         best, *others = [group for group in groups if group.dataset == dataset and group.values] or [None]
         p_values = [welch(best.values, other.values) for other in others]
         for other, p, corrected in zip(others, p_values, holm(p_values), strict=True):
-            difference, seeds = best.mean - other.mean, seeds_needed(best.values, other.values)
-            contrasts.append(Contrast(best, other, difference, p, corrected, seeds, _pairs(best, other, mistakes)))
+            seeds, pairs = seeds_needed(best.values, other.values), _pairs(best, other, mistakes)
+            contrasts.append(Contrast(best, other, best.mean - other.mean, p, corrected, seeds, pairs))
     return contrasts
 
 
@@ -90,15 +88,12 @@ def network_verdict(one: Contrast) -> str:
 
 
 def _pairs(best: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> list[Pair]:
-    """Return the pairs of one seed; without any, the best run of each group."""
-    sides = ({}, {})
-    for side, group in zip(sides, (best, other), strict=True):
-        for run in group.runs:  # sorted, so the best of each seed
-            if run in mistakes:
-                side.setdefault(key_of(run.seed), mistakes[run])
-    candidates = [(sides[0][seed], sides[1][seed]) for seed in sides[0] if seed in sides[1]]
-    if not candidates and all(sides):
-        candidates = [[next(iter(side.values())) for side in sides]]
+    """Return the pairs of one seed, the best run of each; without any, the best run of each group."""
+    runs = [[run for run in group.runs if run in mistakes] for group in (best, other)]  # sorted, the best first
+    ones, others = ({key_of(run.seed): mistakes[run] for run in reversed(side)} for side in runs)
+    candidates = [(ones[seed], others[seed]) for seed in ones if seed in others]
+    if not candidates and all(runs):
+        candidates = [[mistakes[side[0]] for side in runs]]
     pairs = []
     for one, two in candidates:
         if one.images == two.images:
@@ -127,3 +122,55 @@ def _judgment(one: Contrast) -> str:
 
 def _p(value: float) -> str:
     return f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % confidence interval of the mean of normal values (Student, 1908), None of less than two."""
+    if len(values) < 2:
+        return None
+    margin = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * stats.sem(values)
+    return float(np.mean(values) - margin), float(np.mean(values) + margin)
+
+
+def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Return the p-value of equal means, whatever the variances (Welch, 1947); None without any spread to test by."""
+    if min(len(one), len(other)) < 2 or max(np.std(one), np.std(other)) < 1e-12:
+        return None
+    return float(stats.ttest_ind(one, other, equal_var=False).pvalue)
+
+
+def seeds_needed(one: Sequence[float], other: Sequence[float]) -> int | None:
+    """Return how many seeds each side needs so that a t-test sees the difference of the means in 80 % of all cases.
+
+    The spread is that of the sides that have two values or more. None if no side has, if there is no spread or no
+    difference, or if more than MOST_SEEDS are needed.
+    """
+    variances = [np.var(values, ddof=1) for values in (one, other) if len(values) > 1] or [0.0]
+    difference, spread = abs(np.mean(one) - np.mean(other)), math.sqrt(np.mean(variances))
+    if min(difference, spread) < 1e-12:
+        return None
+
+    def power(count: int) -> float:
+        freedom = 2 * count - 2
+        return stats.nct.sf(stats.t.ppf(1 - LEVEL / 2, freedom), freedom, difference / spread * math.sqrt(count / 2))
+
+    # The normal approximation is never more than a few seeds too low; where it is large it is all one needs.
+    quantiles = stats.norm.ppf([1 - LEVEL / 2, POWER]).sum()
+    count = max(2, math.ceil(2 * (quantiles * spread / difference) ** 2))
+    while count < 100 and power(count) < POWER:
+        count += 1
+    return count if count <= MOST_SEEDS else None
+
+
+def mcnemar(only_one: int, only_other: int) -> float:
+    """Return McNemar's exact p-value (1947); on so many images only the one, only the other network is correct."""
+    total = only_one + only_other
+    return float(stats.binomtest(only_one, total).pvalue) if total else 1.0
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return p-values that are corrected for their number (Holm, 1979); those that are None stay None."""
+    ranked = sorted(p for p in p_values if p is not None)
+    raised = [min(1.0, p * (len(ranked) - rank)) for rank, p in enumerate(ranked)]
+    corrected = dict(zip(ranked, accumulate(raised, max), strict=True))  # none is below that of a smaller p
+    return [corrected.get(p) for p in p_values]

@@ -28,20 +28,19 @@ class PassedOver(NamedTuple):
 class FinishedRun:
     """A run that is finished or diverged.
 
-    `dataset` is the name of the data set, or the last part of the path of its folder or file. `epochs` are the records
-    of train.json, with numbers only. `scores` has every number that runs can be compared by, by its name: those of the
-    epoch whose weights were kept, and those of the test; it is empty if the run diverged.
+    `scores` has every number that runs can be compared by, by its name: those of the epoch whose weights were kept, and
+    those of the test; it is empty if the run diverged.
     """
 
     folder: Path
     label: str
     script: str
-    dataset: str
+    dataset: str  # its name, or the last part of the path of its folder or file
     classes: list[str]
     options: dict
     config: dict
     diverged: bool
-    epochs: list[dict[str, float]]
+    epochs: list[dict[str, float]]  # the records of train.json, with numbers only
     scores: dict[str, float]
     of_test: frozenset[str]  # the names of those scores that are of the test images
 
@@ -59,14 +58,16 @@ class FinishedRun:
 def read_runs(locations: list[str]) -> tuple[list[FinishedRun], list[PassedOver]]:
     """Return the finished and the diverged runs among and below `locations`, and all else that looked like a run.
 
-    Raises:
-        BadInput: a location does not exist, or there is no finished run.
+    Raise BadInput if a location does not exist, or there is no finished run.
     """
-    folders, passed = _find_folders(locations)
-    labels = _labels(folders)
+    roots = [root for location in locations for root in _expand(location)]
+    passed = [PassedOver(root, "a file, no folder") for root in roots if not root.is_dir()]
+    found = {}  # real path -> first path that leads there
+    for folder in (folder for root in roots for folder in _candidates(root)):
+        found.setdefault(folder.resolve(), folder)
     runs = []
-    with progress(len(folders), "reading", " runs") as bar:
-        for folder, label in zip(folders, labels, strict=True):
+    with progress(len(found), "reading", " runs") as bar:
+        for folder, label in zip(found.values(), _labels(list(found)), strict=True):
             try:
                 runs.append(_read_run(folder, label))
             except Unreadable as error:
@@ -79,23 +80,9 @@ def read_runs(locations: list[str]) -> tuple[list[FinishedRun], list[PassedOver]
     return runs, passed
 
 
-def number(value) -> float | int | None:
-    """Return `value` if it is a number that something can be done with, else None."""
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and abs(value) < LARGEST_NUMBER else None
-
-
-def _find_folders(locations: list[str]) -> tuple[list[Path], list[PassedOver]]:
-    """Return the folders that could be runs, each once, and the files among `locations`."""
-    found, passed = {}, []
-    for location in locations:
-        for root in _expand(location):
-            if not root.is_dir():
-                passed.append(PassedOver(root, "a file, no folder"))
-                continue
-            for folder in _candidates(root):
-                found.setdefault(folder.resolve(), folder)
-    return list(found.values()), passed
+def is_number(value) -> bool:
+    """Tell whether `value` is a number that something can be done with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
 
 
 def _expand(location: str) -> list[Path]:
@@ -121,22 +108,17 @@ def _candidates(root: Path) -> Iterator[Path]:
         folders[:] = sorted(folder for folder in folders if not folder.startswith("."))
 
 
-def _labels(folders: list[Path]) -> list[str]:
-    """Return names that tell the folders apart: as few of the last parts of their paths as that takes."""
-    parts = [folder.resolve().parts for folder in folders]
-    for count in range(1, 1 + max(map(len, parts), default=0)):
-        labels = ["/".join(one[-count:]) for one in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    return [str(folder) for folder in folders]
+def _labels(paths: list[Path]) -> list[str]:
+    """Return names that tell different paths apart: as few of their last parts as that takes."""
+    count, labels = 0, []
+    while len(set(labels)) < len(paths):
+        count += 1
+        labels = ["/".join(path.parts[-count:]) for path in paths]
+    return labels
 
 
 def _read_run(folder: Path, label: str) -> FinishedRun:
-    """Return the run in a folder.
-
-    Raises:
-        Unreadable: it is no run that can be compared.
-    """
+    """Return the run in a folder, or raise `Unreadable` if it is none that can be compared."""
     if not (folder / "train.json").exists() and any((folder / name).exists() for name in NO_RUNS):
         raise Unreadable("no training, but a look at the data or the speed")
     config, train = read_json(folder / "config.json"), read_json(folder / "train.json")
@@ -152,21 +134,13 @@ def _read_run(folder: Path, label: str) -> FinishedRun:
         raise Unreadable(f"{what}, after {len(epochs)} epoch(s)")
     if status not in ("finished", "diverged"):
         raise Unreadable("damaged: train.json does not say how the run ended")
-    return _build(folder, label, config, train)
-
-
-def _build(folder: Path, label: str, config: dict, train: dict) -> FinishedRun:
-    """Return the run of JSON files that have the right shape; numbers that are none are left out."""
-    records = [record for record in map(_numbers, train["epochs"]) if "epoch" in record]
-    diverged = train["status"] == "diverged"
-    test = read_json(folder / "test.json") if (folder / "test.json").exists() and not diverged else {}
+    records = [record for record in map(_numbers, epochs) if "epoch" in record]
+    diverged = status == "diverged"
+    from_training = {} if diverged else _training_scores(config, train, records)
+    from_test = {} if diverged else _test_scores(folder / "test.json")
     dataset, data = config["dataset"], config["options"].get("data")
     if dataset in ("folder", "hdf5") and isinstance(data, str):
         dataset = data.replace("\\", "/").rstrip("/").rpartition("/")[2] or dataset
-    from_training = {} if diverged else _training_scores(config, train, records)
-    interval = test.get("accuracy_interval_95")
-    test |= dict(zip(("low", "high"), interval, strict=False)) if isinstance(interval, list) else {}
-    from_test = {f"test_{name}" if name in TEST_NAMES else name: value for name, value in _numbers(test).items()}
     return FinishedRun(
         folder=folder,
         label=label,
@@ -192,5 +166,14 @@ def _training_scores(config: dict, train: dict, records: list[dict]) -> dict[str
     return _numbers(scores)
 
 
+def _test_scores(path: Path) -> dict[str, float]:
+    """Return the numbers in a test.json by name, none if there is no such file."""
+    test = read_json(path) if path.exists() else {}
+    if isinstance(test.get("accuracy_interval_95"), list):
+        test |= zip(("low", "high"), test["accuracy_interval_95"], strict=False)
+    return {f"test_{name}" if name in TEST_NAMES else name: value for name, value in _numbers(test).items()}
+
+
 def _numbers(values: dict) -> dict[str, float]:
-    return {name: value for name, value in values.items() if number(value) is not None}
+    """Return the values that are numbers."""
+    return {name: value for name, value in values.items() if is_number(value)}

@@ -2,13 +2,12 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.comparing.finished_runs import FinishedRun
-from common.comparing.significance import t_interval
 from common.system.text import printable
 
 # Options that change nothing of what is compared, or that have a column of their own.
@@ -26,23 +25,16 @@ LONGEST_VALUE, LONGEST_SETTING = 18, 200  # characters
 class Group:
     """Runs that are equal in all but the seed.
 
-    `number` is the rank, from 1 on. `settings` has what tells the group from others, as people read it. `values` has
-    one number a seed, of runs with the same seed their mean: they are no independent tries. `mean`, `std` (n - 1) and
-    `interval` (95 %, of the mean) are of those; None where there are too few. `diverged` counts the runs that have
-    none because they diverged.
+    `values` has one number a seed, of runs with the same seed their mean: they are no independent tries. `mean` and
+    `std` (n - 1) are of those; None where there are too few.
     """
 
-    number: int
-    settings: dict[str, str]
+    number: int  # the rank, from 1 on
+    settings: dict[str, str]  # what tells the group from others, as people read it
     dataset: str
     runs: list[FinishedRun]
-    diverged: int
+    diverged: int  # how many of the runs have no number because they diverged
     values: list[float]
-
-    @property
-    def name(self) -> str:
-        """Number and settings."""
-        return f"{self.number}: {words(self.settings)}"
 
     @property
     def mean(self) -> float | None:
@@ -54,18 +46,9 @@ class Group:
         """The standard deviation over seeds."""
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
-    @property
-    def interval(self) -> tuple[float, float] | None:
-        """The interval that the mean over all seeds is in, with 95 % confidence."""
-        return t_interval(self.values)
-
 
 def group_by_seed(runs: Sequence[FinishedRun], options: dict[str, dict], metric: str) -> list[Group]:
-    """Return the groups of runs that are equal in all but the seed, not yet ranked.
-
-    Args:
-        options: those that differ, as `differing_options` returns them.
-    """
+    """Return the groups of runs that are equal in all but the seed, not yet ranked, by the options that differ."""
     members = defaultdict(list)
     for run in runs:
         members[(run.script, run.dataset, *(key_of(values[run]) for values in options.values()))].append(run)
@@ -92,8 +75,9 @@ def differing_options(runs: Sequence[FinishedRun]) -> dict[str, dict]:
     known = defaultdict(dict)  # script -> option -> what it is where it is switched off
     for run in runs:
         for name, value in run.options.items():
-            if name not in known[run.script] or _is_off(value):
-                known[run.script][name] = value if _is_off(value) else UNKNOWN
+            is_off = value in (None, False, 0, [], "none")
+            if name not in known[run.script] or is_off:
+                known[run.script][name] = value if is_off else UNKNOWN
     differing = {}
     for name in dict.fromkeys(name for run in runs for name in run.options if name not in NO_DIFFERENCE):
         values = {run: run.options.get(name, known[run.script].get(name, UNKNOWN)) for run in runs}
@@ -122,21 +106,18 @@ def shown(value) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def words(settings: dict[str, str]) -> str:
-    """Return settings as one says them: the values of script and data set need no names."""
-    said = [value if name in ("script", "dataset") else f"{name} {value}" for name, value in settings.items()]
+def words(settings: dict[str, str], names: Iterable[str]) -> str:
+    """Return the settings of these names as one says them: the values of script and data set need no names."""
+    said = [settings[name] if name in ("script", "dataset") else f"{name} {settings[name]}" for name in names]
     return ", ".join(word for word in said if not word.endswith(f" {NOTHING}")) or "all alike"
 
 
 def short_names(groups: Sequence[Group]) -> list[str]:
     """Return names of groups with nothing in them that is the same in all."""
     differing = [name for name in groups[0].settings if len({group.settings[name] for group in groups}) > 1]
-    return [f"{group.number}: {words({name: _short(group.settings[name]) for name in differing})}" for group in groups]
-
-
-def _short(text: str) -> str:
-    return printable(text, LONGEST_VALUE, keep_end=True) if "/" in text else text
-
-
-def _is_off(value) -> bool:
-    return value in (None, False, 0, [], "none")
+    names = []
+    for group in groups:
+        short = {name: printable(value, LONGEST_VALUE, keep_end=True) if "/" in value else value
+                 for name, value in group.settings.items()}  # fmt: skip
+        names.append(f"{group.number}: {words(short, differing)}")
+    return names

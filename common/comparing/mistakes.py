@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,17 +18,12 @@ MOST_CONFUSED, MOST_WORST = 10, 16  # 16 is what predictions.png shows of the mi
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Of labelled test images: which are correct, and what is wrong with the others.
+    """Of labelled test images: which are correct, and what is wrong with the others."""
 
-    `images` is equal for two runs exactly if their test images have the same ids and labels, in the same order.
-    `correct` is (N,) bool. `confused` has (true, predicted, count), most frequent first; `worst` has
-    (id, true, predicted, confidence), most confident first.
-    """
-
-    images: str
-    correct: np.ndarray
-    confused: list[tuple[str, str, int]]
-    worst: list[tuple[str, str, str, float]]
+    images: str  # equal for two runs exactly if their test images have the same ids and labels, in the same order
+    correct: np.ndarray  # (N,) bool
+    confused: list[tuple[str, str, int]]  # (true, predicted, count), most frequent first
+    worst: list[tuple[str, str, str, float]]  # (id, true, predicted, confidence), most confident first
 
 
 def read_all_mistakes(runs: list[FinishedRun]) -> tuple[dict[FinishedRun, Mistakes], list[PassedOver]]:
@@ -45,11 +41,7 @@ def read_all_mistakes(runs: list[FinishedRun]) -> tuple[dict[FinishedRun, Mistak
 
 
 def read_mistakes(path: Path, classes: list[str]) -> Mistakes | None:
-    """Return the mistakes in a predictions.npz, None where there is none or the test images have no labels.
-
-    Raises:
-        ValueError: the file is not what a run writes; the text says what is wrong.
-    """
+    """Return the mistakes in a predictions.npz, None without a file or labels; raise ValueError if it is damaged."""
     if not path.exists():
         return None
     try:
@@ -64,13 +56,16 @@ def read_mistakes(path: Path, classes: list[str]) -> Mistakes | None:
     _check(labels, probabilities, ids, len(classes))
     if (labels < 0).any():
         return None
-    predicted = probabilities.argmax(1)
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
     wrong = np.flatnonzero(predicted != labels)
+    pairs = Counter(sorted(zip(labels[wrong].tolist(), predicted[wrong].tolist(), strict=True)))
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")[:MOST_WORST]]  # as in predictions.png
+    images = labels.astype(np.int64).tobytes() + "\0".join(ids.astype(str).tolist()).encode("utf-8", "surrogatepass")
     return Mistakes(
-        images=_digest(labels, ids),
+        images=hashlib.sha256(images).hexdigest(),
         correct=predicted == labels,
-        confused=_confused(labels[wrong], predicted[wrong], classes),
-        worst=_worst(wrong, labels, probabilities, ids, classes),
+        confused=[(classes[true], classes[other], count) for (true, other), count in pairs.most_common(MOST_CONFUSED)],
+        worst=[(str(ids[i]), classes[labels[i]], classes[predicted[i]], float(confidence[i])) for i in worst],
     )
 
 
@@ -81,26 +76,3 @@ def _check(labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray, class
         raise ValueError("the arrays in predictions.npz do not have the shapes of a run with these classes")
     if labels.max() >= classes or not np.isfinite(probabilities).all():
         raise ValueError("predictions.npz has labels or probabilities that cannot be")
-
-
-def _digest(labels: np.ndarray, ids: np.ndarray) -> str:
-    digest = hashlib.sha256(labels.astype(np.int64).tobytes())
-    digest.update("\0".join(ids.astype(str).tolist()).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
-
-
-def _confused(labels: np.ndarray, predicted: np.ndarray, classes: list[str]) -> list[tuple[str, str, int]]:
-    pairs, counts = np.unique(np.stack([labels, predicted], axis=1), axis=0, return_counts=True)
-    order = np.argsort(-counts, kind="stable")[:MOST_CONFUSED]
-    return [(classes[pairs[place, 0]], classes[pairs[place, 1]], int(counts[place])) for place in order]
-
-
-def _worst(
-    wrong: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, ids: np.ndarray, classes: list[str]
-) -> list[tuple[str, str, str, float]]:
-    rows = probabilities[wrong]
-    order = np.argsort(-rows.max(1), kind="stable")[:MOST_WORST]  # as in predictions.png
-    return [
-        (str(ids[place]), classes[labels[place]], classes[row.argmax()], float(row.max()))
-        for place, row in zip(wrong[order], rows[order], strict=True)
-    ]

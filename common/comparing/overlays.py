@@ -1,5 +1,6 @@
 """The pictures of a comparison: curves over each other, and results against one option."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from common import figures
-from common.comparing.finished_runs import FinishedRun, number
+from common.comparing.finished_runs import FinishedRun, is_number
 from common.comparing.groups import key_of, short_names, shown
 from common.comparing.overview import Overview
 from common.figures import TRAIN_COLOR, VAL_COLOR, blank_figure, plain
@@ -19,31 +20,42 @@ LONGEST_LABEL = 48  # characters
 WIDE = 20  # largest / smallest value from which on an axis is logarithmic
 MOST_TICKS = 24  # categories whose names are all written
 
-
-def draw_curves(folder: Path, overview: Overview) -> list[str]:
-    """Draw `loss.png`, `accuracy.png` and `accuracy_by_time.png`, and return their names.
-
-    Each of the best ten groups has a color; if there is one group alone, each of its best ten runs has. Runs without
-    epochs have no curves.
-    """
-    if not any(run.epochs for run in overview.runs):
-        return []
-    styles = _styles(overview)
-    pictures = {"loss.png": ("loss", False), "accuracy.png": ("accuracy", False)}
-    pictures |= {"accuracy_by_time.png": ("accuracy", True)}
-    for name, (quantity, by_time) in pictures.items():
-        figure = blank_figure(9, 5 if len(overview.runs) < 4 else 5.6)
-        axes = figure.subplots()
-        for run in reversed(overview.runs):  # the best on top
-            _draw_run(axes, run, quantity, by_time, styles[run][1])
-        _label(axes, overview.runs, quantity, by_time)
-        handles = _handles(list(styles.values()), with_training=not by_time)
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-        figures.save_figure(figure, folder / name)
-    return list(pictures)
+Unit = tuple[str, str, list[FinishedRun]]  # label, color, runs
 
 
-def draw_by_option(path: Path, overview: Overview, option: str) -> None:
+def draw_pictures(folder: Path, overview: Overview, by: str | None) -> list[str]:
+    """Draw the curves, unless no run has an epoch, and the results against the option `by`; return the files' names."""
+    pictures = []
+    if any(run.epochs for run in overview.runs):
+        pictures = ["loss.png", "accuracy.png", "accuracy_by_time.png"]
+        units = _units(overview)
+        _draw_curves(folder / pictures[0], units, "loss", by_time=False)
+        _draw_curves(folder / pictures[1], units, "accuracy", by_time=False)
+        _draw_curves(folder / pictures[2], units, "accuracy", by_time=True)
+    if by:
+        pictures.append(f"by_{re.sub(r'[^A-Za-z0-9_]', '_', by)[:60]}.png")  # the name comes from a file
+        _draw_by_option(folder / pictures[-1], overview, by)
+    return pictures
+
+
+def _draw_curves(path: Path, units: list[Unit], quantity: str, by_time: bool) -> None:
+    """Draw a curve of each run over epochs, or over the time of training."""
+    runs = [run for _, _, members in units for run in members]
+    figure = blank_figure(9, 5 if len(runs) < 4 else 5.6)
+    axes = figure.subplots()
+    for _, color, members in reversed(units):  # the best on top
+        for run in reversed(members):
+            _draw_run(axes, run, quantity, by_time, color)
+    _label(axes, runs, quantity, by_time)
+    handles = [Line2D([], [], color=color, label=label) for label, color, _ in units]
+    if not by_time:
+        handles.append(Line2D([], [], color="black", label="validation"))
+        handles.append(Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="training"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    figures.save_figure(figure, path)
+
+
+def _draw_by_option(path: Path, overview: Overview, option: str) -> None:
     """Draw the metric and the training time against an option: a point a run, and mean and std of each group."""
     runs = [run for run in overview.runs if overview.metric in run.scores]
     positions, ticks, is_log = _positions([overview.options[option][run] for run in runs])
@@ -57,17 +69,17 @@ def draw_by_option(path: Path, overview: Overview, option: str) -> None:
         _draw_means(axes, overview, metric, position_of, color)
         axes.set_ylabel("training time, s" if metric == "train_time" else plain(metric, LONGEST_LABEL))
         axes.grid(alpha=0.3)
-    times = [run.scores.get("train_time", 0) for run in runs]
-    if min(times) > 0 and max(times) > WIDE * min(times):
+    if _is_wide([run.scores.get("train_time", 0) for run in runs]):
         lower.set_yscale("log")
     else:
         lower.set_ylim(bottom=0)
     if is_log:
         lower.set_xscale("log")
     if ticks:
-        rotation = 0 if sum(map(len, ticks.values())) < 70 else 60
-        ha = "right" if rotation else "center"
-        lower.set_xticks(list(ticks), list(ticks.values()), rotation=rotation, ha=ha, rotation_mode="anchor")
+        turned = (
+            {} if sum(map(len, ticks.values())) < 70 else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+        )
+        lower.set_xticks(list(ticks), list(ticks.values()), **turned)
         lower.set_xticks([], minor=True)
     lower.margins(x=0.08)
     lower.set_xlabel(plain(option, LONGEST_LABEL))
@@ -77,14 +89,13 @@ def draw_by_option(path: Path, overview: Overview, option: str) -> None:
 
 def _draw_means(axes: Axes, overview: Overview, metric: str, position_of: dict, color: str) -> None:
     """Draw mean and std over the runs of each group that has several, and lines through the means if that is a path."""
-    centers, cap = [], 5 if len(overview.groups) < 20 else 2
-    label = "mean and std over seeds"
+    centers, cap, label = [], 5 if len(overview.groups) < 20 else 2, "mean and std over seeds"
     for group in overview.groups:
         runs = [run for run in group.runs if run in position_of and metric in run.scores]
-        if not runs:
-            continue
-        position, values = position_of[runs[0]], [run.scores[metric] for run in runs]
-        centers.append((position, float(np.mean(values))))
+        values = [run.scores[metric] for run in runs]
+        if values:
+            position = position_of[runs[0]]
+            centers.append((position, float(np.mean(values))))
         if len(values) > 1:
             axes.errorbar(position, np.mean(values), np.std(values, ddof=1), fmt="_", color=color, markersize=3 * cap,
                           capsize=cap, markeredgewidth=2, label=label)  # fmt: skip
@@ -95,60 +106,61 @@ def _draw_means(axes: Axes, overview: Overview, metric: str, position_of: dict, 
 
 def _positions(values: list) -> tuple[list[float], dict[float, str], bool]:
     """Return where values lie on an axis, its ticks (none: matplotlib's own), and whether it is logarithmic."""
-    if all(number(value) is not None for value in values):
+    if all(map(is_number, values)):
         distinct = sorted({float(value) for value in values})
-        is_log = distinct[0] > 0 and distinct[-1] > WIDE * distinct[0]
+        is_log = _is_wide(distinct)
         scaled = np.log(distinct) if is_log else np.array(distinct)
         is_roomy = (np.diff(scaled) > 0.07 * (scaled[-1] - scaled[0])).all()
         return list(map(float, values)), {value: f"{value:g}" for value in distinct} if is_roomy else {}, is_log
     # Missing and mixed values are names; a few numbers among them come first, in their order.
     keys = {key_of(value): value for value in values}
-    order = sorted(keys, key=lambda key: (number(keys[key]) is None, number(keys[key]) or 0, key))
+    order = sorted(keys, key=lambda key: (0, keys[key], key) if is_number(keys[key]) else (1, 0, key))
     place = {key: float(position) for position, key in enumerate(order)}
     step = -(-len(order) // MOST_TICKS)
     ticks = {place[key]: plain(shown(keys[key]), 24) for key in order[::step]}
     return [place[key_of(value)] for value in values], ticks, False
 
 
-def _styles(overview: Overview) -> dict[FinishedRun, tuple[str, str]]:
-    """Return (label, color) of each run; all but the best have OTHERS_COLOR."""
-    alone = len(overview.groups) == 1
-    units = [[run] for run in overview.runs] if alone else [group.runs for group in overview.groups]
-    names = _names_of_runs(overview.runs) if alone else short_names(overview.groups[: len(COLORS)])
-    styles = dict.fromkeys(overview.runs, ("", OTHERS_COLOR))
-    for unit, name, color in zip(units, names, COLORS, strict=False):
-        label = plain(name, LONGEST_LABEL) + (f" ({len(unit)} runs)" if len(unit) > 1 else "")
-        styles |= dict.fromkeys(unit, (label, color))
-    return styles
+def _is_wide(values: Sequence[float]) -> bool:
+    """Tell whether a logarithmic axis is possible and shows these values better."""
+    return min(values) > 0 and max(values) > WIDE * min(values)
 
 
-def _names_of_runs(runs: Sequence[FinishedRun]) -> list[str]:
-    seeds = [f"seed {shown(run.seed)}" for run in runs]
-    names = seeds if len(set(seeds)) == len(seeds) else [run.label for run in runs]
-    return [f"{rank}: {name}" for rank, name in enumerate(names, 1)]
+def _units(overview: Overview) -> list[Unit]:
+    """Return the best groups, or if there is one alone its best runs, each in a color, and all others in one."""
+    units, names = [group.runs for group in overview.groups], short_names(overview.groups[: len(COLORS)])
+    if len(overview.groups) == 1:
+        units, names = [[run] for run in overview.runs], [f"seed {shown(run.seed)}" for run in overview.runs]
+        if len(set(names)) < len(names):
+            names = [run.label for run in overview.runs]
+        names = [f"{rank}: {name}" for rank, name in enumerate(names, 1)]
+    colored = []
+    for members, name, color in zip(units, names, COLORS, strict=False):
+        count = f" ({len(members)} runs)" if len(members) > 1 else ""
+        colored.append((plain(name, LONGEST_LABEL) + count, color, members))
+    others = [run for members in units[len(COLORS) :] for run in members]
+    label = f"{len(others)} other runs, validation only"
+    return [*colored, (label, OTHERS_COLOR, others)] if others else colored
 
 
 def _draw_run(axes: Axes, run: FinishedRun, quantity: str, by_time: bool, color: str) -> None:
     is_best = color != OTHERS_COLOR
     places = run.times if by_time else [record["epoch"] for record in run.epochs]
-    styles = {"val": ("-", 1.6 if is_best else 0.7, 0.9)}
+    styles = {f"val_{quantity}": {"linestyle": "-", "linewidth": 1.6 if is_best else 0.7, "alpha": 0.9}}
     if is_best and not by_time:
-        styles["train"] = ("--", 0.8, 0.55)
-    for part, (style, width, alpha) in styles.items():
-        key = f"{part}_{quantity}"
+        styles[f"train_{quantity}"] = {"linestyle": "--", "linewidth": 0.8, "alpha": 0.55}
+    for key, style in styles.items():
         points = [(place, record[key]) for place, record in zip(places, run.epochs, strict=True) if key in record]
         if points:
             marker = "o" if len(points) < 4 else None
-            axes.plot(*zip(*points, strict=True), style, color=color, linewidth=width, alpha=alpha, marker=marker,
-                      markersize=3)  # fmt: skip
+            axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=3, **style)
 
 
 def _label(axes: Axes, runs: Sequence[FinishedRun], quantity: str, by_time: bool) -> None:
     if by_time:
         axes.set(xlabel="training time so far, s", ylabel="validation accuracy")
         times = [run.times for run in runs if run.epochs]
-        totals = [one[-1] for one in times]
-        if min(one[0] for one in times) > 0 and max(totals) > WIDE * min(totals):
+        if min(one[0] for one in times) > 0 and _is_wide([one[-1] for one in times]):
             axes.set_xscale("log")
     else:
         axes.set(xlabel="epoch", ylabel="loss (cross-entropy)" if quantity == "loss" else quantity)
@@ -158,15 +170,3 @@ def _label(axes: Axes, runs: Sequence[FinishedRun], quantity: str, by_time: bool
         if values and min(values) > 0 and max(values) > WIDE * float(np.median(values)):
             axes.set_yscale("log")  # one run that nearly diverged would press all others to the ground
     axes.grid(alpha=0.3)
-
-
-def _handles(styles: list[tuple[str, str]], with_training: bool) -> list[Line2D]:
-    label_of = {color: label for label, color in styles}
-    handles = [Line2D([], [], color=color, label=label_of[color]) for color in COLORS if color in label_of]
-    others = sum(color == OTHERS_COLOR for _, color in styles)
-    if others:
-        handles.append(Line2D([], [], color=OTHERS_COLOR, label=f"{others} other runs, validation only"))
-    if with_training:
-        handles.append(Line2D([], [], color="black", label="validation"))
-        handles.append(Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="training"))
-    return handles

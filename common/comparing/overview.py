@@ -36,10 +36,7 @@ class Overview:
 def compare(
     runs: Sequence[FinishedRun], metric: str, mistakes: dict[FinishedRun, Mistakes], passed: list[PassedOver]
 ) -> Overview:
-    """Sort the runs by `metric`, find what differs, group those that differ in the seed alone, and contrast the groups.
-
-    `mistakes` and `passed` become part of the overview.
-    """
+    """Sort the runs by `metric`, group those that differ in the seed alone, and contrast the groups."""
     lower = bool(LOWER_IS_BETTER.search(metric))
     runs = sorted(runs, key=lambda run: _rank(run.scores.get(metric), lower))
     options = differing_options(runs)
@@ -50,11 +47,7 @@ def compare(
 
 
 def check_metric(runs: Sequence[FinishedRun], metric: str) -> None:
-    """Make sure that runs can be sorted by `metric`.
-
-    Raises:
-        BadInput: no run has it.
-    """
+    """Make sure that runs can be sorted by `metric`: raise BadInput if none has it."""
     names = sorted({name for run in runs for name in run.scores})
     if metric not in names:
         raise BadInput(f"--metric {metric}: no run has it{nearest(metric, names)}; there are {', '.join(names)}")
@@ -63,8 +56,7 @@ def check_metric(runs: Sequence[FinishedRun], metric: str) -> None:
 def option_to_draw(runs: Sequence[FinishedRun], by: str | None) -> str | None:
     """Return the option that results are drawn against: `by`, or the only one that differs, or None.
 
-    Raises:
-        BadInput: no run has such an option, or all have the same value of it.
+    Raise BadInput if `by` does not differ.
     """
     options = differing_options(runs)
     if by is None:
@@ -94,17 +86,16 @@ def _notes(runs: Sequence[FinishedRun], groups: Sequence[Group], metric: str) ->
     datasets = sorted({run.dataset for run in runs})
     if len(datasets) > 1:
         notes.append(f"{len(datasets)} data sets ({', '.join(datasets)}): their scores say nothing about each other")
-    splits = defaultdict(lambda: defaultdict(list))
+    splits = defaultdict(dict)  # what makes splits equal -> split -> the first run that had it
     for run in runs:
         # The images are told apart as they were stored, so those of another size are others.
         same = [run.seed, run.options.get("limit"), run.config.get("stored_size")]
-        splits[(run.dataset, *map(key_of, same))][str(run.config.get("split_sha256"))].append(run)
-    for (dataset, *_), of_digest in splits.items():
-        if len(of_digest) > 1:
-            labels = [members[0].label for members in of_digest.values()]
+        splits[(run.dataset, *map(key_of, same))].setdefault(str(run.config.get("split_sha256")), run.label)
+    for (dataset, *_), label_of in splits.items():
+        if len(label_of) > 1:
             notes.append(
                 f"{dataset}: runs of one seed have not had the same images (split_sha256), such as "
-                f"{' and '.join(labels[:2])}; that comparison is not fair"
+                f"{' and '.join(list(label_of.values())[:2])}; that comparison is not fair"
             )
     commits = {run.config.get("git_commit") for run in runs if isinstance(run.config.get("git_commit"), str)}
     if len(commits) > 1:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.comparing.contrasts import network_verdict, verdict
 from common.comparing.finished_runs import FinishedRun
-from common.comparing.groups import short_names, shown
+from common.comparing.groups import short_names, shown, words
 from common.comparing.overview import Overview
 from common.comparing.tables import Column, explanation, group_columns, run_columns
 from common.system.files import write_bytes
@@ -59,15 +59,19 @@ class _Album:
 
 def write_report(path: Path, overview: Overview) -> None:
     """Write the page."""
-    album = _Album()
-    pictures = _pictures(overview.runs, album)
-    notes = list(overview.notes)
+    album, data = _Album(), _content(overview)
+    with progress(2 * len(overview.runs), "pictures of", " runs") as bar:
+        for names in ((FIRST_PICTURE,), PICTURES):
+            for run, shown_run in zip(overview.runs, data["runs"], strict=True):
+                places = [(name, album.add(run.folder / name)) for name in names]
+                shown_run["pictures"] += [(name, place) for name, place in places if place is not None]
+                bar.update()
+    data["album"] = album.uris
     if album.left_out:
-        notes.append(
+        data["notes"].append(
             f"{album.left_out} pictures of the runs that rank lower are left out, because the page would be larger "
             f"than {BUDGET // 2**20} MB; they are in the run folders"
         )
-    data = _content(overview, pictures) | {"notes": notes, "album": album.uris}
     write_bytes(path, _page(json.dumps(data, allow_nan=False)).encode())
 
 
@@ -90,8 +94,8 @@ def _page(text: str) -> str:
     return page.replace('"THE DATA"', text)
 
 
-def _content(overview: Overview, pictures: list[list]) -> dict:
-    chosen, results = run_columns(overview)
+def _content(overview: Overview) -> dict:
+    """Return what the page shows, but for the pictures."""
     diverged = sum(run.diverged for run in overview.runs)
     failed = f" ({diverged} diverged)" if diverged else ""
     return {
@@ -99,14 +103,15 @@ def _content(overview: Overview, pictures: list[list]) -> dict:
         "legend": [printable(name, 80) for name in short_names(overview.groups[:LEGEND])],
         "metric": overview.metric,
         "passed": [[printable(one.path, 300), one.reason] for one in overview.passed],
-        "columns": _columns([*chosen, *results]),
+        "notes": list(overview.notes),
+        "columns": _columns(run_columns(overview)),
         "groups": _columns(group_columns(overview)),
         "contrasts": [
             [printable(one.title, 300), verdict(one, overview.metric), network_verdict(one), one.is_significant]
             for one in overview.contrasts
         ],
         "explanation": explanation(overview),
-        "runs": [_run(run, overview, found) for run, found in zip(overview.runs, pictures, strict=True)],
+        "runs": [_run(run, overview) for run in overview.runs],
     }
 
 
@@ -126,14 +131,16 @@ def _columns(columns: list[Column]) -> list[dict]:
     ]
 
 
-def _run(run: FinishedRun, overview: Overview, pictures: list) -> dict:
+def _run(run: FinishedRun, overview: Overview) -> dict:
     group, mistakes = overview.group_of(run), overview.mistakes.get(run)
     options = sorted(run.options.items(), key=lambda item: (item[0] not in overview.options, item[0]))
     return {
         "label": printable(run.label, 200),
         "folder": printable(run.folder, 300),
         "group": group.number - 1,
-        "curve": printable(f"group {group.name}, seed {shown(run.seed)}", 300),
+        "curve": printable(
+            f"group {group.number}: {words(group.settings, group.settings)}, seed {shown(run.seed)}", 300
+        ),
         "epochs": _curves(run),
         "options": [
             [printable(name, LONGEST_NAME), printable(shown(value), LONGEST_OPTION), name in overview.options]
@@ -143,7 +150,7 @@ def _run(run: FinishedRun, overview: Overview, pictures: list) -> dict:
         "command": printable(run.config.get("command", ""), LONGEST_OPTION),
         "confused": [_short_texts(row) for row in mistakes.confused] if mistakes else [],
         "worst": [_short_texts(row) for row in mistakes.worst] if mistakes else [],
-        "pictures": pictures,
+        "pictures": [],
     }
 
 
@@ -155,29 +162,12 @@ def _curves(run: FinishedRun) -> dict[str, list]:
     """Return the curves with five digits and few enough points; the last and the best epoch are always among them."""
     records = [record | {"time": time} for record, time in zip(run.epochs, run.times, strict=True)]
     step, best = -(-len(records) // MOST_POINTS), run.scores.get("best_epoch")
-    kept = [
-        record
-        for place, record in enumerate(records)
-        if place % step == 0 or record is records[-1] or record["epoch"] == best
-    ]
-    curves = {key: [_digits(record.get(key)) for record in kept] for key in ("time", *CURVES)}
-    return {"epoch": [record["epoch"] for record in kept]} | curves
-
-
-def _digits(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.5g}")
-
-
-def _pictures(runs: list[FinishedRun], album: _Album) -> list[list]:
-    """Return for each run [name, place in the album] of its pictures."""
-    pictures = [[] for _ in runs]
-    with progress(2 * len(runs), "pictures of", " runs") as bar:
-        for names in ((FIRST_PICTURE,), PICTURES):
-            for run, found in zip(runs, pictures, strict=True):
-                places = [(name, album.add(run.folder / name)) for name in names]
-                found += [[name, place] for name, place in places if place is not None]
-                bar.update()
-    return pictures
+    kept = [record for place, record in enumerate(records) if place % step == 0 or record["epoch"] == best]
+    kept += [] if not records or kept[-1] is records[-1] else [records[-1]]
+    curves = {"epoch": [record["epoch"] for record in kept]}
+    for key in ("time", *CURVES):
+        curves[key] = [float(f"{record[key]:.5g}") if key in record else None for record in kept]
+    return curves
 
 
 def _data_uri(content: bytes) -> str | None:

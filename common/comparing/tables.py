@@ -2,12 +2,13 @@
 
 import html
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.comparing.contrasts import network_verdict, verdict
-from common.comparing.finished_runs import number
+from common.comparing.contrasts import network_verdict, t_interval, verdict
+from common.comparing.finished_runs import is_number
 from common.comparing.groups import shown
 from common.comparing.overview import Overview
 from common.system.files import write_bytes, write_table
@@ -16,7 +17,17 @@ from common.system.text import printable
 
 LONGEST_CELL = 40  # characters in a table for people
 MOST_ROWS, MOST_OPTIONS, MOST_CONTRASTS, MOST_NOTES = 40, 6, 10, 10  # of the terminal; the files have all
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # which spreadsheets run
+ABOUT_CONTRASTS = (
+    "the best group of a data set against each other one: Welch's t-test over seeds, corrected for the number of tests "
+    "(Holm); being the best of many is itself partly luck",
+    "seeds it would take: to see this difference in 80 % of all cases, at this spread and two-sided 5 %, in a test of "
+    "these two alone",
+    "McNemar's exact test compares two trained networks on these test images, not two recipes, and is not corrected "
+    "for the number of tests",
+)
+# What is told of each run, where it is known, and with how many decimals.
+SCORES = {"val_accuracy": 4, "test_accuracy": 4, "test_low": 4, "test_high": 4, "best_epoch": None,
+          "trained_epochs": None, "train_time": 1, "parameters": None}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,6 +37,11 @@ class Column:
     name: str
     values: list[Any]
     places: int | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Whether there are texts in it."""
+        return any(isinstance(value, str) for value in self.values)
 
     def text(self, row: int) -> str:
         """Return a value as people read it: one line, not too long, nothing where there is none."""
@@ -39,47 +55,53 @@ class Column:
         return f"{value:,}" if isinstance(value, int) else shown(value)
 
 
-def run_columns(overview: Overview) -> tuple[list[Column], list[Column]]:
-    """Return the columns of the table of runs: (what was chosen, what came out of it)."""
-    runs = overview.runs
-
-    def scores(name: str, places: int | None = 4) -> Column:
-        return Column(name, [run.scores.get(name) for run in runs], places)
-
-    chosen = [Column("run", [run.label for run in runs])]
-    if len(overview.groups) < len(runs):
-        chosen.append(Column("group", [overview.group_of(run).number for run in runs]))
-    for name in ("script", "dataset"):
-        if len({getattr(run, name) for run in runs}) > 1:
-            chosen.append(Column(name, [getattr(run, name) for run in runs]))
+def run_columns(overview: Overview) -> list[Column]:
+    """Return the columns of the table of runs: first what was chosen, then what came out of it."""
+    runs, facts = overview.runs, _facts(overview)
+    telling = [name for name in ("script", "dataset", "seed") if len(set(facts[name].values)) > 1]
+    telling += ["group"] if len(overview.groups) < len(runs) else []
+    columns = [Column("run", [run.label for run in runs])]
+    columns += [facts[name] for name in ("group", "script", "dataset") if name in telling]
     for name, values in overview.options.items():
-        chosen.append(Column(name, [shown(value) if number(value) is None else value for value in values.values()]))
-    if len({shown(run.seed) for run in runs}) > 1:
-        chosen.append(Column("seed", [shown(run.seed) for run in runs]))
+        columns.append(Column(name, [value if is_number(value) else shown(value) for value in values.values()]))
+    columns += [facts["seed"]] if "seed" in telling else []
 
-    results = [scores(name) for name in ("val_accuracy", "test_accuracy", "test_low", "test_high")]
-    trained = Column("trained_epochs", [len(run.epochs) for run in runs])
-    results += [scores("best_epoch", None), trained, scores("train_time", 1)]
-    if len({run.config.get("parameters") for run in runs if isinstance(run.config.get("parameters"), int)}) > 1:
-        results.append(scores("parameters", None))
-    if overview.metric not in [column.name for column in results]:
-        results.insert(0, scores(overview.metric))
+    places = dict(SCORES)
+    if len({run.config.get("parameters") for run in runs if isinstance(run.config.get("parameters"), int)}) < 2:
+        del places["parameters"]
+    if overview.metric not in places:
+        places = {overview.metric: 4} | places
+    scores = [run.scores | {"trained_epochs": len(run.epochs)} for run in runs]
+    results = [Column(name, [one.get(name) for one in scores], decimals) for name, decimals in places.items()]
+    columns += [column for column in results if any(value is not None for value in column.values)]
     if any(run.diverged for run in runs):
-        results.append(Column("status", ["diverged" if run.diverged else "finished" for run in runs]))
-    return chosen, [column for column in results if any(value is not None for value in column.values)]
+        columns.append(Column("status", ["diverged" if run.diverged else "finished" for run in runs]))
+    return columns
+
+
+def _facts(overview: Overview) -> dict[str, Column]:
+    """Return the columns by name that people see only where they tell runs apart; compare.csv has them all."""
+    runs = overview.runs
+    return {
+        "script": Column("script", [run.script for run in runs]),
+        "dataset": Column("dataset", [run.dataset for run in runs]),
+        "seed": Column("seed", [shown(run.seed) for run in runs]),
+        "group": Column("group", [overview.group_of(run).number for run in runs]),
+    }
 
 
 def group_columns(overview: Overview) -> list[Column]:
     """Return the columns of the table of groups; in this one an interval is of the mean over seeds."""
     groups = overview.groups
+    intervals = [t_interval(group.values) or (None, None) for group in groups]
     columns = [
         Column("group", [group.number for group in groups]),
         *(Column(name, [group.settings[name] for group in groups]) for name in groups[0].settings),
         Column("seeds", [len(group.values) for group in groups]),
         Column(f"mean {overview.metric}", [group.mean for group in groups], 4),
         Column("std", [group.std for group in groups], 4),
-        Column("low", [group.interval and group.interval[0] for group in groups], 4),
-        Column("high", [group.interval and group.interval[1] for group in groups], 4),
+        Column("low", [low for low, _ in intervals], 4),
+        Column("high", [high for _, high in intervals], 4),
     ]
     if any(group.diverged for group in groups):
         columns.append(Column("diverged", [group.diverged for group in groups]))
@@ -88,75 +110,49 @@ def group_columns(overview: Overview) -> list[Column]:
 
 def explanation(overview: Overview) -> list[str]:
     """Return what must be said below the tables of groups and contrasts."""
-    lines = [
-        f"mean {overview.metric} over seeds; std with n - 1; low to high is the 95 % interval of the mean (Student's t)"
-    ]
-    if overview.contrasts:
-        lines += [
-            "the best group of a data set against each other one: Welch's t-test over seeds, corrected for the number "
-            "of tests (Holm); being the best of many is itself partly luck",
-            "seeds it would take: to see this difference in 80 % of all cases, at this spread and two-sided 5 %, in "
-            "a test of these two alone",
-            "McNemar's exact test compares two trained networks on these test images, not two recipes, and is not "
-            "corrected for the number of tests",
-        ]
-    return lines
+    means = f"mean {overview.metric} over seeds; std with n - 1; low to high is the 95 % interval of the mean (Student)"
+    return [means, *ABOUT_CONTRASTS] if overview.contrasts else [means]
 
 
 def print_overview(overview: Overview) -> None:
     """Print the tables, the verdicts and the notes; where there is too much of something, its best part."""
-    chosen, results = run_columns(overview)
     hidden = list(overview.options)[MOST_OPTIONS:]
-    _say_all(text_table(_without(hidden, [*chosen, *results]), MOST_ROWS))
-    if len(overview.runs) > MOST_ROWS:
-        info(f"… and {len(overview.runs) - MOST_ROWS} more runs, all in compare.csv")
+    _print_table(_without(hidden, run_columns(overview)), "runs, all in compare.csv")
     if hidden:
         info(f"also different, in compare.csv: {printable(', '.join(hidden), 200)}")
     if len(overview.groups) < len(overview.runs):
-        info("\nruns that differ in the seed alone:")
-        _say_all(text_table(_without(hidden, group_columns(overview)), MOST_ROWS))
-        if len(overview.groups) > MOST_ROWS:
-            info(f"… and {len(overview.groups) - MOST_ROWS} more groups, all in compare_groups.csv")
+        info("", "runs that differ in the seed alone:")
+        _print_table(_without(hidden, group_columns(overview)), "groups, all in compare_groups.csv")
     for one in overview.contrasts[:MOST_CONTRASTS]:
-        info(f"\n{printable(one.title, 200)}")
-        info(f"  {verdict(one, overview.metric)}")
-        info(f"  {network_verdict(one)}")
+        info("", printable(one.title, 200), f"  {verdict(one, overview.metric)}", f"  {network_verdict(one)}")
     if len(overview.contrasts) > MOST_CONTRASTS:
-        info(f"\n… and {len(overview.contrasts) - MOST_CONTRASTS} more, all in compare_groups.csv")
+        info("", f"… and {len(overview.contrasts) - MOST_CONTRASTS} more, all in compare_groups.csv")
     if overview.contrasts:
         info("Welch's tests are corrected for their number (Holm), McNemar's are not; compare.md says what each means")
     lines = [f"note: {printable(note, 300)}" for note in overview.notes]
     lines += [f"passed over: {printable(one.path, 150)}: {one.reason}" for one in overview.passed[:MOST_NOTES]]
-    _say_all(["", *lines] if lines else [])
+    if lines:
+        info("", *lines)
     if len(overview.passed) > MOST_NOTES:
         info(f"passed over: {len(overview.passed) - MOST_NOTES} more, all named in compare.md")
 
 
-def text_table(columns: list[Column], most_rows: int) -> list[str]:
-    """Return the lines of a table whose columns are aligned, numbers to the right."""
-    count = min(most_rows, len(columns[0].values))
-    cells = [[printable(column.name), *(column.text(row) for row in range(count))] for column in columns]
-    widths = [max(map(len, column)) for column in cells]
-    is_text = [any(isinstance(value, str) for value in column.values) for column in columns]
-    aligned = [
-        [cell.ljust(width) if left else cell.rjust(width) for cell in column]
-        for column, width, left in zip(cells, widths, is_text, strict=True)
-    ]
-    return ["  ".join(row).rstrip() for row in zip(*aligned, strict=True)]
+def _print_table(columns: list[Column], what: str) -> None:
+    """Print the first rows with their columns aligned, numbers to the right, and say how many more there are."""
+    count, aligned = len(columns[0].values), []
+    for column in columns:
+        cells = [printable(column.name), *(column.text(row) for row in range(min(count, MOST_ROWS)))]
+        width = max(map(len, cells))
+        aligned.append([cell.ljust(width) if column.is_text else cell.rjust(width) for cell in cells])
+    info(*("  ".join(row).rstrip() for row in zip(*aligned, strict=True)))
+    if count > MOST_ROWS:
+        info(f"… and {count - MOST_ROWS} more {what}")
 
 
 def write_csvs(folder: Path, overview: Overview) -> None:
     """Write `compare.csv`, a row a run, and `compare_groups.csv`, a row a group with its contrast to the best."""
-    runs = overview.runs
-    chosen, results = run_columns(overview)
-    always = [
-        Column("script", [run.script for run in runs]),
-        Column("dataset", [run.dataset for run in runs]),
-        Column("seed", [shown(run.seed) for run in runs]),
-        Column("group", [overview.group_of(run).number for run in runs]),
-    ]
-    columns = [*chosen, *results, Column("folder", [str(run.folder) for run in runs])]
-    columns += _without([column.name for column in chosen], always)
+    columns = [*run_columns(overview), Column("folder", [str(run.folder) for run in overview.runs])]
+    columns += _without([column.name for column in columns], _facts(overview).values())
     _write_columns(folder / "compare.csv", columns)
 
     contrast_of = {one.other: one for one in overview.contrasts}
@@ -175,8 +171,7 @@ def write_csvs(folder: Path, overview: Overview) -> None:
 
 def write_markdown(path: Path, overview: Overview, pictures: list[str]) -> None:
     """Write the tables, the verdicts, the notes and links to the `pictures` beside it."""
-    chosen, results = run_columns(overview)
-    lines = ["# Comparison of runs", "", *_markdown_table([*chosen, *results]), ""]
+    lines = ["# Comparison of runs", "", *_markdown_table(run_columns(overview)), ""]
     lines += ["## Groups", "", "Runs that differ in the seed alone.", "", *_markdown_table(group_columns(overview)), ""]
     for one in overview.contrasts:
         title, *verdicts = map(_escaped, (one.title, verdict(one, overview.metric), network_verdict(one)))
@@ -189,29 +184,19 @@ def write_markdown(path: Path, overview: Overview, pictures: list[str]) -> None:
     write_bytes(path, "\n".join(lines).encode("utf-8", errors="backslashreplace"))
 
 
-def _without(names: list[str], columns: list[Column]) -> list[Column]:
+def _without(names: list[str], columns: Iterable[Column]) -> list[Column]:
     return [column for column in columns if column.name not in names]
 
 
-def _say_all(lines: list[str]) -> None:
-    for line in lines:
-        info(line)
-
-
 def _write_columns(path: Path, columns: list[Column]) -> None:
-    rows = zip(*(map(_harmless, column.values) for column in columns), strict=True)
-    write_table(path, [[_harmless(column.name) for column in columns], *rows])
-
-
-def _harmless(value):
-    """Return a cell that no spreadsheet takes for a formula: names come from files."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    rows = zip(*(column.values for column in columns), strict=True)
+    write_table(path, [[column.name for column in columns], *rows])
 
 
 def _markdown_table(columns: list[Column]) -> list[str]:
     header = [_escaped(column.name) for column in columns]
     rows = [[_escaped(column.text(row)) for column in columns] for row in range(len(columns[0].values))]
-    align = [":--" if any(isinstance(value, str) for value in column.values) else "--:" for column in columns]
+    align = [":--" if column.is_text else "--:" for column in columns]
     return [f"| {' | '.join(row)} |" for row in (header, align, *rows)]
 
 

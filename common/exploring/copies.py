@@ -61,7 +61,7 @@ def pairs_of_splits(splits: dict[str, Split]) -> list[tuple[str, str]]:
 
 
 def has_pixel_hashes(split: Split) -> bool:
-    """Tell whether `part.hashes` are digests of pixels; images of an HDF5 file have keys instead."""
+    """Tell whether `split.hashes` are digests of pixels; images of an HDF5 file have keys instead."""
     return len(split) > 0 and len(split.hashes[0]) == HASH_BYTES
 
 
@@ -127,12 +127,8 @@ def all_near_copies(splits: dict[str, Split], thumbnails_of: dict[str, torch.Ten
 
 def _originals(split: Split) -> list[int]:
     """Return the places in `split` of the first of each exact copies."""
-    if not has_pixel_hashes(split):
-        return list(range(len(split)))
-    first = {}
-    for place, digest in enumerate(split.hashes):
-        first.setdefault(digest, place)
-    return list(first.values())
+    first = {digest: place for place, digest in reversed(list(enumerate(split.hashes)))}
+    return sorted(first.values())
 
 
 def thumbnails(images: torch.Tensor) -> torch.Tensor:
@@ -156,12 +152,11 @@ def most_similar(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the queries that correlate with one of the others by more than `limit`, which it is, and if mirrored.
 
+    All three are (n,): places in `queries`, places in `others`, and booleans.
+
     Args:
         queries, others: (N, 2, 32) and (M, 2, 32), as `thumbnails` returns them.
         are_same: both are the same images: then each is compared with those before it.
-
-    Returns:
-        Places in `queries`, places in `others`, and booleans, (n,) each.
     """
     best, place = torch.full((len(queries),), limit), torch.full((len(queries),), -1)
     for start in range(0, len(queries), COMPARED):
@@ -206,8 +201,7 @@ def detail(images: torch.Tensor) -> torch.Tensor:
 def _confirmed(names: tuple[str, str], one: Split, other: Split, mirrored: torch.Tensor, limit: float) -> list[Copy]:
     """Return those pairs, of the images at the same place in both splits, whose pixels correlate in detail.
 
-    Args:
-        mirrored: (n,): compare with the mirror image.
+    Where `mirrored` (n,) says so, with the mirror image.
     """
     correlations: list[float] = []
     for (images, _), (others, _) in zip(blocks(one), blocks(other), strict=True):
@@ -245,6 +239,4 @@ def _describe_pair(copy: Copy, splits: dict[str, Split]) -> dict:
 
 def noteworthy(copies: list[Copy]) -> list[Copy]:
     """Return copies as a person wants to see them: contradictory labels, then two splits; the most similar first."""
-    return sorted(
-        copies, key=lambda copy: (not copy.labels_differ, copy.splits[0] == copy.splits[1], -copy.correlation)
-    )
+    return sorted(copies, key=lambda one: (not one.labels_differ, one.splits[0] == one.splits[1], -one.correlation))

@@ -1,12 +1,4 @@
-"""Know the data before a network does: counts, sizes, pixels, copies, and in words what is unusual about them.
-
-`explore` does all of it. Its splits work on their own too:
-    looked_at = balanced_sample(data.train, 1000)
-    statistics = PixelStatistics(looked_at.dataset.classes)
-    for images, labels in blocks(looked_at):
-        statistics.add(images, labels)
-    print(statistics.mean(), statistics.std())
-"""
+"""Know the data before a network does: counts, sizes, pixels, copies, and in words what is unusual about them."""
 
 import math
 from collections import Counter
@@ -21,15 +13,7 @@ from common.data.folders import Reading
 from common.data.load import Data
 from common.exploring.copies import Copy, all_exact_copies, all_near_copies, describe_copies, near_limit, thumbnails
 from common.exploring.notes import LONG, notes
-from common.exploring.pixels import (
-    MOST_IMAGES,
-    MOST_PIXELS,
-    SEED,
-    PixelStatistics,
-    balanced_sample,
-    blocks,
-    most_images,
-)
+from common.exploring.pixels import MOST_IMAGES, MOST_PIXELS, SEED, PixelStatistics, balanced_sample, blocks
 from common.runs.config import describe_origin
 from common.runs.folder import make_folder
 from common.system.device import Machine
@@ -50,7 +34,7 @@ def explore(data: Data, folder: Path) -> dict:
     """
     folder.mkdir(parents=True, exist_ok=True)
     splits = {"train": data.train, "val": data.val, "test": data.test}
-    looked_at = {name: balanced_sample(split, most_images(split)) for name, split in splits.items()}
+    looked_at = {name: balanced_sample(split) for name, split in splits.items()}
     statistics, small = _look(looked_at)
     limit = near_limit(statistics)
     exact, near = all_exact_copies(splits), all_near_copies(looked_at, small, limit)
@@ -81,9 +65,7 @@ def explore(data: Data, folder: Path) -> dict:
 def explore_only(script: str, options: dict, loaded: list[Data], machine: Machine) -> Path:
     """Explore data sets instead of training on them, each in a folder of its own; return the last one.
 
-    Args:
-        script: `__file__` of the experiment.
-        options: every option by name.
+    `script` is `__file__` of the experiment, `options` are all by name.
     """
     name = Path(script).stem
     for data in loaded:
@@ -98,7 +80,8 @@ def explore_only(script: str, options: dict, loaded: list[Data], machine: Machin
 
 def _look(looked_at: dict[str, Split]) -> tuple[PixelStatistics, dict[str, torch.Tensor]]:
     """Return the statistics of the training images and the thumbnails of all, reading each image once."""
-    statistics = PixelStatistics(looked_at["train"].dataset.classes)
+    train = looked_at["train"].dataset
+    statistics = PixelStatistics(train.size, len(train.classes))
     small = {name: [] for name in looked_at}
     with progress(sum(map(len, looked_at.values())), "looking at images") as bar:
         for name, split in looked_at.items():
@@ -137,11 +120,9 @@ def _describe_balance(counts: Collection[int]) -> dict:
 
 
 def _describe_sizes(reading: Reading, side: int, images: int) -> dict:
-    """Return the sizes in pixels that the pictures have by themselves, and that of the squares they have become.
+    """Return the sizes in pixels that the pictures have by themselves, and the `side` of the squares they have become.
 
-    Args:
-        side: of those squares.
-        images: how many there are; without files to tell their sizes, all of them have the one of the squares.
+    Without files to tell their sizes, all `images` (their number) have the one of the squares.
     """
     sizes = reading.sizes or Counter({(side, side): images})
     by_area = sorted(sizes, key=lambda size: (size[0] * size[1], size))
@@ -160,9 +141,7 @@ def _describe_sizes(reading: Reading, side: int, images: int) -> dict:
     }
 
 
-def _draw(
-    folder: Path, splits: dict[str, Split], report: dict, statistics: PixelStatistics, copies: list[Copy]
-) -> None:
+def _draw(folder: Path, splits: dict, report: dict, statistics: PixelStatistics, copies: list[Copy]) -> None:
     from common.exploring import plots  # imports matplotlib
 
     plots.draw_class_counts(folder / "class_counts.png", report["parts"])

@@ -1,6 +1,7 @@
 """Which images are looked at, and what their pixels have in common."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,24 +22,20 @@ NEAR_ZERO = 8  # of 255: what a JPEG file makes of black
 MEAN_SIDE, MEAN_CLASSES = 64, 200  # sides of the mean images, and of how many classes they are kept
 
 
-def balanced_sample(split: Split, limit: int, seed: int = SEED) -> Split:
-    """Return at most `limit` images of `split` in their order, of every class as equal a number as there are."""
-    count = len(split)
-    if count <= limit:
+def balanced_sample(split: Split, limit: int | None = None, seed: int = SEED) -> Split:
+    """Return at most `limit` images of `split` in their order, of every class as equal a number as there are.
+
+    If it is not given, it is what MOST_PIXELS and MOST_IMAGES allow.
+    """
+    limit = limit or max(1, min(MOST_IMAGES, MOST_PIXELS // split.dataset.size**2))
+    if len(split) <= limit:
         return split
-    order = shuffled(torch.arange(count), seed, epoch=0)
-    labels = split.dataset.labels[split.indices][order]
-    by_class = torch.argsort(labels, stable=True)
-    _, sizes = torch.unique(labels, return_counts=True)
-    firsts = torch.repeat_interleave(sizes.cumsum(0) - sizes, sizes)
-    place_in_class = torch.arange(count) - firsts
-    chosen = order[by_class[torch.argsort(place_in_class, stable=True)[:limit]]]
-    return split.subset(chosen.sort().values.tolist())
-
-
-def most_images(split: Split) -> int:
-    """Return how many images of `split` are looked at."""
-    return max(1, min(MOST_IMAGES, MOST_PIXELS // split.dataset.size**2))
+    labels, seen, ranked = split.labels, Counter(), []
+    for place in shuffled(torch.arange(len(split)), seed, epoch=0).tolist():
+        label = labels[place]
+        ranked.append((seen[label], label, place))  # the first of every class, then the second …
+        seen[label] += 1
+    return split.subset(sorted(place for _, _, place in sorted(ranked)[:limit]))
 
 
 def blocks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -48,21 +45,27 @@ def blocks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 
 
 class PixelStatistics:
-    """Sums over images, and what follows from them. Pixels count from 0 to 1, of whatever class the image is.
+    """Sums over RGB images, and what follows from them. Pixels count from 0 to 1, of whatever class the image is.
 
     Args:
-        classes: names; mean images are kept of the first MEAN_CLASSES.
+        side: of the images, in pixels.
+        classes: how many there are; mean images are kept of the first MEAN_CLASSES.
     """
 
-    def __init__(self, classes: list[str]):
+    def __init__(self, side: int, classes: int):
+        self.side = side
         self.images = self.grayscale = self.constant = 0
-        self._class_count = min(len(classes), MEAN_CLASSES)
-        self._of_class = torch.zeros(self._class_count)
+        self.histogram = torch.zeros(3, 256, dtype=torch.int64)
+        self._color_products = torch.zeros(3, 3, dtype=torch.float64)
+        self._gray_sums = torch.zeros(2, side, side, dtype=torch.float64)  # of the values, and of their squares
+        self._distances = range(1, min(FARTHEST, side - 1) + 1)
+        self._products = torch.zeros(2, len(self._distances), dtype=torch.float64)  # of neighbors across, and down
+        self._of_class = torch.zeros(min(classes, MEAN_CLASSES))
+        mean_side = min(side, MEAN_SIDE)
+        self._class_sums = torch.zeros(len(self._of_class), 3, mean_side, mean_side)
 
     def add(self, images: torch.Tensor, labels: torch.Tensor) -> None:
-        """Count (n, C, H, W) uint8 images with their labels (n,), which can be -1; all images have one size."""
-        if not self.images:
-            self._prepare(*images.shape[1:3])
+        """Count (n, 3, side, side) uint8 images with their labels (n,), which can be -1."""
         self.images += len(images)
         self.grayscale += int((images[:, 1:] == images[:, :1]).flatten(1).all(1).sum())
         self.constant += int((images == images[:, :, :1, :1]).flatten(1).all(1).sum())
@@ -76,29 +79,12 @@ class PixelStatistics:
         for place, distance in enumerate(self._distances):
             self._products[0, place] += (gray[:, :, distance:] * gray[:, :, :-distance]).sum()
             self._products[1, place] += (gray[:, distance:] * gray[:, :-distance]).sum()
-        kept = (labels >= 0) & (labels < self._class_count)
+        kept = (labels >= 0) & (labels < len(self._of_class))
         self._class_sums.index_add_(0, labels[kept], reduced(images[kept], MEAN_SIDE))
-        self._of_class += torch.bincount(labels[kept], minlength=self._class_count)
-
-    def _prepare(self, channels: int, side: int) -> None:
-        self.side = side
-        self.histogram = torch.zeros(channels, 256, dtype=torch.int64)
-        self._color_products = torch.zeros(channels, channels, dtype=torch.float64)
-        self._gray_sums = torch.zeros(2, side, side, dtype=torch.float64)  # of the values, and of their squares
-        self._distances = range(1, min(FARTHEST, side - 1) + 1)
-        self._products = torch.zeros(2, len(self._distances), dtype=torch.float64)  # of neighbors across, and down
-        mean_side = min(side, MEAN_SIDE)
-        self._class_sums = torch.zeros(self._class_count, channels, mean_side, mean_side)
-
-    def mean(self) -> list[float]:
-        """Return the mean of each channel."""
-        return self._moment(1).tolist()
-
-    def std(self) -> list[float]:
-        """Return the standard deviation of each channel over all pixels of all images."""
-        return (self._moment(2) - self._moment(1).square()).clamp(min=0).sqrt().tolist()
+        self._of_class += torch.bincount(labels[kept], minlength=len(self._of_class))
 
     def _moment(self, power: int) -> torch.Tensor:
+        """Return the mean of this power of the values of each channel, over all pixels of all images."""
         levels = torch.arange(256, dtype=torch.float64) / 255
         return (self.histogram * levels**power).sum(1) / self.histogram.sum(1)
 
@@ -112,10 +98,10 @@ class PixelStatistics:
 
     def describe(self) -> dict:
         """Return what explore.json says of the pixels of the training images."""
-        shares = self.shares()
+        shares, mean = self.shares(), self._moment(1)
         return {
-            "mean": self.mean(),
-            "std": self.std(),
+            "mean": mean.tolist(),
+            "std": (self._moment(2) - mean.square()).clamp(min=0).sqrt().tolist(),
             "zero": float(shares[0]),
             "near_zero": float(shares[: NEAR_ZERO + 1].sum()),
             "near_zero_limit": NEAR_ZERO,
@@ -125,44 +111,41 @@ class PixelStatistics:
         }
 
     def correlations(self) -> dict:
-        """Return Pearson's correlation of gray values at each distance, and of the channels; None where undefined.
+        """Return Pearson's correlation of gray values at each distance, and of the channels; NaN where undefined.
 
         All pairs of pixels of all images count, so that bright and dark images correlate neighbors too.
         """
-        across, down = self._products.tolist()
+        means = self._moment(1) - 0.5
+        covariances = self._color_products / (self.images * self.side**2) - torch.outer(means, means)
+        variances = covariances.diag()
         return {
             "distance": list(self._distances),
-            "horizontal": [self._of_neighbors(*pair, dim=2) for pair in zip(across, self._distances, strict=True)],
-            "vertical": [self._of_neighbors(*pair, dim=1) for pair in zip(down, self._distances, strict=True)],
-            "channels": self._of_channels(),
+            "horizontal": self._of_neighbors(self._products[0], self._gray_sums.sum(1)),
+            "vertical": self._of_neighbors(self._products[1], self._gray_sums.sum(2)),
+            "channels": _correlation(covariances, variances[:, None], variances).tolist(),
         }
 
-    def _of_neighbors(self, product: float, distance: int, dim: int) -> float | None:
-        """Return the correlation of pixels with those `distance` further along `dim`; `product` is the sum of theirs.
+    def _of_neighbors(self, products: torch.Tensor, sums: torch.Tensor) -> list[float]:
+        """Return the correlations of pixels at each distance in one direction.
 
-        Every pixel but those at one edge is the first of a pair, and every one but those at the other edge the second.
+        Args:
+            products: (distances,) sums over all pairs.
+            sums: (2, side) of the values, and of their squares, of each column or row. All but those at one edge hold
+                the first pixels of pairs, and all but those at the other edge the second.
         """
-        kept = self.side - distance
-        pairs = self.images * self.side * kept
-        (mean, square), (other_mean, other_square) = (
-            (self._gray_sums.narrow(dim, start, kept).sum((1, 2)) / pairs).tolist() for start in (0, distance)
-        )
-        return _correlation(product / pairs - mean * other_mean, square - mean**2, other_square - other_mean**2)
-
-    def _of_channels(self) -> list[list[float | None]]:
-        means = torch.tensor(self.mean(), dtype=torch.float64) - 0.5
-        covariances = self._color_products / (self.images * self.side**2) - torch.outer(means, means)
-        variances = covariances.diag().tolist()
-        return [
-            [_correlation(value, variances[row], variance) for value, variance in zip(values, variances, strict=True)]
-            for row, values in enumerate(covariances.tolist())
-        ]
+        correlations = []
+        for product, distance in zip(products, self._distances, strict=True):
+            pairs = self.images * self.side * (self.side - distance)
+            mean, square = sums[:, :-distance].sum(1) / pairs
+            other_mean, other_square = sums[:, distance:].sum(1) / pairs
+            covariance = product / pairs - mean * other_mean
+            correlations.append(_correlation(covariance, square - mean**2, other_square - other_mean**2).item())
+        return correlations
 
 
-def _correlation(covariance: float, one_variance: float, other_variance: float) -> float | None:
-    if min(one_variance, other_variance) < SAME:
-        return None
-    return max(-1.0, min(1.0, covariance / math.sqrt(one_variance * other_variance)))
+def _correlation(covariance: torch.Tensor, variance: torch.Tensor, other_variance: torch.Tensor) -> torch.Tensor:
+    correlation = (covariance / (variance * other_variance).sqrt()).clamp(-1, 1)
+    return torch.where(torch.minimum(variance, other_variance) < SAME, math.nan, correlation)
 
 
 def reduced(images: torch.Tensor, side: int) -> torch.Tensor:

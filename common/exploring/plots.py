@@ -28,13 +28,12 @@ def draw_class_counts(path: Path, splits: dict[str, dict]) -> None:
     axes = blank_figure(9, 1.6 + max(0.16, 0.36 - 0.006 * len(names)) * len(names)).subplots()
     left = np.zeros(len(names))
     for split, described in splits.items():
-        label = f"{split}: {described['images']:,} images"
-        if described["unlabelled"] < described["images"]:
-            counts = np.array([described["per_class"][name] for name in names])
-            axes.barh(range(len(names)), counts, left=left, color=SPLIT_COLORS[split], label=label)
-            left += counts
-        else:
-            axes.barh([0], [0], color="none", label=f"{label} without labels")
+        has_labels = described["unlabelled"] < described["images"]
+        label = f"{split}: {described['images']:,} images{'' if has_labels else ' without labels'}"
+        counts = np.array([described["per_class"][name] for name in names])
+        color = SPLIT_COLORS[split] if has_labels else "none"
+        axes.barh(range(len(names)), counts, left=left, color=color, label=label)
+        left += counts
     axes.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=9 if len(names) <= 40 else 7)
     axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, max(1, 1.02 * left.max())))
     axes.xaxis.get_major_locator().set_params(integer=True)
@@ -48,20 +47,15 @@ def draw_class_counts(path: Path, splits: dict[str, dict]) -> None:
 
 def draw_samples(path: Path, train: Split) -> None:
     """Draw some training images as they are stored, sorted by class, with the names of their classes."""
-    index = balanced_sample(train, SAMPLES)
-    images, labels = train.dataset.batch(index.indices)
-    order = torch.argsort(labels, stable=True)
-    titles = [(_class_name(label, train.dataset.classes), "black") for label in labels[order].tolist()]
+    indices = balanced_sample(train, SAMPLES).indices
+    images, labels = train.dataset.batch(indices[torch.argsort(train.dataset.labels[indices], stable=True)])
+    titles = [(_class_name(label, train.dataset.classes), "black") for label in labels.tolist()]
     heading = f"training images ({images.shape[3]}x{images.shape[2]} pixels)"
-    figures.save_sheets(path, [(heading, _upright(images[order] / 255), titles)])
+    figures.save_sheets(path, [(heading, _upright(images / 255), titles)])
 
 
 def draw_mean_images(path: Path, means: torch.Tensor, classes: list[str]) -> None:
-    """Draw the mean image of each class.
-
-    Args:
-        means: (n, C, H, W) from 0 to 1 of the first n classes; NaN where a class has no image.
-    """
+    """Draw the mean image of each class: `means` (n, C, H, W) from 0 to 1 of the first n, NaN where there is none."""
     shown = [label for label, mean in enumerate(means) if not mean.isnan().any()]
     titles = [(plain(classes[label]), "black") for label in shown]
     of_all = f", the first {len(means)} of {len(classes):,}" if len(means) < len(classes) else ""
@@ -83,12 +77,11 @@ def draw_histogram(path: Path, pixels: dict) -> None:
                   markersize=2, label=f"{name}: mean {mean:.4f}, standard deviation {std:.4f}")  # fmt: skip
         axes.axvline(mean, color=color, linestyle="--", linewidth=1)
         axes.axvspan(mean - std, mean + std, color=color, alpha=0.06, linewidth=0)
-    axes.set(xlim=(-0.01, 1.01), xlabel="value, 0 dark to 1 bright (dashed: mean; shaded: one standard deviation)",
-             ylabel="share of the training pixels")  # fmt: skip
+    axes.set(xlim=(-0.01, 1.01), xlabel="value, 0 dark to 1 bright (dashed: mean; shaded: one standard deviation)")
     if shares.max() > PEAK:
         axes.set(yscale="log", ylabel="share of the training pixels (logarithmic)")
     else:
-        axes.set_ylim(0)
+        axes.set(ylim=(0, None), ylabel="share of the training pixels")
     axes.grid(alpha=0.3)
     axes.figure.legend(loc="outside upper center", ncols=len(shares), fontsize=8, frameon=False)
     figures.save_figure(axes.figure, path)
@@ -113,9 +106,8 @@ def draw_correlation(path: Path, correlation: dict) -> None:
     for (row, column), value in np.ndenumerate(matrix):
         text = "-" if np.isnan(value) else f"{value:.3f}"
         channels.text(column, row, text, ha="center", va="center", color="white" if abs(value) > 0.6 else "black")
-    channels.set_xticks(range(len(matrix)), CHANNELS)
-    channels.set_yticks(range(len(matrix)), CHANNELS)
-    channels.set_title("channels")
+    ticks = range(len(matrix))
+    channels.set(title="channels", xticks=ticks, xticklabels=CHANNELS, yticks=ticks, yticklabels=CHANNELS)
     figure.colorbar(image, ax=channels, label="correlation", fraction=0.046)
     figures.save_figure(figure, path)
 
@@ -127,14 +119,12 @@ def draw_copies(path: Path, copies: list[Copy], splits: dict[str, Split]) -> Non
         of_kind = [copy for copy in noteworthy(copies) if copy.exact == is_exact]
         if of_kind:
             shown = f" (the first {PAIRS} of {len(of_kind):,} pairs)" if len(of_kind) > PAIRS else ""
-            images, titles = [], []
+            row = []
             for number, copy in enumerate(of_kind[:PAIRS]):
-                for image, title in _pair(copy, splits):
-                    images.append(image)
-                    titles.append(title)
+                row += _pair(copy, splits)
                 if number % 3 < 2:  # a gap between the pairs of a row
-                    images.append(np.ones_like(images[-1]))
-                    titles.append((" ", "black"))
+                    row.append((np.ones_like(row[-1][0]), (" ", "black")))
+            images, titles = zip(*row, strict=True)
             sheets.append((f"{kind}{shown}; red: two different labels", images, titles))
     figures.save_sheets(path, sheets)
 

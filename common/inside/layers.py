@@ -50,11 +50,7 @@ def name_of_layer(name_of_use: str) -> str:
 
 
 def layers_of_uses(model: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
-    """Return the layers of which `names` are uses.
-
-    Raises:
-        NotThere: the network has no such layer.
-    """
+    """Return the layers of which `names` are uses; NotThere is raised, with the nearest name, for one that is not."""
     layers = find_layers(model, lambda layer: True)
     wanted = [name_of_layer(name) for name in names]
     for name in wanted:

@@ -1,10 +1,7 @@
-"""What a network sees in an image, and which pixels a decision came from.
+"""What a network, any `nn.Module`, sees in an image, and which pixels a decision came from.
 
-All of it works on any `nn.Module`, and takes and gives plain values:
-
-    filters = first_filters(model)                  # (filters, channels, h, w)
-    maps = feature_maps(model, images[0])           # {"0": (12, 30, 30), ...}
-    heat = grad_cam(model, images)                  # (N, H, W)
+Every network runs in evaluation mode and is afterwards as it was. NotThere is raised where it does not have what is
+asked for: a layer of that name, a use of it, or an output with places, (N, channels, h, w).
 """
 
 from collections.abc import Sequence
@@ -18,11 +15,7 @@ from common.models.modes import device_of, eval_mode
 
 
 def first_filters(model: nn.Module) -> torch.Tensor:
-    """Return a copy (filters, channels, h, w), on the CPU, of the weights of the first convolution.
-
-    Raises:
-        NotThere: the network has no `nn.Conv2d`.
-    """
+    """Return a copy (filters, channels, h, w), on the CPU, of the weights of the first `nn.Conv2d`."""
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             return layer.weight.detach().cpu().clone()
@@ -32,15 +25,9 @@ def first_filters(model: nn.Module) -> torch.Tensor:
 def feature_maps(model: nn.Module, image: torch.Tensor, layers: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
     """Return what layers make of one image: {name: (channels, h, w)} float32 on the CPU, in the order of their use.
 
-    The network runs in evaluation mode and is afterwards as it was.
-
     Args:
-        image: (C, H, W), as the network takes it.
+        image: (C, H, W), as the network takes it; ValueError is raised if it has another shape.
         layers: names of layers of any kind; if not given, all convolutions and activations with such an output.
-
-    Raises:
-        NotThere: a layer has another name, is not used, or has no maps.
-        ValueError: the image has another shape.
     """
     if image.dim() != 3:
         raise ValueError(f"the image has the shape {tuple(image.shape)} where (channels, height, width) is needed")
@@ -67,13 +54,7 @@ def feature_maps(model: nn.Module, image: torch.Tensor, layers: Sequence[str] | 
 def last_spatial_layer(model: nn.Module, inputs: torch.Tensor) -> str:
     """Return the name of the last layer, in the order of use, whose output still has places: more than 1x1 of them.
 
-    Layers are those with parameters and activations.
-
-    Args:
-        inputs: (N, C, H, W); the first is tried.
-
-    Raises:
-        NotThere: there is none.
+    Layers are those with parameters and activations; the first of `inputs` (N, C, H, W) is tried.
     """
     names = []
 
@@ -98,15 +79,12 @@ def grad_cam(
     Gradient-based Localization", 2017, equations 1 and 2). The sum is enlarged bilinearly to the size of the images
     and divided by its maximum; it is 0 everywhere where nothing speaks for the class.
 
-    The network runs in evaluation mode and is afterwards as it was, gradients included.
+    The gradients of the network are afterwards as they were, too.
 
     Args:
         inputs: (N, C, H, W), as the network takes them, on its device.
         labels: (N,) int64, the class asked about for each image; if not given, the one that the network predicts.
         layer: the name of a layer; if not given, `last_spatial_layer`.
-
-    Raises:
-        NotThere: the layer is not there, is not used, or its output has no places.
     """
     layer = layer or last_spatial_layer(model, inputs)
     kept = []

@@ -5,14 +5,12 @@ gives for the images. Every function that draws raises NotThere, with the reason
 """
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from matplotlib import colormaps
-from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -20,10 +18,11 @@ from torch import nn
 
 from common import figures
 from common.data.batches import Batches
-from common.figures import blank_figure, plain, verdict, viewable
+from common.figures import blank_figure, plain
 from common.inside.layers import NotThere, layer_kinds, name_of_layer
 from common.inside.maps import feature_maps, first_filters, grad_cam, last_spatial_layer
 from common.inside.watch import Watch
+from common.models.modes import device_of
 from common.system.files import write_json
 from common.system.log import info
 
@@ -40,19 +39,17 @@ MARKERS = "os^vD*"
 def look_inside(
     folder: Path, model: nn.Module, watch: Watch, images: Batches, probabilities: np.ndarray, classes: list[str]
 ) -> None:
-    """Write `inside.json` and draw all pictures of this module; say which cannot be drawn, and why.
+    """Write `inside.json` and draw all pictures of this module into `folder`; say which cannot be drawn, and why.
 
     Args:
-        folder: the run folder.
         model: the trained network; it is afterwards as it was.
         watch: what was recorded while it was trained.
         images: test or validation images, with or without labels.
-        classes: names.
     """
     kinds = layer_kinds(model)
     shown = _shown_places(np.array(images.split.labels), probabilities)
     first = next(iter(shown.values()))[0]
-    pictures: dict[str, Callable[[Path], None]] = {
+    pictures = {
         "gradients.png": lambda path: draw_gradients(path, watch.records, kinds),
         "updates.png": lambda path: draw_updates(path, watch.records, kinds),
         "activations.png": lambda path: draw_activations(path, watch.records, kinds),
@@ -78,7 +75,7 @@ def draw_gradients(path: Path, records: list[dict], kinds: dict[str, str]) -> No
     if len(names) <= MOST_LINES:
         figure = _lines(names, values, records, label)
     else:
-        figure = _heat_maps(names, records, [HeatMap(values, label, LogNorm(*_positive_limits(values)))])
+        figure = _heat_maps(names, records, [HeatMap(values, label, _log_norm(values))])
     figures.save_figure(figure, path, "Gradient norm of each layer, mean of the watched steps of an epoch")
 
 
@@ -88,10 +85,10 @@ def draw_updates(path: Path, records: list[dict], kinds: dict[str, str]) -> None
     if len(names) <= MOST_LINES:
         figure = _lines(names, values, records, "L2 of the update / L2 of the weights", GOOD_UPDATE)
     else:
-        low, high = _positive_limits(values)
-        reach = min(max(high / GOOD_UPDATE, GOOD_UPDATE / low, 10), 1e4)
+        norm = _log_norm(values)
+        reach = min(max(norm.vmax / GOOD_UPDATE, GOOD_UPDATE / norm.vmin, 10), 1e4)
+        norm.vmin, norm.vmax = GOOD_UPDATE / reach, GOOD_UPDATE * reach
         label = "update / weights (white: 0.001, the rule of thumb; red: larger steps; blue: smaller)"
-        norm = LogNorm(GOOD_UPDATE / reach, GOOD_UPDATE * reach)
         figure = _heat_maps(names, records, [HeatMap(values, label, norm, "RdBu_r")])
     figures.save_figure(figure, path, "Change by a step / weights, of each layer (L2 norms, mean of the watched steps)")
 
@@ -103,7 +100,7 @@ def draw_activations(path: Path, records: list[dict], kinds: dict[str, str]) -> 
     reach = float(np.nanquantile(np.abs(means), 0.98)) or 1.0  # a single large mean must not hide the others
     maps = [
         HeatMap(means, "mean", Normalize(-reach, reach), "RdBu_r", extend="both"),
-        HeatMap(deviations, "standard deviation", LogNorm(*_positive_limits(deviations))),
+        HeatMap(deviations, "standard deviation", _log_norm(deviations)),
     ]
     missing = "\n(no activation layers, of which to count dead units)"
     if not np.isnan(dead).all():
@@ -114,12 +111,9 @@ def draw_activations(path: Path, records: list[dict], kinds: dict[str, str]) -> 
 
 
 def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -> None:
-    """Draw the filters of a convolution before and after training, in the same scale, and the change.
+    """Draw the filters (filters, channels, h, w) before and after training, in the same scale, and the change.
 
     Filters of three channels are drawn in color, others as the mean of their channels.
-
-    Args:
-        before, after: (filters, channels, h, w); `before` may be None.
     """
     if before is None or before.shape != after.shape:
         raise NotThere("the filters from before the training are not known")
@@ -139,29 +133,24 @@ def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -
     shown = "" if count <= MOST_FILTERS else f", the first {MOST_FILTERS}"
     colors = "" if channels in (1, 3) else f", mean of their {channels} channels"
     share = f"{float((after - before).norm() / before.norm()):.1%}" if before.any() else "more than all"
-    title = (
-        f"The {count} filters ({height}x{width}) of the first convolution{shown}{colors}; gray is 0, full brightness "
-    )
-    figures.save_figure(figure, path, f"{title}{largest:.2g}; training changed them by {share} of their norm")
+    title = f"The {count} filters ({height}x{width}) of the first convolution{shown}{colors}; gray is 0"
+    title += f", full brightness {largest:.2g}; training changed them by {share} of their norm"
+    figures.save_figure(figure, path, title)
 
 
 def draw_feature_maps(
     path: Path, model: nn.Module, images: Batches, place: int, probabilities: np.ndarray, classes: list[str]
 ) -> None:
-    """Draw one image and what layers from the first to the last make of it: the maps that vary most.
+    """Draw the image at `place` and what layers from the first to the last make of it: the maps that vary most.
 
     Each map has its own scale, written above it: dark to bright is its least to its greatest number.
-
-    Args:
-        place: of the image among `images`.
     """
-    inputs, labels = _inputs(images, [place])
+    inputs, pictures, titles = figures.predicted(images, [place], probabilities, classes)
     maps = [(name, m) for name, m in feature_maps(model, inputs[0]).items() if m.shape[1:].numel() > 1]
     if not maps:
         raise NotThere("no convolution or activation gives maps of more than one place")
     kinds = layer_kinds(model)
-    title = verdict(int(labels[0]), probabilities[place], classes)
-    sheets = [("an image as the network sees it", viewable(inputs, images.transform), [title])]
+    sheets = [("an image as the network sees it", pictures, titles)]
     for index in np.unique(np.linspace(0, len(maps) - 1, MAPPED_LAYERS).round().astype(int)):
         name, of_layer = maps[index]
         strongest = of_layer.flatten(1).std(1).argsort(descending=True, stable=True)[:MAPS_IN_ROW].tolist()
@@ -174,34 +163,24 @@ def draw_feature_maps(
 
 
 def draw_grad_cam(
-    path: Path,
-    model: nn.Module,
-    images: Batches,
-    places: dict[str, list[int]],
-    probabilities: np.ndarray,
-    classes: list[str],
+    path: Path, model: nn.Module, images: Batches, places: dict, probabilities: np.ndarray, classes: list[str]
 ) -> None:
-    """Draw images, each beside the same with Grad-CAM's evidence for the predicted class laid over it.
-
-    Args:
-        places: heading -> which of `images`.
-    """
+    """Draw those `images` that `places` has below each heading, each beside itself with Grad-CAM's evidence over it."""
     sheets = []
     for heading, chosen in places.items():
-        inputs, labels = _inputs(images, chosen)
-        inputs = inputs.to(next(model.parameters()).device)
+        inputs, pictures, titles = figures.predicted(images, chosen, probabilities, classes)
+        inputs = inputs.to(device_of(model))
         layer = last_spatial_layer(model, inputs)
-        rows = probabilities[chosen]
-        heats = grad_cam(model, inputs, torch.from_numpy(rows.argmax(1)), layer).numpy()
-        pictures, titles = [], []
-        for image, label, row, heat in zip(
-            viewable(inputs, images.transform), labels.tolist(), rows, heats, strict=True
-        ):
-            found = f"{'' if heat.any() else 'no '}evidence for\n{plain(classes[row.argmax()])}"
-            pictures += [image, _overlay(image, heat)]
-            titles += [verdict(label, row, classes), (found, "black")]
+        predicted = probabilities[chosen].argmax(1)
+        heats = grad_cam(model, inputs, torch.from_numpy(predicted), layer).numpy()
+        pairs, pair_titles = [], []
+        for picture, title, label, heat in zip(pictures, titles, predicted, heats, strict=True):
+            share = 0.65 * heat[..., None]  # where there is no heat the picture is as it was
+            overlay = np.clip((1 - share) * picture + share * colormaps["jet"](heat)[..., :3], 0, 1)
+            pairs += [picture, overlay]
+            pair_titles += [title, (f"{'' if heat.any() else 'no '}evidence for\n{plain(classes[label])}", "black")]
         kind = layer_kinds(model).get(name_of_layer(layer), "")
-        sheets.append((f"{heading}: Grad-CAM at {plain(layer, 60)} {kind}", pictures, titles))
+        sheets.append((f"{heading}: Grad-CAM at {plain(layer, 60)} {kind}", pairs, pair_titles))
     figures.save_sheets(path, sheets)
 
 
@@ -215,27 +194,14 @@ def _shown_places(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, li
     return {heading: places[:IMAGES_OF_A_KIND].tolist() for heading, places in found.items() if len(places)}
 
 
-def _inputs(images: Batches, places: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels, labels = images.split.dataset.batch(images.split.indices[places])
-    return images.transform(pixels), labels
-
-
-def _recorded(
-    records: list[dict], kinds: dict[str, str], keys: list[str], missing: str
-) -> tuple[list[str], np.ndarray]:
+def _recorded(records: list[dict], kinds: dict[str, str], keys: list[str], missing: str) -> tuple[list, np.ndarray]:
     """Return names of layers and (keys, layers, epochs) float64 of what was recorded of them, NaN where nothing was.
 
-    Layers of which the first key was never recorded are left out.
-
-    Raises:
-        NotThere: then there is no layer; the text is `missing`.
+    Layers of which the first key was never recorded are left out; NotThere, with the text `missing`, if all are.
     """
     names = list(dict.fromkeys(name for record in records for name in record["layers"]))
-    values = np.full((len(keys), len(names), len(records)), np.nan)
-    for place, name in enumerate(names):
-        for epoch, record in enumerate(records):
-            of_layer = record["layers"].get(name, {})
-            values[:, place, epoch] = [of_layer.get(key) for key in keys]  # None becomes NaN
+    numbers = [record["layers"].get(name, {}).get(key) for key in keys for name in names for record in records]
+    values = np.array(numbers, float).reshape(len(keys), len(names), len(records))  # None becomes NaN
     used = ~np.isnan(values[0]).all(1)
     if not used.any():
         raise NotThere(missing)
@@ -254,8 +220,8 @@ def _lines(
         axes.plot(epochs, of_layer, color=color, marker=MARKERS[place % len(MARKERS)], markersize=4,
                   markevery=max(1, len(epochs) // 15), linewidth=1.3, label=name)  # fmt: skip
     if rule_of_thumb:
-        label_of_rule = f"rule of thumb: {rule_of_thumb}"
-        axes.axhline(rule_of_thumb, color="black", linestyle="--", linewidth=1.2, label=label_of_rule)
+        rule = f"rule of thumb: {rule_of_thumb}"
+        axes.axhline(rule_of_thumb, color="black", linestyle="--", linewidth=1.2, label=rule)
     axes.set(ylabel=label, yscale="log")
     figures.epoch_axis(axes, epochs)
     figure.legend(loc="outside right upper", fontsize=8)
@@ -276,8 +242,22 @@ class HeatMap(NamedTuple):
 def _heat_maps(names: list[str], records: list[dict], maps: list[HeatMap]) -> Figure:
     """Return a figure, high enough for the names of the layers, with the maps side by side, the first layer on top."""
     figure = blank_figure(12 if len(maps) > 2 else 9, min(max(0.17 * len(names) + 1.8, 4), 22))
+    extent = (records[0]["epoch"] - 0.5, records[-1]["epoch"] + 0.5, len(names) - 0.5, -0.5)
     for axes, shown in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
-        _draw_heat_map(axes, shown, records[0]["epoch"], records[-1]["epoch"])
+        colors = colormaps[shown.colors].with_extremes(bad=NO_VALUE_COLOR)
+        image = axes.imshow(
+            shown.values, cmap=colors, norm=shown.norm, aspect="auto", interpolation="nearest", extent=extent
+        )
+        ticks, style = MaxNLocator(5), None
+        if isinstance(shown.norm, LogNorm):  # its own ticks run into each other where the scale is short
+            ticks, style = np.geomspace(shown.norm.vmin, shown.norm.vmax, 5), "{x:.2g}"
+        bar = figure.colorbar(image, ax=axes, location="bottom", pad=0.01, aspect=40, extend=shown.extend,
+                              ticks=ticks, format=style)  # fmt: skip
+        bar.set_label(shown.label, fontsize=9)
+        bar.minorticks_off()
+        bar.ax.tick_params(labelsize=8)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel(f"epoch (gray: {shown.gray})" if np.isnan(shown.values).any() else "epoch")
         axes.set_title(shown.label if len(maps) > 1 else "", fontsize=10)
         axes.set_yticks([])
     rows = range(0, len(names), math.ceil(len(names) / MOST_NAMES))
@@ -285,41 +265,17 @@ def _heat_maps(names: list[str], records: list[dict], maps: list[HeatMap]) -> Fi
     return figure
 
 
-def _draw_heat_map(axes: Axes, shown: HeatMap, first_epoch: int, last_epoch: int) -> None:
-    values, norm = shown.values, shown.norm
-    is_log = isinstance(norm, LogNorm)
-    image = axes.imshow(
-        np.maximum(values, norm.vmin) if is_log else values,  # a 0 has no logarithm, and would look like no value
-        cmap=colormaps[shown.colors].with_extremes(bad=NO_VALUE_COLOR),
-        norm=norm,
-        aspect="auto",
-        interpolation="nearest",
-        extent=(first_epoch - 0.5, last_epoch + 0.5, len(values) - 0.5, -0.5),
-    )
-    bar = axes.figure.colorbar(
-        image, ax=axes, location="bottom", pad=0.01, aspect=40, extend=shown.extend, ticks=MaxNLocator(5)
-    )
-    bar.set_label(shown.label, fontsize=9)
-    if is_log:  # its own ticks run into each other where the scale is short
-        ticks = np.geomspace(norm.vmin, norm.vmax, 5)
-        bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
-        bar.minorticks_off()
-    bar.ax.tick_params(labelsize=8)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_xlabel(f"epoch (gray: {shown.gray})" if np.isnan(values).any() else "epoch")
-
-
 def _row_name(name: str, kinds: dict[str, str]) -> str:
     return plain(f"{name} {kinds.get(name_of_layer(name), '')}".strip(), longest=44)
 
 
-def _positive_limits(values: np.ndarray) -> tuple[float, float]:
-    """Return the ends of a logarithmic scale for `values`: at most six powers of ten, more than nothing."""
-    positive = values[np.isfinite(values) & (values > 0)]
+def _log_norm(values: np.ndarray) -> LogNorm:
+    """Return a logarithmic scale for `values`: at most six powers of ten; 0 gets the lowest color."""
+    positive = values[values > 0]
     if not len(positive):
-        return 1e-6, 1.0
+        return LogNorm(1e-6, 1.0, clip=True)
     low, high = float(positive.min()), float(positive.max())
-    return max(low, high * 1e-6) / 1.1, high * 1.1
+    return LogNorm(max(low, high * 1e-6) / 1.1, high * 1.1, clip=True)
 
 
 def _reach(filters: torch.Tensor) -> float:
@@ -329,19 +285,9 @@ def _reach(filters: torch.Tensor) -> float:
 
 def _mosaic(filters: torch.Tensor) -> np.ndarray:
     """(N, channels, h, w) from -1 to 1 -> one picture (rows, columns, 3), with white gaps, about as wide as high."""
+    from torchvision.utils import make_grid  # takes a second to import
+
     if filters.shape[1] != 3:
-        filters = filters.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    count, _, height, width = filters.shape
-    columns = math.ceil(math.sqrt(count))
-    rows = math.ceil(count / columns)
-    picture = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1, 3))
-    for place, tile in enumerate((filters / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()):
-        top, left = (place // columns) * (height + 1) + 1, (place % columns) * (width + 1) + 1
-        picture[top : top + height, left : left + width] = tile
-    return picture
-
-
-def _overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay `heat` (H, W) from 0 to 1 over `image` (H, W, 3): where it is 0 the image is as it was."""
-    share = 0.65 * heat[..., None]
-    return np.clip((1 - share) * image + share * colormaps["jet"](heat)[..., :3], 0, 1)
+        filters = filters.mean(1, keepdim=True)
+    columns = math.ceil(math.sqrt(len(filters)))
+    return make_grid((filters / 2 + 0.5).clamp(0, 1), columns, padding=1, pad_value=1).permute(1, 2, 0).numpy()

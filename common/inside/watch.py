@@ -32,14 +32,11 @@ class Watch:
 
     Args:
         model: the network, before its training: its first filters are kept to be compared with the trained ones.
-        every: steps 0, `every`, 2 * `every`, ... are watched.
+        every: steps 0, `every`, 2 * `every`, ... are watched; ValueError is raised if it is below 1.
 
     Attributes:
         records: what `end_epoch` returned for each epoch.
         initial_filters: (filters, channels, h, w) of the first convolution before training; None if there is none.
-
-    Raises:
-        ValueError: `every` is below 1.
     """
 
     def __init__(self, model: nn.Module, every: int):
@@ -60,11 +57,7 @@ class Watch:
 
     @torch.no_grad()
     def before_step(self, step: int) -> None:
-        """Note the gradients, which must not be scaled any more, and the weights.
-
-        Args:
-            step: the number of the step, from 0 on, so that each epoch has a watched one if steps count anew in each.
-        """
+        """Note the weights and the gradients, which must not be scaled any more; `step` is 0 first in each epoch."""
         if not self.is_watched(step):
             return
         self._before = {}
@@ -90,23 +83,16 @@ class Watch:
         self._before = {}
 
     def end_epoch(self, epoch: int, probe_inputs: torch.Tensor) -> dict:
-        """Return, and append to `records`, what the epoch showed.
+        """Return {"epoch": number, "layers": {name: {...}}}, and append it to `records`; in the order of use, with
 
-        Args:
-            epoch: its number.
-            probe_inputs: inputs (N, ...) of the network, the same after each epoch, on its device.
+        - "gradient_norm": L2 norm of the gradients of all trained parameters of the layer;
+        - "update_ratio": L2 norm of what a step changed in them, divided by their own L2 norm before it;
+        - "activation_mean", "activation_std": of all numbers that the layer gives for the probe inputs, (N, ...) on the
+          device and the same after each epoch, with the network in evaluation mode;
+        - "dead_share": of an activation's units, the share that is dead, see `dead_share`.
 
-        Returns:
-            {"epoch": number, "layers": {name: {...}}}, the layers in the order in which they are used, with
-
-            - "gradient_norm": L2 norm of the gradients of all trained parameters of the layer;
-            - "update_ratio": L2 norm of what a step changed in them, divided by their own L2 norm before it;
-            - "activation_mean", "activation_std": of all numbers that the layer gives for the probe inputs, with the
-              network in evaluation mode;
-            - "dead_share": of an activation's units, the share that is dead, see `dead_share`.
-
-            The first two are means of the watched steps. None stands for what a layer does not have: gradients
-            where it is frozen, dead units where it is no activation, an output where it is not used.
+        The first two are means of the watched steps. None stands for what a layer does not have: gradients where it is
+        frozen, dead units where it is no activation, an output where it is not used.
         """
         outputs = _read(_activation_statistics(self.model, probe_inputs))
         steps = _read({name: sums / counts for name, (sums, counts) in self._sums.items()})  # NaN where none counted

@@ -82,10 +82,8 @@ def find_checkpoint(run: str) -> Path:
 def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classifier:
     """Return the network whose best weights are in the file `checkpoint`, and say which it is.
 
-    The experiment that it names is imported from the folder `scripts`.
-
-    Raises:
-        BadInput: the file is missing or damaged, or its script is missing or builds another network now.
+    The experiment that it names is imported from the folder `scripts`. BadInput is raised if the file is missing or
+    damaged, or its script is missing or builds another network now.
     """
     content = load_checkpoint(checkpoint, {"model", "config", "epoch", "val_accuracy"})
     config, weights = content["config"], content["model"]

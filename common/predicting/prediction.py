@@ -24,14 +24,11 @@ LONGEST_PATH, LONGEST_NAME = 60, 24  # characters that columns of the terminal a
 
 @dataclass(frozen=True)
 class FoundImage:
-    """An image file; `true` is the name of its class where its folder tells that.
-
-    `is_stray` marks an image beside such folders: it lies in none that is named like a class.
-    """
+    """An image file."""
 
     path: Path
-    true: str | None = None
-    is_stray: bool = False
+    true: str | None = None  # the name of its class, where its folder tells that
+    is_stray: bool = False  # it lies beside folders that are named like classes, in none of them
 
 
 @dataclass(frozen=True)
@@ -52,11 +49,7 @@ class Prediction:
 
 
 def find_images(locations: list[str], classes: list[str]) -> list[FoundImage]:
-    """Return the image files among and below `locations`: those in the order given, folders sorted.
-
-    Raises:
-        BadInput: one is missing, or is a folder without files.
-    """
+    """Return the images among and below `locations`, folders sorted; raise BadInput if one of these has none."""
     images = []
     for location in locations:
         path = Path(location)
@@ -76,22 +69,17 @@ def _images_below(folder: Path, classes: list[str]) -> Iterator[FoundImage]:
     names = folder_names(folder)
     has_class_folders = not set(names).isdisjoint(classes)
     loose = takewhile(lambda path: path.parent == folder, image_files(folder))  # files of the folder itself come first
-    for path in loose:
-        yield FoundImage(path, is_stray=has_class_folders)
+    yield from (FoundImage(path, is_stray=has_class_folders) for path in loose)
     for name in names:  # each on its own, as in training, so that a link to a class folder is followed
-        is_class = name in classes
+        true = name if name in classes else None
         for path in image_files(folder / name):
-            yield FoundImage(path, name if is_class else None, is_stray=has_class_folders and not is_class)
+            yield FoundImage(path, true, is_stray=has_class_folders and true is None)
 
 
 def check_outputs(outputs: dict[str, str | None], checkpoint: Path, images: list[FoundImage]) -> None:
-    """Make sure that every file can be written, before the work and without changing anything.
+    """Raise BadInput, before the work, if a file cannot be written or would take the place of one that is needed.
 
-    Args:
-        outputs: option -> file, None where there is to be none.
-
-    Raises:
-        BadInput: a file cannot be written, or would take the place of something that is needed.
+    `outputs` has for each option its file, or None.
     """
     run_folder = checkpoint.resolve().parent
     if not (run_folder / "config.json").exists():  # a best.pth that was copied elsewhere
@@ -113,8 +101,8 @@ def check_outputs(outputs: dict[str, str | None], checkpoint: Path, images: list
         check_writable(path, what)
 
 
-def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -> Iterator[Prediction | BadInput]:
-    """Yield the prediction of each image in turn, or the error of one that cannot be read."""
+def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -> Iterator[Prediction]:
+    """Yield the prediction of each image in turn; one that cannot be read is left out, with a warning."""
 
     def read(image: FoundImage) -> np.ndarray | BadInput:
         try:
@@ -133,38 +121,29 @@ def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -
             squares = [square for square in decoded if not isinstance(square, BadInput)]
             rows = iter(classifier.probabilities(squares) if squares else ())
             for image, square in zip(batch, decoded, strict=True):
-                yield square if isinstance(square, BadInput) else Prediction(image, next(rows))
+                if isinstance(square, BadInput):
+                    warn(printable(square))
+                else:
+                    yield Prediction(image, next(rows))
             bar.update(len(batch))
 
 
-def report(
-    results: Iterator[Prediction | BadInput], images: list[FoundImage], classes: list[str], topk: int
-) -> list[Prediction]:
-    """Print a line for each result as it comes, then the accuracy where it is known, and return the predictions.
-
-    Args:
-        images: all images that there will be results of, for the width of the columns.
-    """
+def report(coming: Iterator[Prediction], images: list[FoundImage], classes: list[str], topk: int) -> list[Prediction]:
+    """Print a line for each prediction as it comes, in columns as wide as all `images` need, then the accuracy."""
     path_width = min(LONGEST_PATH, max(len(printable(image.path)) for image in images))
     name_width = min(LONGEST_NAME, max(len(printable(name)) for name in classes))
     predictions = []
-    for result in results:
-        if isinstance(result, BadInput):
-            warn(printable(result))
-            continue
-        predictions.append(result)
-        top = [(printable(name, LONGEST_NAME), share) for name, share in result.top(topk, classes)]
-        cells = [f"{name:<{name_width}} {share:6.1%}" for name, share in top]
-        info("  ".join([f"{printable(result.image.path):<{path_width}}", *cells, *_verdict(result, classes)]))
+    for one in coming:
+        predictions.append(one)
+        cells, true = [f"{printable(one.image.path):<{path_width}}"], one.image.true
+        for name, share in one.top(topk, classes):
+            cells.append(f"{printable(name, LONGEST_NAME):<{name_width}} {share:6.1%}")
+        if true is not None:
+            is_correct = one.predicted(classes) == true
+            cells.append("right" if is_correct else f"wrong, it is {printable(true, LONGEST_NAME)}")
+        info("  ".join(cells))
     _report_accuracy(predictions, classes)
     return predictions
-
-
-def _verdict(prediction: Prediction, classes: list[str]) -> list[str]:
-    true = prediction.image.true
-    if true is None:
-        return []
-    return ["right" if prediction.predicted(classes) == true else f"wrong, it is {printable(true, LONGEST_NAME)}"]
 
 
 def _report_accuracy(predictions: list[Prediction], classes: list[str]) -> None:
@@ -172,8 +151,8 @@ def _report_accuracy(predictions: list[Prediction], classes: list[str]) -> None:
     if are_correct:
         correct, count = sum(are_correct), len(are_correct)
         low, high = wilson_interval(correct, count)
-        interval = f"95 % interval {low:.4f} to {high:.4f}"
-        info(f"accuracy {correct / count:.4f} ({correct:,} of {count:,} images are right; {interval})")
+        counts = f"{correct:,} of {count:,} images are right; 95 % interval {low:.4f} to {high:.4f}"
+        info(f"accuracy {correct / count:.4f} ({counts})")
     strays = [one.image.path for one in predictions if one.image.is_stray]
     if strays:
         where = f"in no folder that is named like a class of the run (such as {printable(strays[0])})"

@@ -63,11 +63,7 @@ def draw_resources(path: Path, history: list[dict]) -> None:
 
 
 def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
-    """Draw images a second and memory against the batch size, the largest batch marked.
-
-    Args:
-        rows: with `batch_size`, `images_per_second` and `peak_memory_mb` each.
-    """
+    """Draw images a second and memory of each row of throughput.json against its batch size, the largest marked."""
     sizes = [row["batch_size"] for row in rows]
     figure = blank_figure(8, 6.5)
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -75,7 +71,7 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
         (upper, "images_per_second", "images a second", TRAIN_COLOR),
         (lower, "peak_memory_mb", "peak memory, MB", VAL_COLOR),
     ):
-        values = [row[key] or 0.0 for row in rows]
+        values = [row[key] for row in rows]
         axes.plot(sizes, values, marker="o", color=color)
         axes.plot(sizes[-1], values[-1], "*", color=color, markersize=15, markeredgecolor="black",
                   label=f"largest batch: {sizes[-1]:,}")  # fmt: skip
@@ -99,10 +95,7 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
 def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
     """Draw how often each true class (row) was predicted as each class (column), as shares of the row.
 
-    Up to 25 classes have their percentages written in; up to 200 have their names at the axes.
-
-    Args:
-        labels: (N,) int64.
+    Up to 25 classes have their percentages written in. `labels` are (N,) int64.
     """
     count = len(classes)
     is_small = count <= MOST_PERCENTAGES
@@ -154,11 +147,11 @@ def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, class
         "test images at random": random_places(len(labels)),
         "the most confident mistakes": wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")].tolist(),
     }
-    sheets = [
-        _predicted_sheet(heading, places[: 2 * SHEET_COLUMNS], test, probabilities, classes)
-        for heading, places in shown.items()
-        if places
-    ]
+    sheets = []
+    for heading, places in shown.items():
+        if places:
+            _, pictures, titles = figures.predicted(test, places[: 2 * SHEET_COLUMNS], probabilities, classes)
+            sheets.append((heading, pictures, titles))
     figures.save_sheets(path, sheets)
 
 
@@ -173,17 +166,6 @@ def draw_class_predictions(
         places = [place for place in random if labels[place] == label][:CLASS_IMAGES]
         if places:
             correct = (probabilities[places].argmax(1) == label).sum()
-            heading = f"{plain(name)}: {correct} of {len(places)} right"
-            sheets.append(_predicted_sheet(heading, places, test, probabilities, classes))
+            _, pictures, titles = figures.predicted(test, places, probabilities, classes)
+            sheets.append((f"{plain(name)}: {correct} of {len(places)} right", pictures, titles))
     figures.save_sheets(path, sheets, columns=CLASS_IMAGES)
-
-
-def _predicted_sheet(
-    heading: str, places: list[int], test: Batches, probabilities: np.ndarray, classes: list[str]
-) -> figures.Sheet:
-    """Return the sheet of the test images at `places`."""
-    images, labels = test.split.dataset.batch(test.split.indices[places])
-    titles = [
-        figures.verdict(label, row, classes) for label, row in zip(labels.tolist(), probabilities[places], strict=True)
-    ]
-    return heading, figures.viewable(test.transform(images), test.transform), titles

@@ -1,6 +1,7 @@
 """Live trackers: TensorBoard and Weights & Biases show a run while it goes on. The truth is what is in its folder.
 
 Both packages write and send in the background. A tracker that fails says so once and is left out; the run goes on.
+Each tracker has a name and the four methods of `Trackers`, which says what they take.
 """
 
 import contextlib
@@ -19,15 +20,10 @@ from common.system.log import info, warn
 PROJECT = "image-classification"  # of W&B, unless an option or WANDB_PROJECT names another
 INIT_SECONDS = 30  # to reach W&B's server
 FINISH_SECONDS = 60  # to upload what is left; what is not uploaded then stays in the run folder
-WITHOUT_SERVER = ("offline", "dryrun", "disabled")  # modes of W&B that need no key
 
 
 def check_installed(options: dict) -> None:
-    """Make sure that the packages of the trackers that `options` ask for are there, without importing them.
-
-    Raises:
-        BadInput: one is not.
-    """
+    """Raise BadInput if the package of a tracker that `options` ask for is not there, without importing it."""
     for name in ("tensorboard", "wandb"):
         # A mere folder of that name, such as W&B likes to leave beside scripts, has a spec too, but no origin.
         if options.get(name) and not getattr(importlib.util.find_spec(name), "origin", None):
@@ -38,12 +34,9 @@ class TensorBoard:
     """Writes an event file to the folder `tensorboard/` of the run; the step is the epoch."""
 
     name = "tensorboard"
-
-    def __init__(self):
-        self._writer, self._epoch = None, 0
+    _writer, _epoch = None, 0
 
     def start(self, folder: Path, config: dict) -> None:
-        """Begin the record of the run in `folder`, anew if there is one."""
         from torch.utils.tensorboard import SummaryWriter
         from torch.utils.tensorboard.summary import hparams
 
@@ -57,32 +50,27 @@ class TensorBoard:
             self._writer.file_writer.add_summary(summary)
 
     def epoch(self, record: dict, best: dict) -> None:
-        """Take in the record of an epoch, and what is known of the best so far."""
         self._epoch = record["epoch"]
-        self._add(record | best)
+        self._add({name: value for name, value in (record | best).items() if name != "epoch"})  # which is the axis
         self._writer.flush()
 
     def finish(self, scores: dict, pictures: list[Path]) -> None:
-        """Take in the scores on the test images and the pictures in the files `pictures`."""
         import numpy as np
         from PIL import Image
 
         self._add(scores)
         for path in pictures:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
+            pixels = np.asarray(Image.open(path).convert("RGB"))
             self._writer.add_image(path.stem, pixels, self._epoch, dataformats="HWC")
         self._writer.file_writer.add_summary(self._end)
 
     def close(self, status: str) -> None:
-        """End the record, if it has begun; `status` is that of train.json."""
         if self._writer is not None:
             self._writer.close()
 
     def _add(self, numbers: dict) -> None:
         for name, value in _scalars(numbers).items():
-            if name != "epoch":  # which is the axis
-                self._writer.add_scalar(name, value, self._epoch)
+            self._writer.add_scalar(name, value, self._epoch)
 
 
 class WeightsAndBiases:
@@ -97,11 +85,9 @@ class WeightsAndBiases:
     name = "wandb"
 
     def __init__(self, project: str | None, entity: str | None):
-        self._project, self._entity = project, entity
-        self._run = None
+        self._project, self._entity, self._run = project, entity, None
 
     def start(self, folder: Path, config: dict) -> None:
-        """Begin the run of W&B that belongs to `folder`, or go on with it."""
         hooks = sys.exit, sys.excepthook
         try:
             self._run = self._open(folder, config)
@@ -112,21 +98,18 @@ class WeightsAndBiases:
         self._known = self._run.summary.get("epoch") or 0  # what the server has of a run that is resumed
 
     def epoch(self, record: dict, best: dict) -> None:
-        """Take in the record of an epoch, and what is known of the best so far."""
         self._epoch = record["epoch"]
         if self._epoch > self._known:
             self._run.log(_scalars(record))
         self._run.summary.update(best)
 
     def finish(self, scores: dict, pictures: list[Path]) -> None:
-        """Take in the scores on the test images and the pictures in the files `pictures`."""
         import wandb
 
         self._run.log({"epoch": self._epoch} | {path.stem: wandb.Image(str(path)) for path in pictures})
         self._run.summary.update(_scalars(scores))
 
     def close(self, status: str) -> None:
-        """End the run of W&B, if it has begun, and its process; `status` is that of train.json."""
         if self._run is None:
             return
         import wandb
@@ -135,10 +118,10 @@ class WeightsAndBiases:
             self._run.summary["status"] = status
             self._run.finish(exit_code=0 if status == "finished" else 1)
         finally:
-            wandb.teardown()
+            wandb.teardown()  # its process
 
     def _open(self, folder: Path, config: dict):
-        """Return a run of W&B in the mode that the person has chosen, or offline if that cannot be."""
+        """Return the run of W&B that belongs to `folder`, in the mode that is chosen, or offline if that cannot be."""
         import wandb
 
         settings = wandb.Settings(
@@ -158,7 +141,7 @@ class WeightsAndBiases:
             return wandb.init(mode="disabled", **arguments)
         arguments |= {"dir": str(folder), "id": _stored_id(folder / "wandb" / "id.txt"), "resume": "allow"}
         reason = f"its mode is {chosen.mode}"
-        if chosen.mode not in WITHOUT_SERVER:
+        if chosen.mode not in ("offline", "dryrun"):
             try:
                 if wandb.login(prompt=False, verify=False):
                     return wandb.init(**arguments)
@@ -175,7 +158,7 @@ class WeightsAndBiases:
 
 
 class Trackers:
-    """All trackers of a run; the methods are theirs, and none raises an `Exception`."""
+    """All trackers of a run; none of the methods raises an `Exception`."""
 
     def __init__(self, trackers: list):
         self._trackers = list(trackers)
@@ -189,19 +172,19 @@ class Trackers:
         return cls(trackers)
 
     def start(self, folder: Path, config: dict) -> None:
-        """Begin; `config` is the content of config.json."""
+        """Begin the record of the run in `folder`, or go on with it; `config` is the content of config.json."""
         self._call("start", folder, config)
 
     def epoch(self, record: dict, best: dict) -> None:
-        """Hand on the record of an epoch, and best_val_accuracy and best_epoch so far."""
+        """Take in the record of an epoch, and best_val_accuracy and best_epoch so far."""
         self._call("epoch", record, best)
 
     def finish(self, scores: dict, pictures: list[Path]) -> None:
-        """Hand on the content of test.json and the paths of all pictures."""
+        """Take in the content of test.json and the pictures in the files `pictures`."""
         self._call("finish", {f"test/{name}": value for name, value in scores.items()}, pictures)
 
     def close(self, status: str) -> None:
-        """Wait until all is recorded; `status` is that of train.json."""
+        """End the record, if it has begun, and wait until all is written; `status` is that of train.json."""
         self._call("close", status)
 
     def _call(self, method: str, *arguments) -> None:

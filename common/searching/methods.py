@@ -16,12 +16,9 @@ class Bands(optuna.pruners.BasePruner):
 
     The threshold is taken from the values at the band of all trials that have got there, and is compared, after
     every epoch, with the best value of a trial so far, or if `is_strict` with its value at the band.
-
-    Args:
-        bands: increasing epochs. eta: one trial of so many goes on.
     """
 
-    def __init__(self, bands: list[int], eta: float, is_strict: bool = False):
+    def __init__(self, bands: list[int], eta: float, is_strict: bool = False):  # bands: increasing epochs
         self.bands, self.eta, self.is_strict = bands, eta, is_strict
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
@@ -38,11 +35,7 @@ class Bands(optuna.pruners.BasePruner):
 
 
 def sampler_for(method: str, bayes: str, seed: int, storage: Storage) -> BaseSampler:
-    """Return what proposes trials; it goes on from where an earlier start of the same search has ended.
-
-    Args:
-        bayes: "tpe" (Bergstra et al., 2011) or "gp", a Gaussian process.
-    """
+    """Return what proposes trials, going on from an earlier start; `bayes` is "tpe" (Bergstra et al., 2011) or "gp"."""
     key = f"{seed} {len(storage.study.get_trials(deepcopy=False))}"
     if storage.is_shared:
         key += f" {platform.node()} {os.getpid()}"  # machines that begin together must not propose the same

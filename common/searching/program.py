@@ -18,11 +18,7 @@ RESERVED = ("output_dir", "test", "resume", "explore", "throughput", "help", "ov
 class Experiment:
     """A script of this kit, used for nothing but its `parse_options`.
 
-    Args:
-        name: of the script's file, as it is or in the folder of the experiments.
-
-    Raises:
-        BadInput: it is not there, or no experiment.
+    `name` is that of its file, as it is or in the folder of the experiments; what is none raises BadInput.
     """
 
     def __init__(self, name: str):
@@ -43,23 +39,12 @@ class Experiment:
             raise BadInput(f"{name} is no experiment of this kit: it has no parse_options and build_model")
 
     def options(self, words: list[str]) -> dict:
-        """Return all options by name for the `words` of a command line.
-
-        Raises:
-            BadInput: the script refuses them.
-        """
+        """Return all options by name for the `words` of a command line, or raise BadInput if it refuses them."""
         with contextlib.redirect_stdout(io.StringIO()):  # its notes are for the trials' logs
             return vars(self._module.parse_options(words))
 
     def check(self, parameters: dict[str, Parameter], words: Callable[[dict], list[str]]) -> None:
-        """Make sure that the script takes every value of the `parameters`, one at a time.
-
-        Args:
-            words: returns the options of a trial's command line for some values.
-
-        Raises:
-            BadInput: it does not; the text names the parameter.
-        """
+        """Raise BadInput unless the script takes all values of the `parameters`, which `words` turns into options."""
         is_one_run = not {"dataset", "data"} & parameters.keys()
         self._trial_options(words({}), "the options after --", is_one_run)
         for name, parameter in parameters.items():
@@ -82,9 +67,6 @@ class Experiment:
 
     def changed_options(self, words: list[str]) -> dict:
         """Return the options that `words` make differ from the script's defaults, as a file for --config holds them."""
-        default = self.options([])
-        return {
-            name: value
-            for name, value in self.options(words).items()
-            if value != default[name] and value is not None and name not in RESERVED
-        }
+        default, options = self.options([]), self.options(words)
+        changed = [name for name, value in options.items() if value not in (default[name], None)]
+        return {name: options[name] for name in changed if name not in RESERVED}

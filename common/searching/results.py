@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from common.searching.spaces import OneOf, Parameter, Value, Weighted
 from common.searching.storage import Storage, proposed_for
 from common.searching.sweep_file import Sweep
-from common.searching.trials import run_in
 from common.system.files import partial_file, write_bytes, write_table
 from common.system.log import info
 from common.system.text import printable
@@ -26,11 +25,7 @@ SHOWN = 10  # trials in the table on the terminal
 
 @dataclass(frozen=True)
 class Results:
-    """What is known of a search, and its files.
-
-    Attributes:
-        folder: of the sweep; trial N works in trials/<N>/ of it.
-    """
+    """What is known of a search, and its files in its `folder`."""
 
     sweep: Sweep
     storage: Storage
@@ -53,19 +48,18 @@ class Results:
         for trial in self.storage.trials():
             values = self.values_of(trial)
             value = trial.value if trial.state == TrialState.COMPLETE else None
-            cells = [value, *(values.get(name) for name in names), *(trial.user_attrs.get(fact) for fact in facts)]
-            rows.append((trial.number, STATES[trial.state], *("" if cell is None else cell for cell in cells)))
+            cells = [*map(values.get, names), *map(trial.user_attrs.get, facts)]
+            rows.append((trial.number, STATES[trial.state], value, *cells))
         write_table(self.folder / "trials.csv", rows)
 
     def remove_states(self) -> None:
         """Remove what ended trials would need to go on, gigabytes with a large network; the best keeps all it has."""
         best = self.storage.best()
-        for trial in self.storage.trials(TrialState.COMPLETE, TrialState.PRUNED):
-            run = run_in(Path(trial.user_attrs["folder"]))
-            if run and (best is None or trial.user_attrs["folder"] != best.user_attrs["folder"]):
-                for pattern in ("last.pth", "previous.pth", "epoch-*.pth"):
-                    for path in run.glob(pattern):
-                        path.unlink(missing_ok=True)
+        ended = {trial.user_attrs["folder"] for trial in self.storage.trials(TrialState.COMPLETE, TrialState.PRUNED)}
+        for folder in ended - {best.user_attrs["folder"] if best else None}:
+            for pattern in ("last.pth", "previous.pth", "epoch-*.pth"):
+                for path in Path(folder).glob(f"*/*/*/{pattern}"):
+                    path.unlink(missing_ok=True)
 
     def write_best(self, options: dict) -> None:
         """Write the options of the best trial to `best.yaml`, a recipe for --config."""
@@ -82,17 +76,16 @@ class Results:
         if self.is_target_reached():
             info(f"the target, {metric} {self.sweep.target:g}, is reached")
         distinct = [trial for trial in self.storage.finished() if "same_as" not in trial.user_attrs]
-        rows = [("trial", metric, "epoch", *self.sweep.searched), *map(self._row, distinct[:SHOWN])]
+        rows = [("trial", metric, "epoch", *self.sweep.searched)]
+        for trial in distinct[:SHOWN]:
+            values, epoch = self.values_of(trial), trial.user_attrs.get("best_epoch")
+            shown = [short(values[name]) for name in self.sweep.searched]
+            rows.append((str(trial.number), f"{trial.value:.4f}", str(epoch), *shown))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             info("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
         if len(distinct) > SHOWN:
             info(f"… and {len(distinct) - SHOWN} more in trials.csv")
-
-    def _row(self, trial: FrozenTrial) -> tuple[str, ...]:
-        values = self.values_of(trial)
-        shown = [short(values[name]) for name in self.sweep.searched]
-        return str(trial.number), f"{trial.value:.4f}", str(trial.user_attrs.get("best_epoch")), *shown
 
 
 def short(value: object) -> str:
@@ -117,21 +110,20 @@ def draw_search(results: Results) -> None:
         # Optuna warns that its pictures are experimental, and Matplotlib about layouts.
         with warnings.catch_warnings(action="ignore"), partial_file(results.folder / f"{name}.png") as partial:
             figure = draw(of, target_name=results.sweep.metric).figure
-            if name == "parallel":
-                _make_lines_visible(figure)
+            for axes in figure.axes if name == "parallel" else ():
+                _make_lines_visible(axes)
             figure.set_size_inches(max(8, 1.6 * len(results.sweep.parameters)), 5)
             figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
         pyplot.close(figure)
 
 
-def _make_lines_visible(figure) -> None:
+def _make_lines_visible(axes) -> None:
     """Optuna has colors that end in white, a grid over lines, lines over labels, and cuts off those at the edges."""
-    for axes in figure.axes:
-        axes.grid(False)
-        for lines in axes.collections:
-            lines.set(cmap="viridis", clip_on=False)
-        for label in axes.get_yticklabels():
-            label.set_bbox({"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1})
+    axes.grid(False)
+    for lines in axes.collections:
+        lines.set(cmap="viridis", clip_on=False)
+    for label in axes.get_yticklabels():
+        label.set_bbox({"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1})
 
 
 def _of_finished(results: Results) -> optuna.Study:

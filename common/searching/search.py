@@ -27,11 +27,7 @@ MOST_CRASHES = 3  # of a trial, in as many starts of the search; then it is left
 
 
 class Search:
-    """The loop that keeps trials running.
-
-    Args:
-        cap: number of trials, all starts of this search and all machines together.
-    """
+    """The loop that keeps trials running, up to `cap`: of all starts of this search and all machines together."""
 
     def __init__(self, results: Results, launcher: Launcher, cap: int):
         self.results, self.launcher, self.cap = results, launcher, cap
@@ -42,10 +38,8 @@ class Search:
     def run(self) -> None:
         """Try until the cap or the target is reached, here and on all machines that share the storage.
 
-        Interrupted, it ends the running trials, which save their states, and queues them for the next start.
-
-        Raises:
-            BadInput: the database is lost, or the folder.
+        Interrupted, it ends the running trials, which save their states, and queues them for the next start. A lost
+        database or folder raises BadInput.
         """
         self._queue_broken_trials()
         if self._sweep.method == "grid":
@@ -57,7 +51,11 @@ class Search:
                     time.sleep(POLL)
             self.results.write_table()  # once more: other machines may have ended trials since ours
         except BaseException as error:
-            ended = self._end_running(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+            ended, self._running = list(self._running.values()), {}
+            for _, process in ended:
+                process.end(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM)
+            for _, process in ended:
+                process.wait()
             if isinstance(error, DATABASE_ERRORS):
                 lost = f"the database is lost ({cause_of(error)}); the same command continues the search"
                 raise BadInput(lost) from error
@@ -75,12 +73,11 @@ class Search:
         folder = Path(best.user_attrs["folder"])
         run = run_in(folder)
         if run is None:
-            here = best.user_attrs["machine"] == platform.node()
-            place = "is not there any more" if here else f"is on {best.user_attrs['machine']}: test it there"
-            info(f"the best trial, {best.number}, is not tested: {folder} {place}")
+            machine = best.user_attrs["machine"]
+            info(f"the best trial, {best.number}, is not tested: its run is not here, but in {folder} on {machine}")
             return
         if not any((run / name).exists() for name in ("test.json", "submission.csv")):
-            process = self.launcher.start_test(run, folder)
+            process = self.launcher.start({}, folder, slot=0, test=True)
             try:
                 while process.exit_code is None:
                     time.sleep(POLL)
@@ -123,11 +120,11 @@ class Search:
 
     def _start(self, slot: int) -> None:
         """Start the next trial, unless another machine or a twin of it has made that superfluous."""
-        trial, study = self._storage.ask(), self._storage.study
+        trial = self._storage.ask()
         earlier = [other for other in self._storage.trials() if other.number < trial.number]
         if self._is_surplus(trial, earlier):
             trial.set_user_attr("surplus", True)
-            study.tell(trial, state=TrialState.FAIL)
+            self._storage.study.tell(trial, state=TrialState.FAIL)
             return
         values = self._sweep.values({name: form.suggest(trial, name) for name, form in self._sweep.searched.items()})
         same = [t for t in earlier if t.state == TrialState.COMPLETE and self.results.values_of(t) == values]
@@ -163,9 +160,7 @@ class Search:
     def _report(self, trial: Trial, process: TrialProcess) -> None:
         """Pass on what new epochs have brought, and end a trial that is not among the best at a band."""
         told = self._storage.latest(trial).intermediate_values
-        for epoch, value in self._values(process):
-            if epoch in told:
-                continue
+        for epoch, value in [pair for pair in self._values(process) if pair[0] not in told]:
             trial.report(value, epoch)
             if self._sweep.bands and "stopped" not in trial.user_attrs and trial.should_prune():
                 trial.set_user_attr("stopped", epoch)
@@ -175,7 +170,7 @@ class Search:
         """Tell the storage, and the person, how a trial has ended."""
         self._report(trial, process)
         train_json = process.train_json()
-        values, study = [value for _, value in self._values(process)], self._storage.study
+        values = [value for _, value in self._values(process)]
         facts = {"epochs": len(train_json["epochs"]), "best_epoch": train_json.get("best_epoch")}
         facts |= {"seconds": round(train_json.get("train_time", 0), 1), "exit_code": process.exit_code}
         best = None
@@ -191,10 +186,10 @@ class Search:
             outcome = "interrupted, to be continued" if is_interrupted else f"failed: {facts['reason']}"
         for key, value in facts.items():
             trial.set_user_attr(key, value)
-        study.tell(trial, best, state, skip_if_finished=True)
+        self._storage.study.tell(trial, best, state, skip_if_finished=True)
         latest = self._storage.latest(trial)
         if is_interrupted and state == TrialState.FAIL:
-            try_again(study, latest)
+            try_again(self._storage.study, latest)
         words = [f"{name}={short(value)}" for name, value in self.results.values_of(latest).items()]
         info(f"trial {trial.number}: {outcome}   {' '.join(words)}")
         self.results.remove_states()
@@ -204,16 +199,6 @@ class Search:
         """Return (epoch, value of the metric) of all epochs so far."""
         records = process.train_json()["epochs"]
         return [(r["epoch"], r[self._metric]) for r in records if r.get(self._metric) is not None]
-
-    def _end_running(self, number: signal.Signals) -> list[tuple[Trial, TrialProcess]]:
-        """End all trials under way and return them."""
-        ended = list(self._running.values())
-        self._running.clear()
-        for _, process in ended:
-            process.end(number)
-        for _, process in ended:
-            process.wait()
-        return ended
 
     def _queue_broken_trials(self) -> None:
         """Queue trials that crashed in an earlier start once more; refused and diverged ones would end alike."""

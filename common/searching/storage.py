@@ -33,17 +33,11 @@ DATABASE_ERRORS = (SQLAlchemyError, StorageInternalError)
 
 
 class Storage:
-    """The trials of one search.
-
-    Attributes:
-        study: Optuna's view of them. is_shared: whether other machines may work on the same search.
-        sign: see `sign_of`.
-    """
+    """The trials of one search: Optuna's `study` of them, and whether other machines may work on it too."""
 
     def __init__(self, study: optuna.Study, database: RDBStorage | None = None):
         self.study, self.is_shared, self.sign = study, database is not None, sign_of(study)
-        self._database = database
-        self._next_beat = 0.0
+        self._database, self._next_beat = database, 0.0
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return the trials that count, in the order of their numbers: without those that are tried again."""
@@ -65,11 +59,7 @@ class Storage:
         return self.study.get_trials(deepcopy=False)[trial.number]
 
     def check_same_search(self, sweep: Sweep, program: str, fixed: list[str]) -> None:
-        """Make sure that the trials so far are of this very search, and remember which it is.
-
-        Raises:
-            BadInput: they are of another one.
-        """
+        """Raise BadInput if the trials so far are of another search; remember which this is."""
         mine = {
             "parameters": repr(sweep.parameters),
             "metric": [sweep.metric, sweep.maximize],
@@ -116,11 +106,7 @@ def sign_of(study: optuna.Study) -> int:
 
 @contextlib.contextmanager
 def open_search_folder(output_dir: str, name: str, is_alone: bool) -> Iterator[Path]:
-    """Make the folder of a search, keep its log, and if it `is_alone` keep others out.
-
-    Raises:
-        BadInput: another process has it, or it cannot be made.
-    """
+    """Make the folder of a search, keep its log, and if it `is_alone` keep others out, or raise BadInput."""
     safe = re.sub(r"[^\w.-]+", "-", name).strip("-.")[:100]
     if not safe:
         raise BadInput(f"--name {name!r} can be no folder: it needs letters or digits")
@@ -140,8 +126,7 @@ def open_search_folder(output_dir: str, name: str, is_alone: bool) -> Iterator[P
 def try_again(study: optuna.Study, trial: FrozenTrial, crashes: int = 0) -> None:
     """Queue a trial that did not come to its end once more; it goes on in the same folder, if that is at hand.
 
-    Args:
-        crashes: how often it has crashed; to be cut off with the search is no crash.
+    It has crashed so often; to be cut off with the search is no crash.
     """
     kept = {key: trial.user_attrs[key] for key in ("folder", "point") if key in trial.user_attrs}
     study.enqueue_trial(proposed_for(trial), user_attrs=kept | {"again": trial.number, "crashes": crashes})
@@ -153,14 +138,11 @@ def proposed_for(trial: FrozenTrial) -> dict:
 
 
 def open_storage(url: str | None, folder: Path, name: str, maximize: bool, dead_after: int) -> Storage:
-    """Return the storage of the search `name`, new or begun before.
+    """Return the storage of the search `name`, new or begun before; raise BadInput if it cannot be read or reached.
 
     Args:
         url: of a database; by default a file in `folder`, which the caller must have locked.
         dead_after: seconds of silence after which another machine's trial is taken for lost.
-
-    Raises:
-        BadInput: the file is damaged, or the database cannot be reached.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     direction = "maximize" if maximize else "minimize"
@@ -175,11 +157,7 @@ def open_storage(url: str | None, folder: Path, name: str, maximize: bool, dead_
 
 
 class _Journal(JournalFileBackend):
-    """Optuna's journal, which a line that was cut off would make unreadable: such a line is taken away.
-
-    Raises:
-        BadInput: other lines are damaged.
-    """
+    """Optuna's journal, which a line that was cut off would make unreadable: such a line is taken away."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -205,6 +183,7 @@ class _Journal(JournalFileBackend):
 
 
 def _remove_torn_line(path: Path) -> None:
+    """Take away a last line that is cut off; damage of any other raises BadInput."""
     content = path.read_bytes()
     lines = content.splitlines(keepends=True)
     for number, line in enumerate(lines, 1):

@@ -8,11 +8,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from common.options.types import nearest
 from common.searching.spaces import Normal, OneOf, Parameter, Range, Value, Weighted
 from common.system.errors import BadInput
+from common.system.files import read_yaml
 from common.system.log import info
 
 TOP_KEYS = (
@@ -50,13 +49,7 @@ ALIASES = {"best_val_accuracy": "val_accuracy"}
 
 @dataclass(frozen=True)
 class Sweep:
-    """What a sweep file says.
-
-    Attributes:
-        target: value of the metric at which the search ends. bands: epochs at which runs are compared, and all but the
-            best 1 / eta of them end; empty without early termination. is_strict: a run is judged by its value at the
-            band, not by its best so far.
-    """
+    """What a sweep file says."""
 
     name: str
     program: str | None
@@ -64,11 +57,11 @@ class Sweep:
     parameters: dict[str, Parameter]
     metric: str
     maximize: bool
-    target: float | None
+    target: float | None  # value of the metric at which the search ends
     command: list[str]
-    bands: list[int]
+    bands: list[int]  # epochs at which runs are compared, and all but the best 1 / eta of them end; can be empty
     eta: float
-    is_strict: bool
+    is_strict: bool  # a run is judged by its value at the band, not by its best so far
     run_cap: int | None
 
     @property
@@ -97,17 +90,8 @@ class Sweep:
 
 
 def read_sweep(path: str) -> Sweep:
-    """Return the sweep in the YAML file `path`.
-
-    Raises:
-        BadInput: it cannot be read, has unknown keys, or describes an impossible search; the text says where.
-    """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date in the 13th month
-        raise BadInput(f"{path} is not YAML: {' '.join(str(error).split()) or 'nested too deeply'}") from error
+    """Return the sweep in the YAML file `path`; whatever is wrong with it raises BadInput, and the text says where."""
+    content = read_yaml(path, path)
     try:
         return parse_sweep(content, Path(path).stem)
     except BadInput as error:
@@ -115,40 +99,31 @@ def read_sweep(path: str) -> Sweep:
 
 
 def parse_sweep(content: object, name: str) -> Sweep:
-    """Return the sweep that `content`, what YAML reads from a file, describes; errors are as those of `read_sweep`.
-
-    Args:
-        name: of the sweep, unless the file gives one.
-    """
+    """Return the sweep in `content`, as YAML reads it, or raise BadInput. `name` is for a file that gives none."""
     file = _Section(content, "", TOP_KEYS)
     method, listed = file.one_of("method", METHODS), file.get("parameters")
-    has_parameters = isinstance(listed, dict) and listed
-    file.require(has_parameters, "must hold at least one, such as `lr: {values: [0.1, 0.01]}`", "parameters")
-    for key in listed:
+    has_any = isinstance(listed, dict) and listed
+    file.require(has_any, "must hold at least one, such as `lr: {values: [0.1, 0.01]}`", "parameters")
+    parameters = {}
+    for key, value in listed.items():
         is_name = isinstance(key, str) and NAME.fullmatch(key)
         file.require(is_name, f"{key!r} is no name of an option", "parameters")
-    parameters = {key: _parameter(value, f"parameters.{key}", method == "grid") for key, value in listed.items()}
-    metric, maximize, target = _metric(file.get("metric"), method)
-    bands, eta, is_strict = _early_terminate(file.get("early_terminate"))
+        parameters[key] = _parameter(value, f"parameters.{key}", method == "grid")
     return Sweep(
-        file.text("name") or name, file.text("program"), method, parameters, metric, maximize, target, _command(file),
-        bands, eta, is_strict, file.integer("run_cap"),
+        name=file.text("name") or name, program=file.text("program"), method=method, parameters=parameters,
+        command=_command(file), run_cap=file.integer("run_cap"),
+        **_metric(file.get("metric"), method), **_early_terminate(file.get("early_terminate")),
     )  # fmt: skip
 
 
 class _Section:
-    """A mapping in the file, whose values are taken by key; what is wrong is told with its place.
-
-    Raises:
-        BadInput: in all methods.
-    """
+    """A mapping in the file, whose values are taken by key; what is wrong raises BadInput, which tells the place."""
 
     def __init__(self, content: object, place: str, keys: tuple[str, ...]):
         self.place = place
         self.require(isinstance(content, dict), f"must hold lines such as `{keys[0]}: …`")
         for key in content:
             self.require(key in keys, f"there is no key {key!r} here{nearest(str(key), keys)}")
-        self.content = content
         self.get = content.get
 
     def require(self, is_fine: object, said: str, key: str = "") -> None:
@@ -189,10 +164,14 @@ class _Section:
 
 
 def _parameter(content: object, place: str, is_grid: bool) -> Parameter:
-    keys = sorted({key for taken in DISTRIBUTIONS.values() for key in taken})
-    section = _Section(content, place, ("distribution", *keys))
+    section = _Section(content, place, ("distribution", *sorted(set().union(*DISTRIBUTIONS.values()))))
     kind = section.one_of("distribution", tuple(DISTRIBUTIONS), _implied_distribution(content))
-    settings = _settings(kind, section)
+    given = {key: value for key, value in content.items() if key != "distribution"}
+    for key in given:
+        section.require(key in DISTRIBUTIONS[kind], f"{kind} takes no {key!r}, but {', '.join(DISTRIBUTIONS[kind])}")
+    settings = DISTRIBUTIONS[kind] | given
+    for key, value in settings.items():
+        section.require(value is not None or (key in given and kind == "constant"), f"{kind} needs {key!r}")
     if "value" in settings:
         return OneOf([section.scalar("value", settings["value"])])
     if "values" in settings:
@@ -211,17 +190,6 @@ def _implied_distribution(content: dict) -> str:
              "mu": normal, "sigma": normal, "q": "q_uniform"}  # fmt: skip
     is_whole = all(type(content.get(bound)) is int for bound in ("min", "max"))
     return next((kind for key, kind in signs.items() if key in content), "int_uniform" if is_whole else "uniform")
-
-
-def _settings(kind: str, section: _Section) -> dict:
-    """Return what is said of a parameter of this distribution, with its defaults."""
-    given = {key: value for key, value in section.content.items() if key != "distribution"}
-    for key in given:
-        section.require(key in DISTRIBUTIONS[kind], f"{kind} takes no {key!r}, but {', '.join(DISTRIBUTIONS[kind])}")
-    settings = DISTRIBUTIONS[kind] | given
-    for key, value in settings.items():
-        section.require(value is not None or (key in given and kind == "constant"), f"{kind} needs {key!r}")
-    return settings
 
 
 def _choice(section: _Section, values: object, probabilities: object = None) -> OneOf:
@@ -272,25 +240,26 @@ def _steps(low: float, high: float, step: float, section: _Section) -> OneOf:
     return OneOf([int(value) if value.is_integer() and step.is_integer() else value for value in values])
 
 
-def _metric(content: object, method: str) -> tuple[str, bool, float | None]:
-    """Return (name, whether more is better, target)."""
+def _metric(content: object, method: str) -> dict:
+    """Return metric, maximize and target, as `Sweep` has them."""
     if content is None:
         if method == "bayes":
             raise BadInput("metric: method bayes needs one, such as `metric: {name: val_accuracy, goal: maximize}`")
-        return "val_accuracy", True, None
+        return {"metric": "val_accuracy", "maximize": True, "target": None}
     section, known = _Section(content, "metric", ("name", "goal", "target")), (*METRICS, *ALIASES)
     name, target = section.text("name"), section.get("target")
     section.require(name, "needs a name, such as val_accuracy")
-    near = nearest(name, known)
-    section.require(name in known, f"train.json has no {name!r}, but {', '.join(known)}{near}", "name")
-    is_more_better = section.one_of("goal", GOALS, "minimize") == "maximize"
-    return name, is_more_better, None if target is None else section.number("target", target)
+    said = f"train.json has no {name!r}, but {', '.join(known)}{nearest(name, known)}"
+    section.require(name in known, said, "name")
+    goal = section.one_of("goal", GOALS, "minimize")
+    target = None if target is None else section.number("target", target)
+    return {"metric": name, "maximize": goal == "maximize", "target": target}
 
 
-def _early_terminate(content: object) -> tuple[list[int], float, bool]:
-    """Return (bands, eta, is_strict), as `Sweep` has them."""
+def _early_terminate(content: object) -> dict:
+    """Return bands, eta and is_strict, as `Sweep` has them."""
     if content is None:
-        return [], ETA, False
+        return {"bands": [], "eta": ETA, "is_strict": False}
     section = _Section(content, "early_terminate", ("type", "min_iter", "max_iter", "s", "eta", "strict"))
     section.one_of("type", ("hyperband",))
     eta = section.number("eta", section.get("eta", ETA))
@@ -305,16 +274,18 @@ def _early_terminate(content: object) -> tuple[list[int], float, bool]:
         count = min(count, 64, math.ceil(math.log(last, eta)))  # the bands that follow are less than one epoch
         bands = {int(last / eta**i) for i in range(1, count + 1)} - {0}
         section.require(bands, "max_iter / eta is less than one epoch; raise max_iter")
-    return sorted(bands), eta, section.get("strict") is True
+    return {"bands": sorted(bands), "eta": eta, "is_strict": section.get("strict") is True}
 
 
 def _command(file: _Section) -> list[str]:
-    command = COMMAND if file.get("command") is None else file.get("command")
+    command, macros = file.get("command"), (ENVIRONMENT, INTERPRETER, PROGRAM, *ARGUMENTS)
+    if command is None:
+        return COMMAND
     file.require(isinstance(command, list) and command, f"must be a list such as {COMMAND}", "command")
-    words, macros = [str(word) for word in command], (ENVIRONMENT, INTERPRETER, PROGRAM, *ARGUMENTS)
+    words = [str(word) for word in command]
     for word in words:
         said = f"{word!r} is none of {', '.join(macros)}, each of which is an item of its own"
         file.require("${" not in word or word in macros, said, "command")
-    has_arguments = any(word in ARGUMENTS for word in words)
-    file.require(has_arguments, f"lacks {ARGUMENTS[0]}, so that no parameter would reach the program", "command")
+    said = f"lacks {ARGUMENTS[0]}, so that no parameter would reach the program"
+    file.require(set(words) & set(ARGUMENTS), said, "command")
     return words

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from common.runs.folder import lock, read_train_json
@@ -18,18 +18,19 @@ from common.system.text import printable
 
 OUTPUT = "output.txt"  # what a trial's process says, in the folder of the trial
 PATIENCE = 60  # seconds that an ended trial has for saving its state
+# Linux ends a trial when the search that started it is killed: none is left running unseen.
+PR_SET_PDEATHSIG = 1  # of sys/prctl.h
+END_WITH_THE_SEARCH = (
+    functools.partial(ctypes.CDLL(None).prctl, PR_SET_PDEATHSIG, signal.SIGTERM) if sys.platform == "linux" else None
+)
 REASONS = {-9: "killed, perhaps because memory ran out", 1: "a fault of the program", 2: "refused"}
 
 
 class Launcher:
     """How trials are started: the command of the sweep file, the program, and what each of its processes may use.
 
-    Args:
-        command: as the sweep file has it, with macros.
-        fixed: words of the command line that all trials have.
-
-    Attributes:
-        slots: environment of each of the trials that run at a time; see `slots_for`.
+    `fixed` are words of the command line that all trials have, `slots` the environments of the trials that run at a
+    time (see `slots_for`).
     """
 
     def __init__(self, command: list[str], program: Path, fixed: list[str]):
@@ -42,27 +43,18 @@ class Launcher:
         start += self.command[start] == PROGRAM
         return self._expand(self.command[start:], values, self.fixed)
 
-    def start(self, values: dict, folder: Path, slot: int) -> "TrialProcess":
+    def start(self, values: dict, folder: Path, slot: int, test: bool = False) -> "TrialProcess":
         """Start the program on the options `values`; its run folder will be somewhere in `folder`.
 
-        A run that is in `folder` already, of the same trial cut off earlier, is continued.
-
-        Raises:
-            BadInput: the command cannot be run.
+        A run that is there already is continued: one of the same trial that was cut off, or a finished one that is to
+        `test` its best weights.
         """
+        more = [*self.fixed, f"--output_dir={folder}", "--test=False"]
         earlier = run_in(folder)
         if earlier:
             _wait_until_free(earlier)
-            words = self._expand(self.command, {"resume": str(earlier)}, [])
-        else:
-            fixed = [*self.fixed, f"--output_dir={folder}", "--test=False"]
-            words = self._expand(self.command, values, fixed)
-        return TrialProcess(words, folder, self.slots[slot])
-
-    def start_test(self, run: Path, folder: Path) -> "TrialProcess":
-        """Start the program on the finished run in `run`, to look at the test images with its best weights."""
-        words = self._expand(self.command, {"resume": str(run)}, ["--test=True"])
-        return TrialProcess(words, folder, self.slots[0])
+            values, more = {"resume": str(earlier)}, ["--test=True"] if test else []
+        return TrialProcess(self._expand(self.command, values, more), folder, self.slots[slot])
 
     def _expand(self, command: list[str], values: dict, more: list[str]) -> list[str]:
         """Return the words that stand for the macros in `command`, with `more` options behind those of `values`."""
@@ -88,10 +80,7 @@ def arguments(values: dict, macro: str) -> list[str]:
 def slots_for(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
     """Return what to set in the environment of each of `jobs` trials at a time: a GPU of its own, or its threads.
 
-    Without a number there is a trial on each GPU, or one on the CPU.
-
-    Raises:
-        BadInput: there are fewer GPUs.
+    Without a number there is a trial on each GPU, or one on the CPU. BadInput is raised if there are fewer GPUs.
     """
     import torch
 
@@ -108,7 +97,7 @@ def slots_for(jobs: int | None, on_cpu: bool) -> list[dict[str, str]]:
 
 
 class TrialProcess:
-    """A running process. What it writes to its run folder is read; nothing else is asked of it."""
+    """A running process, of which only its run folder is read. A command that cannot be started raises BadInput."""
 
     def __init__(self, words: list[str], folder: Path, environment: dict[str, str]):
         self.folder = folder
@@ -119,7 +108,7 @@ class TrialProcess:
                     # In a session of its own, so that Ctrl-C in the terminal reaches the search alone.
                     self._process = subprocess.Popen(
                         words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                        env=os.environ | environment, start_new_session=True, preexec_fn=_ending_with_the_parent(),
+                        env=os.environ | environment, start_new_session=True, preexec_fn=END_WITH_THE_SEARCH,
                     )  # fmt: skip
             except OSError as error:
                 raise BadInput(f"command: {words[0]} cannot be started ({error.strerror})") from error
@@ -165,14 +154,6 @@ def run_in(folder: Path) -> Path | None:
     """Return the newest run folder in the folder of a trial that has something to continue from."""
     runs = sorted(folder.glob("*/*/*/config.json"))
     return runs[-1].parent if runs else None
-
-
-def _ending_with_the_parent() -> Callable[[], None] | None:
-    """Return what lets Linux end a process when the search that started it is killed: none is left running unseen."""
-    if sys.platform != "linux":
-        return None
-    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of sys/prctl.h
-    return functools.partial(ctypes.CDLL(None).prctl, set_parent_death_signal, signal.SIGTERM)
 
 
 @contextlib.contextmanager

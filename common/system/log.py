@@ -44,12 +44,13 @@ def mute() -> None:
     _terminal.is_muted = True
 
 
-def info(line: str) -> None:
-    """Print one line for the person, above any progress bar, and log it.
+def info(*lines: str) -> None:
+    """Print lines for the person, above any progress bar, and log them.
 
     Names in it are those of others: what would steer a terminal is shown as an escape.
     """
-    _log.info(printable(line))
+    for line in lines:
+        _log.info(printable(line))
 
 
 def warn(line: str) -> None:

@@ -3,8 +3,7 @@
 A transform is called as `transform(images, draws)`: images (N, C, H, W), uint8 until `Normalize` makes them float32,
 and `draws` a `Draws` over the N samples. A deterministic transform ignores `draws`. Nothing here waits for a device,
 and nothing changes its input unasked. What becomes of an image does not depend on the batch it is in. Everything is
-fastest, and stays, with the channels innermost in memory (channels last). Transforms of colors are in
-common/transforms/color.py, those by random rectangles in common/transforms/erasing.py.
+fastest, and stays, with the channels innermost in memory (channels last). Ranges that are none raise ValueError.
 """
 
 import math
@@ -34,10 +33,7 @@ class Compose:
 
 
 class Resize:
-    """Resizes, bilinear and antialiased.
-
-    `size` is (height, width), or one integer: the new length of the shorter side.
-    """
+    """Resizes, bilinear and antialiased, to `size`: (height, width), or an integer, the length of the shorter side."""
 
     def __init__(self, size: int | Sequence[int]):
         self.size = size
@@ -54,9 +50,8 @@ class Resize:
     def _target(self, height: int, width: int) -> tuple[int, int]:
         if not isinstance(self.size, int):
             return tuple(self.size)
-        if height <= width:
-            return self.size, int(self.size * width / height)
-        return int(self.size * height / width), self.size
+        shorter = min(height, width)
+        return self.size * height // shorter, self.size * width // shorter
 
 
 class CenterCrop:
@@ -66,13 +61,11 @@ class CenterCrop:
         self.size = pair(size)
 
     def __call__(self, images: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
-        height, width = self.size
-        missing_h, missing_w = max(height - images.shape[-2], 0), max(width - images.shape[-1], 0)
-        left_pad, top_pad = missing_w // 2, missing_h // 2
-        images = F.pad(images, (left_pad, missing_w - left_pad, top_pad, missing_h - top_pad))
-        top = round((images.shape[-2] - height) / 2)
-        left = round((images.shape[-1] - width) / 2)
-        return images[..., top : top + height, left : left + width]
+        (height, width), pads = self.size, []
+        for missing in (width - images.shape[-1], height - images.shape[-2]):  # below 0 it is cut off
+            first = missing // 2 if missing > 0 else round(missing / 2)
+            pads += [first, missing - first]
+        return F.pad(images, pads)
 
 
 class RandomCrop:
@@ -109,21 +102,19 @@ class RandomCrop:
 class RandomHorizontalFlip:
     """Mirrors each image left to right with probability `p`."""
 
+    axis = -1
+
     def __init__(self, p: float = 0.5):
         self.p = p
 
     def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        return change_where(draws.uniform() < self.p, images, lambda chosen, _: chosen.flip(-1))
+        return change_where(draws.uniform() < self.p, images, lambda chosen, _: chosen.flip(self.axis))
 
 
-class RandomVerticalFlip:
+class RandomVerticalFlip(RandomHorizontalFlip):
     """Turns each image upside down with probability `p`."""
 
-    def __init__(self, p: float = 0.5):
-        self.p = p
-
-    def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        return change_where(draws.uniform() < self.p, images, lambda chosen, _: chosen.flip(-2))
+    axis = -2
 
 
 class RandomApply:
@@ -142,11 +133,7 @@ class RandomApply:
 class RandomRotation:
     """Turns each image about its center, by the nearest pixel; what comes from outside the image is 0.
 
-    Args:
-        degrees: counterclockwise, drawn uniformly from (low, high), or from (-degrees, degrees).
-
-    Raises:
-        ValueError: a range that is none.
+    `degrees`, counterclockwise, are drawn uniformly from (low, high), or from (-degrees, degrees).
     """
 
     def __init__(self, degrees: float | Sequence[float]):
@@ -158,18 +145,14 @@ class RandomRotation:
         return low + (high - low) * draws.uniform()
 
     def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
-        return warp(images, self._places(self.angles(draws), *images.shape[-2:]))
-
-    @staticmethod
-    def _places(angles: torch.Tensor, height: int, width: int) -> torch.Tensor:
-        """Return (N, H, W, 2): x and y, in grid_sample's units, of where each pixel comes from."""
-        angles = angles * (math.pi / 180)
+        height, width = images.shape[-2:]
+        angles = self.angles(draws)[:, None, None, None] * (math.pi / 180)
         cos, sin = angles.cos(), angles.sin()
-        x = torch.arange(width, device=angles.device) - (width - 1) / 2
-        y = torch.arange(height, device=angles.device)[:, None] - (height - 1) / 2
-        from_x = torch.stack((cos * (2 / width), sin * (2 / height)), dim=1)[:, :, None, None] * x
-        from_y = torch.stack((-sin * (2 / width), cos * (2 / height)), dim=1)[:, :, None, None] * y
-        return (from_x + from_y).permute(0, 2, 3, 1)
+        x = torch.arange(width, device=images.device)[:, None] - (width - 1) / 2
+        y = torch.arange(height, device=images.device)[:, None, None] - (height - 1) / 2
+        from_x = torch.cat((cos * (2 / width), sin * (2 / height)), dim=3) * x
+        from_y = torch.cat((-sin * (2 / width), cos * (2 / height)), dim=3) * y
+        return warp(images, from_x + from_y)
 
 
 def warp(images: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -216,13 +199,10 @@ def constants(values: Sequence[float], device: torch.device) -> torch.Tensor:
     return torch.stack([torch.full((), float(value), device=device) for value in values])[:, None, None]
 
 
-def interval(
-    value: float | Sequence[float], center: float, least: float, greatest: float, name: str
-) -> tuple[float, float]:
+def interval(value: float | Sequence[float], center: float, least: float, greatest: float, name: str) -> Sequence:
     """Return (low, high): `value` itself, or `value` to each side of `center`, but not below `least`.
 
-    Raises:
-        ValueError: the ends are in the wrong order or beyond `least` and `greatest`.
+    ValueError is raised if the ends are in the wrong order or beyond `least` and `greatest`.
     """
     low, high = (max(center - value, least), center + value) if isinstance(value, int | float) else value
     if not least <= low <= high <= greatest:

@@ -21,9 +21,6 @@ class ColorJitter:
         brightness, contrast, saturation: a factor from (low, high), or from 1 - number (at least 0) to 1 + number; 0
             blackens, makes even or makes gray, 1 changes nothing.
         hue: from (low, high), or from -number to number, at most 0.5: shares of the color circle; 0 changes nothing.
-
-    Raises:
-        ValueError: a range that is none, or goes below 0 or, for the hue, beyond 0.5.
     """
 
     def __init__(
@@ -72,9 +69,6 @@ class GaussianBlur:
     Args:
         kernel_size: odd, in pixels, an integer or (width, height).
         sigma: of the Gaussian, in pixels, above 0: drawn uniformly from (low, high), or a number.
-
-    Raises:
-        ValueError: an even kernel size, or a sigma that is not above 0.
     """
 
     def __init__(self, kernel_size: int | Sequence[int], sigma: float | Sequence[float] = (0.1, 2.0)):
@@ -99,8 +93,8 @@ class GaussianBlur:
         pixels = F.pad(pixels, (size_x // 2, size_x // 2, size_y // 2, size_y // 2), mode="reflect")
         pixels = F.conv2d(pixels, _gaussians(sigmas, size_x)[:, None, None, :], groups=n * channels)
         pixels = F.conv2d(pixels, _gaussians(sigmas, size_y)[:, None, :, None], groups=n * channels)
-        pixels = pixels.view(images.shape) if images.is_floating_point() else pixels.round_().view(images.shape)
-        return pixels.to(images.dtype).contiguous(memory_format=torch.channels_last)
+        pixels = pixels if images.is_floating_point() else pixels.round_()
+        return pixels.view(images.shape).to(images.dtype).contiguous(memory_format=torch.channels_last)
 
 
 def gray_of(pixels: torch.Tensor) -> torch.Tensor:

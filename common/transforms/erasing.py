@@ -36,9 +36,13 @@ class RandomErasing:
     def boxes(self, draws: Draws, height: int, width: int) -> tuple[torch.Tensor, ...]:
         """Return top, left, height and width, each (N,) int64, of what is erased; 0 high where nothing is."""
         erased = draws.uniform() < self.p
-        heights, widths = _sides(draws, height * width, self.scale, self.ratio)
+        (least, greatest), (lowest, highest) = self.scale, self.ratio
+        areas = height * width * (least + (greatest - least) * draws.uniform(10))  # of ten rectangles
+        ratios = torch.exp(math.log(lowest) + math.log(highest / lowest) * draws.uniform(10))
+        heights, widths = (sides.sqrt_().round_().long() for sides in (areas * ratios, areas / ratios))
         fits = (heights < height) & (widths < width) & erased[:, None]
-        heights, widths = _first(fits, heights, otherwise=0), _first(fits, widths, otherwise=0)
+        first = fits.int().argmax(1, keepdim=True)
+        heights, widths = (sides.where(fits, 0).gather(1, first)[:, 0] for sides in (heights, widths))
         return draws.integers(height - heights + 1), draws.integers(width - widths + 1), heights, widths
 
     def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
@@ -48,17 +52,12 @@ class RandomErasing:
             return self._at_once(images, boxes, noise)
         images = images if self.inplace else images.clone()
         for i, (top, left, height, width) in enumerate(torch.stack(boxes, dim=1).tolist()):
-            if height:
-                part = images[i, :, top : top + height, left : left + width]
-                part.copy_(self._values(part, noise[i : i + 1]))
+            part = images[i, :, top : top + height, left : left + width]
+            if height and self.value == "random":
+                part.copy_(noise[i : i + 1].normal(part.numel()).view(height, width, -1).permute(2, 0, 1))
+            elif height:
+                part.copy_(constants(self.value, part.device))
         return images
-
-    def _values(self, part: torch.Tensor, noise: Draws) -> torch.Tensor:
-        """Return what replaces one erased `part` (C, h, w)."""
-        if self.value != "random":
-            return constants(self.value, part.device)
-        channels, height, width = part.shape
-        return noise.normal(part.numel()).view(height, width, channels).permute(2, 0, 1)
 
     def _at_once(self, images: torch.Tensor, boxes: tuple[torch.Tensor, ...], noise: Draws) -> torch.Tensor:
         tops, lefts, heights, widths = (numbers[:, None, None, None] for numbers in boxes)
@@ -74,16 +73,3 @@ class RandomErasing:
             values = constants(self.value, images.device)[:, 0, 0]
         erased = torch.where(inside, values, images.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return images.copy_(erased) if self.inplace else erased
-
-
-def _sides(draws: Draws, area: int, scale: Sequence[float], ratio: Sequence[float]) -> tuple[torch.Tensor, ...]:
-    """Return two sides (N, 10) of ten rectangles each, int64: of random shares of `area`, and first / second side."""
-    areas = area * (scale[0] + (scale[1] - scale[0]) * draws.uniform(10))
-    ratios = torch.exp(math.log(ratio[0]) + math.log(ratio[1] / ratio[0]) * draws.uniform(10))
-    return (areas * ratios).sqrt_().round_().long(), (areas / ratios).sqrt_().round_().long()
-
-
-def _first(fits: torch.Tensor, numbers: torch.Tensor, otherwise: int) -> torch.Tensor:
-    """Return (N,): of each row of `numbers` (N, tries) the first that `fits`."""
-    first = numbers.gather(1, fits.int().argmax(1, keepdim=True))[:, 0]
-    return torch.where(fits.any(1), first, otherwise)

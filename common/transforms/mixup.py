@@ -17,14 +17,12 @@ class Mix:
     """
 
     def __init__(self, mixup: float, cutmix: float, num_classes: int, seed: int):
-        if not (mixup or cutmix):
-            self._mixes = []
-            return
-        from torchvision.transforms import v2  # takes a second to import
+        self._mixes, self._seed = [], seed
+        if mixup or cutmix:
+            from torchvision.transforms import v2  # takes a second to import
 
-        kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-        self._mixes = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
-        self._seed = seed
+            kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
+            self._mixes = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in kinds if alpha]
 
     def __bool__(self) -> bool:
         return bool(self._mixes)

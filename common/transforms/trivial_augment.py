@@ -4,6 +4,8 @@ common/transforms/basic.py says what all transforms have in common.
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ STRENGTHS = 31
 SHEAR, SHIFT, TURN = 0.99, 32.0, 135.0  # at full strength: tangent, pixels (of CIFAR's 32), degrees
 FACTOR = 0.99  # at full strength colors are multiplied by 1 - or 1 + so much
 BITS = 6  # that posterizing takes away at full strength
+GEOMETRY = ("shear_x", "shear_y", "shift_x", "shift_y", "rotate")
 
 
 class TrivialAugmentWide:
@@ -30,67 +33,40 @@ class TrivialAugmentWide:
         kinds = draws.integers(len(GEOMETRY) + len(COLORS) + 1)  # the last one is the identity
         strengths = draws.integers(STRENGTHS) / (STRENGTHS - 1)  # 0 to 1
         signs = 1.0 - 2.0 * draws.integers(2)
-        is_geometry = kinds < len(GEOMETRY)
-        images = change_where(
-            is_geometry,
-            images,
-            lambda chosen, places: _move(chosen, kinds[places], (signs * strengths)[places]),
-        )
+
+        def move(chosen, places):
+            return _move(chosen, kinds[places], (signs * strengths)[places])
+
+        def recolor(chosen, places, change):
+            return _recolor(change, chosen, strengths[places], signs[places])
+
+        images = change_where(kinds < len(GEOMETRY), images, move)
         for number, change in enumerate(COLORS, len(GEOMETRY)):
-            images = change_where(kinds == number, images, _with_strengths(change, strengths, signs))
+            images = change_where(kinds == number, images, partial(recolor, change=change))
         return images
-
-
-def _with_strengths(change, strengths: torch.Tensor, signs: torch.Tensor):
-    def changed(images: torch.Tensor, places) -> torch.Tensor:
-        result = change(images, strengths[places][:, None, None, None], signs[places][:, None, None, None])
-        return result.to(torch.uint8).contiguous(memory_format=torch.channels_last)
-
-    return changed
 
 
 def _move(images: torch.Tensor, kinds: torch.Tensor, amounts: torch.Tensor) -> torch.Tensor:
     """Shear, shift or turn each image: `kinds` are places in GEOMETRY, `amounts` from -1 to 1, both (N,)."""
+    kinds, amounts = kinds[:, None, None], amounts[:, None, None]
+    is_shear_x, is_shear_y, is_shift_x, is_shift_y, is_turn = (kinds == kind for kind in range(len(GEOMETRY)))
+    shears, shifts = SHEAR * amounts, (SHIFT * amounts).trunc()
+    angles = torch.where(is_turn, amounts * (TURN * math.pi / 180), 0)
+    cos, sin = angles.cos(), angles.sin()
+    # The pixel at (x, y) comes from a linear map of it, less the shift; an image is turned about its center.
     height, width = images.shape[-2:]
-    y, x = torch.meshgrid(
-        torch.arange(height, device=images.device) + 0.5, torch.arange(width, device=images.device) + 0.5, indexing="ij"
-    )
-    amounts = amounts[:, None, None]
-    from_x, from_y = x.expand(len(images), -1, -1), y.expand(len(images), -1, -1)
-    for number, source in enumerate(GEOMETRY):
-        places = source(x, y, amounts, width, height)
-        chosen = (kinds == number)[:, None, None]
-        from_x, from_y = torch.where(chosen, places[0], from_x), torch.where(chosen, places[1], from_y)
+    center_x, center_y = width / 2 * is_turn, height / 2 * is_turn
+    x = torch.arange(width, device=images.device) + 0.5 - center_x
+    y = torch.arange(height, device=images.device)[:, None] + 0.5 - center_y
+    from_x = x * cos + y * torch.where(is_shear_x, shears, -sin) + center_x - torch.where(is_shift_x, shifts, 0)
+    from_y = x * torch.where(is_shear_y, shears, sin) + y * cos + center_y - torch.where(is_shift_y, shifts, 0)
     return warp(images, torch.stack((from_x * (2 / width) - 1, from_y * (2 / height) - 1), dim=-1))
 
 
-# Where the pixel at (x, y) comes from.
-def _shear_x(x, y, amount, width, height):
-    return x + SHEAR * amount * y, y + 0 * amount
-
-
-def _shear_y(x, y, amount, width, height):
-    return x + 0 * amount, y + SHEAR * amount * x
-
-
-def _shift_x(x, y, amount, width, height):
-    return x - (SHIFT * amount).trunc(), y + 0 * amount
-
-
-def _shift_y(x, y, amount, width, height):
-    return x + 0 * amount, y - (SHIFT * amount).trunc()
-
-
-def _turn(x, y, amount, width, height):
-    angle = amount * (TURN * math.pi / 180)
-    right, down = x - width / 2, y - height / 2
-    return (
-        right * angle.cos() - down * angle.sin() + width / 2,
-        right * angle.sin() + down * angle.cos() + height / 2,
-    )
-
-
-GEOMETRY = (_shear_x, _shear_y, _shift_x, _shift_y, _turn)
+def _recolor(change: Callable, images: torch.Tensor, strengths: torch.Tensor, signs: torch.Tensor) -> torch.Tensor:
+    """Make one of COLORS in all images; `strengths` from 0 to 1 and `signs` are (N,)."""
+    changed = change(images, strengths[:, None, None, None], signs[:, None, None, None])
+    return changed.to(torch.uint8).contiguous(memory_format=torch.channels_last)
 
 
 # Each takes images (N, 3, H, W) uint8, strengths from 0 to 1 and signs, (N, 1, 1, 1).
@@ -107,13 +83,10 @@ def _contrast(images, strength, sign):
 
 
 def _sharpness(images, strength, sign):
-    kernel = torch.ones(3, 3, device=images.device)
-    kernel[1, 1] = 5
+    kernel = torch.ones(3, 1, 3, 3, device=images.device)
+    kernel[:, :, 1, 1] = 5
     smooth = images.float()
-    inner = F.conv2d(smooth.flatten(0, 1)[:, None], (kernel / kernel.sum())[None, None]).view(
-        *images.shape[:2], images.shape[2] - 2, images.shape[3] - 2
-    )
-    smooth[:, :, 1:-1, 1:-1] = inner.round()
+    smooth[:, :, 1:-1, 1:-1] = F.conv2d(smooth, kernel / 13, groups=3).round()
     return _blend(images, smooth, strength, sign)
 
 

@@ -15,21 +15,12 @@ def views(count: int) -> list[Callable[[torch.Tensor], torch.Tensor]]:
     """Return the first `count` views of inputs (N, C, H, W), each of the same shape.
 
     In turn: as it is, mirrored, enlarged and its middle cut out, that mirrored, shifted left, right, up and down, and
-    these mirrored.
-
-    Raises:
-        ValueError: there are not so many.
+    these mirrored. ValueError is raised if there are not so many.
     """
-    plain = [_same, _enlarged]
-    shifted = [_shifted(rows, columns) for rows, columns in ((0, -1), (0, 1), (-1, 0), (1, 0))]
-    both = [view for one in (*plain, *shifted) for view in (one, _mirrored(one))]
-    if not 1 <= count <= len(both):
-        raise ValueError(f"there are 1 to {len(both)} views, not {count}")
-    return both[:count]
-
-
-def _same(inputs: torch.Tensor) -> torch.Tensor:
-    return inputs
+    if not 1 <= count <= MOST_VIEWS:
+        raise ValueError(f"there are 1 to {MOST_VIEWS} views, not {count}")
+    plain = [lambda inputs: inputs, _enlarged, _shifted(0, -1), _shifted(0, 1), _shifted(-1, 0), _shifted(1, 0)]
+    return [view for one in plain for view in (one, _mirrored(one))][:count]
 
 
 def _enlarged(inputs: torch.Tensor) -> torch.Tensor:
