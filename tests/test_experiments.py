@@ -29,6 +29,7 @@ TEST_KEYS = {
 EPOCH_KEYS = {
     "epoch", "lr", "batch_size", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds",
     "images_per_second", "peak_memory_mb", "process_memory_mb", "gpu_utilization", "gpu_power_w",
+    "weights_sha256",
 }  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def expected_scalars(folder):
     for record in train["epochs"]:
         best = max(best, record["val_accuracy"])
         for name, value in (record | {"best_val_accuracy": best}).items():
-            if name != "epoch" and value is not None:
+            if name != "epoch" and isinstance(value, int | float):
                 series.setdefault(name, []).append((record["epoch"], value))
     return series
 

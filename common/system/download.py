@@ -1,5 +1,6 @@
 """Downloading one file: it appears whole and verified under its name, or not at all."""
 
+import contextlib
 import hashlib
 import http.client
 import urllib.error
@@ -26,6 +27,7 @@ def download(url: str, path: Path, algorithm: str, checksum: str) -> None:
     Raises:
         DownloadFailed: for whatever reason but a full disk; nothing is left behind.
     """
+    missing = [folder for folder in path.parents if not folder.exists()]  # the innermost first
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with lock(path.with_name(f".{path.name}.lock"), str(path), wait=True):
@@ -33,6 +35,9 @@ def download(url: str, path: Path, algorithm: str, checksum: str) -> None:
             if not path.exists():
                 _fetch(url, path, algorithm, checksum)
     except (OSError, http.client.HTTPException) as error:
+        with contextlib.suppress(OSError):  # somebody else has come to use them
+            for folder in missing:
+                folder.rmdir()
         if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
         if isinstance(error, urllib.error.HTTPError):
