@@ -111,11 +111,7 @@ class Parser(argparse.ArgumentParser):
         return {name: value for name, value in vars(options).items() if value is not _UNSET}
 
     def _read(self, options: dict, source: str) -> dict:
-        """Return what the readers of the command line make of `options` by long name; None leaves one to its default.
-
-        Args:
-            source: of the options, for errors.
-        """
+        """Return what the readers of the command line make of `options` by long name, those from `source` in errors."""
         try:
             return self._given([self._word(str(key), value) for key, value in options.items() if value is not None])
         except BadInput as error:
@@ -202,10 +198,10 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 def _options_in(file: str) -> dict:
     """Return the options in a YAML file by long name, as they are written there."""
-    content = read_yaml(file, f"--config {file}", as_written=True)
-    if not isinstance(content, dict | None):
+    content = read_yaml(file, f"--config {file}", as_written=True) or {}
+    if not isinstance(content, dict):
         raise BadInput(f"--config {file} must hold lines such as `epochs: 10`")
-    return content or {}
+    return content
 
 
 def _pair(text: str) -> list[str]:

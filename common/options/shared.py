@@ -97,7 +97,7 @@ def _add_training_options(add) -> None:
     add("--label_smoothing", type=number(0, below=1), default=0.0, metavar="X",
         help="share of the target that is spread over all classes")
     add("--mixup", type=mixing, default=0.0, metavar="ALPHA",
-        help="blend images of a batch in pairs, by shares from Beta(ALPHA, ALPHA)")
+        help="blend images of a batch in pairs, by shares from Beta(ALPHA, ALPHA); 0, or at least 0.01")
     add("--cutmix", type=mixing, default=0.0, metavar="ALPHA",
         help="paste rectangles of one image into another; with --mixup a coin decides at each step")
     add("--ema", type=number(above=0, below=1), metavar="DECAY",

@@ -66,13 +66,15 @@ def _are_weights(value: object) -> bool:
 
 
 def _is_history(value: object) -> bool:
-    """Tell whether `value` is a list of the records of epochs 1, 2, …: numbers, and a checksum of the weights."""
-    if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
+    return isinstance(value, list) and all(_is_record(record, epoch) for epoch, record in enumerate(value, 1))
+
+
+def _is_record(value: object, epoch: int) -> bool:
+    """Tell whether `value` can be the record of an epoch: numbers, and a checksum of the weights."""
+    if not isinstance(value, dict) or value.get("epoch") != epoch:
         return False
-    numbers = [number for record in value for name, number in record.items() if name != "weights_sha256"]
-    has_all = all(_is_number(record.get(name)) for record in value for name in RECORDED)
-    is_in_order = [record.get("epoch") for record in value] == list(range(1, len(value) + 1))
-    return has_all and is_in_order and all(number is None or _is_number(number) for number in numbers)
+    known = [number for name, number in value.items() if name != "weights_sha256" and number is not None]
+    return all(map(_is_number, known + [value.get(name) for name in RECORDED]))
 
 
 def _is_number(value: object) -> bool:
@@ -80,7 +82,7 @@ def _is_number(value: object) -> bool:
 
 
 # What a run relies on in the checkpoints that it goes on from. Its optimizer checks its own state.
-RECORDED = ("epoch", "lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+RECORDED = ("lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
 KINDS = {
     "model": _are_weights,
     "history": _is_history,

@@ -167,14 +167,9 @@ def read_json(path: Path) -> dict:
 def read_yaml(path: str, what: str, as_written: bool = False) -> object:
     """Return what a YAML file holds: dicts with texts as keys, lists, and what plain words mean in YAML 1.2.
 
-    Those are null, true, false and decimal numbers; all else is text: 010 is not 8, 2:32 not 152, yes not true.
-
-    Args:
-        what: how errors begin, with the name of the file.
-        as_written: leave every word the text that it is, but null.
-
-    Raises:
-        BadInput: it cannot be read, is too large or too deep, has a key twice, or has aliases or tags.
+    Those are null, true, false and decimal numbers; all else is text: 010 is not 8, 2:32 not 152, yes not true. With
+    `as_written` numbers, true and false are text too. A file that cannot be read, is too large or too deep, has a key
+    twice, aliases or tags raises BadInput, in a text that begins with `what`.
     """
     import yaml  # which hardly any script needs
 
@@ -200,9 +195,9 @@ def _yaml_value(node, seen: set[int], as_written: bool) -> object:
     """Return what a node of the `yaml` package stands for; `seen` has the ids of those that were met before."""
     if node is None:  # of an empty file
         return None
-    line = f"line {node.start_mark.line + 1}"
     if node.tag is not None or id(node) in seen:
-        raise Unreadable(f"{line}: {printable(node.tag) if node.tag else 'aliases (&, *)'}: this has no meaning here")
+        what = printable(node.tag or "aliases (&, *)")
+        raise Unreadable(f"line {node.start_mark.line + 1}: {what}: this has no meaning here")
     seen.add(id(node))
     if node.id == "scalar":
         return node.value if node.style else _yaml_word(node.value, as_written)
@@ -220,11 +215,9 @@ def _yaml_value(node, seen: set[int], as_written: bool) -> object:
 def _yaml_word(word: str, as_written: bool) -> str | int | float | bool | None:
     if word.lower() in ("", "~", "null"):
         return None
-    if as_written:
-        return word
-    if word.lower() in ("true", "false"):
+    if word.lower() in ("true", "false") and not as_written:
         return word.lower() == "true"
-    if not DECIMAL.fullmatch(word):
+    if as_written or not DECIMAL.fullmatch(word):
         return word
     return int(word) if word.lstrip("+-").isdigit() else float(word)
 

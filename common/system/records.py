@@ -4,46 +4,28 @@ from common.system.errors import BadInput
 from common.system.text import printable
 
 LARGEST_SIDE = 3 * 4096  # pixels; 4096 is the most that --image_size takes, and some experiments store a margin
-LARGEST_COUNT = 2**31 - 1
+KINDS = {
+    "script": str, "dataset": str, "split_sha256": str, "name": str, "classes": list, "options": dict,
+    "earlier_test_evaluations": int, "stored_size": int,
+}  # fmt: skip
 
 
-def check_config(config: object, source: str) -> None:
-    """Make sure that what a run has written of itself, as far as it is there, can be used.
+def check_config(config: dict, source: str) -> None:
+    """Raise BadInput, in a text that begins with `source`, if an entry cannot be what a run has written.
 
     The values of its options are left to the readers of the command line.
-
-    Args:
-        source: of `config`, for errors.
-
-    Raises:
-        BadInput: an entry cannot be what a run has written; the text names it.
     """
-    checks = {
-        "script": (_is_text, "a text"),
-        "dataset": (_is_text, "a text"),
-        "split_sha256": (_is_text, "a text"),
-        "name": (_is_text, "a text"),
-        "classes": (are_classes, "a list of at least two different texts"),
-        "options": (lambda value: isinstance(value, dict), "an object"),
-        "earlier_test_evaluations": (lambda value: _is_whole(value, 0, LARGEST_COUNT), "a whole number"),
-        "stored_size": (lambda value: _is_whole(value, 1, LARGEST_SIDE), f"a whole number up to {LARGEST_SIDE:,}"),
-        "fit": (lambda value: value is None or _is_text(value), "a text"),
-    }
-    if not isinstance(config, dict):
-        raise BadInput(f"{source}: config is not an object")
-    for name, (is_fine, wanted) in checks.items():
-        if name in config and not is_fine(config[name]):
-            raise BadInput(f"{source}: {name} is not {wanted}, but {printable(repr(config[name]), 60)}")
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
-def _is_whole(value: object, low: int, high: int) -> bool:
-    return type(value) is int and low <= value <= high
+    for name, value in config.items():
+        is_fine = type(value) is KINDS.get(name, type(value))
+        if name == "classes":
+            is_fine = are_classes(value)
+        elif name in KINDS and type(value) is int:
+            is_fine = is_fine and (1 if name == "stored_size" else 0) <= value <= LARGEST_SIDE
+        if not is_fine:
+            raise BadInput(f"{source}: {name} cannot be {printable(repr(value), 60)}")
 
 
 def are_classes(value: object) -> bool:
     """Tell whether `value` can be the names of the classes of a run."""
-    return isinstance(value, list) and all(map(_is_text, value)) and len(value) == len(set(value)) >= 2
+    is_list = isinstance(value, list) and all(isinstance(name, str) for name in value)
+    return is_list and len(value) == len(set(value)) >= 2
