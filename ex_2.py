@@ -41,7 +41,7 @@ def parse_options(argv=None):
     parser = experiment_parser(__file__, __doc__, dataset=DATASETS, epochs=EPOCHS, batch_size=BATCH_SIZE, lr=LR)
     add = parser.own.add_argument
     add("--image_size", type=integer(8, 4096), default=IMAGE_SIZE, metavar="N", help="side in pixels")
-    add("--width", type=integer(1), default=WIDTH, metavar="N",
+    add("--width", type=integer(1, 2**16), default=WIDTH, metavar="N",
         help="filters of the first block; the others have two and four times as many")  # fmt: skip
     add("--augment", **SWITCH, default=True, help="random crops and flips of the training images")
     add("-d", "--dropout", type=number(0, below=1), default=0.0, metavar="X", help="before each linear layer")

@@ -52,7 +52,7 @@ def parse_options(argv=None):
     parser = experiment_parser(__file__, __doc__, **defaults)
     add_photograph_options(parser)
     add = parser.own.add_argument
-    add("-nf", "--num_filters", type=integer(1), default=FILTERS, metavar="N", help="filters of the first block")
+    add("-nf", "--num_filters", type=integer(1, 2**16), default=FILTERS, metavar="N", help="filters of the first block")
     add("-fo", "--filter_org", type=one_of(tuple(FILTER_PLANS)), default="const", metavar="PLAN",
         help="filters of the later blocks: const, half (of the block before, at least 1) or double")  # fmt: skip
     add("-fs", "--filter_size", type=one_or_several(BLOCKS), default=[3], metavar="N[,N,...]",

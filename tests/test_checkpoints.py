@@ -124,8 +124,8 @@ def test_a_missing_file_is_damage_too_and_its_text_is_for_people(tmp_path):
 
 def test_a_sound_checkpoint_of_another_kind_is_told_apart(tmp_path):
     path = tmp_path / "a.pth"
-    save_checkpoint(path, {"model": 1, "epoch": 2})
-    assert load_checkpoint(path, {"model"}) == load_checkpoint(path, {"model", "epoch"}) == {"model": 1, "epoch": 2}
+    save_checkpoint(path, {"model": {}, "epoch": 2})
+    assert load_checkpoint(path, {"model"}) == load_checkpoint(path, {"model", "epoch"}) == {"model": {}, "epoch": 2}
     with pytest.raises(Damaged, match="another kind"):
         load_checkpoint(path, {"model", "optimizer"})
 
@@ -342,7 +342,7 @@ def test_nothing_in_a_file_is_ever_executed(tmp_path, way):
         path.write_bytes(pickle.dumps(content["trap"]))
     else:
         save_checkpoint(path, content)
-        with pytest.raises(pickle.UnpicklingError):
+        with pytest.raises(Damaged, match="no checkpoint that can be read safely"):
             load_checkpoint(path)
     assert "no checkpoint that can be read safely" in refusal(small_model(), path)
     assert not sprung.exists()

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from pathlib import Path
 
@@ -173,6 +174,14 @@ def test_a_path_that_cannot_exist_is_refused(name, path):
         ("clip_grad: null", "clip_grad", None),
         ("weights: -odd name.pth", "weights", str(Path("-odd name.pth").absolute())),
         ("output_dir: 'größe: 3'", "output_dir", "größe: 3"),
+        ("output_dir: 2024-13-45", "output_dir", "2024-13-45"),  # looks like a date, and is none
+        ("output_dir: 010", "output_dir", "010"),
+        ("output_dir: 1e3", "output_dir", "1e3"),
+        ("output_dir: off", "output_dir", "off"),
+        ("output_dir: 'null'", "output_dir", "null"),
+        ("seed: 010", "seed", 10),  # 8 to YAML 1.1
+        ("batch_schedule: 2:32", "batch_schedule", [[2, 32]]),  # 152 to YAML 1.1
+        ("batch_schedule: [[2, 32], [3, 64]]", "batch_schedule", [[2, 32], [3, 64]]),  # as sweeps write it
         ("", "epochs", 50),
         ("# nothing but a comment\n", "epochs", 50),
     ],
@@ -197,7 +206,21 @@ def test_config_sets_options_by_long_name(tmp_path, text, name, value):
         ("just words", ["must hold lines such as"]),
         ("- epochs: 3", ["must hold lines such as"]),
         ("epochs: [3", ["is not YAML"]),
-        ("output_dir: 2024-13-45", ["is not YAML"]),  # looks like a date, and is none
+        ("lr: 0.1\nepochs: 3\nlr: 0.2", ["line 3", "the key 'lr' is there twice"]),
+        ("epochs: &a 3\nbatch_size: *a", ["line 1", "aliases"]),
+        ("a: &a [*a]", ["aliases"]),
+        ("? [1]\n: 3", ["line 1", "a key is no text"]),
+        ("epochs: !!int 3", ["line 1", "yaml.org,2002:int"]),
+        ("epochs: !!python/object/apply:os.system ['true']", ["line 1", "os.system"]),
+        ("epochs: 1:30", ["'1:30' is not an integer"]),  # 90 to YAML 1.1
+        ("batch_schedule: 2:32:1", ["'2:32:1' must be pairs"]),
+        ("lr: {a: [1]}", ["lr", "not a number"]),
+        ("milestones: [[[1]]]", ["milestones", "not a number"]),
+        ("epochs: 1\n---\nepochs: 2", ["is not YAML"]),
+        ("x: " + "[" * 3000, ["is nested too deeply"]),
+        ("x: " + "{a: " * 3000, ["is nested too deeply"]),
+        ("- " * 3000 + "x", ["is nested too deeply"]),
+        ("question: " + "x" * 100_000, ["is larger than 100,000 bytes"]),
     ],
 )
 def test_mistakes_in_a_config_are_named(tmp_path, text, culprits):
@@ -245,6 +268,9 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path):
         (["--momentum", "1"], ["--momentum", "below 1"]),
         (["--label_smoothing", "1"], ["--label_smoothing", "below 1"]),
         (["--gamma", "1"], ["--gamma", "below 1"]),
+        (["--mixup", "1e-38"], ["--mixup", "at least 0.01"]),  # PyTorch's Beta fails, or draws nothing but 1/2
+        (["--cutmix", "0.0099"], ["--cutmix", "at least 0.01"]),
+        (["--mixup", "-1"], ["--mixup", "at least 0"]),
         (["--clip_grad", "0"], ["--clip_grad", "above 0"]),
         (["-s", "-1"], ["--seed", "from 0 to 2147483647"]),
         (["-s", "2147483648"], ["--seed", "from 0 to 2147483647"]),
@@ -461,6 +487,44 @@ def test_an_option_that_is_younger_than_the_run_has_its_default(tmp_path):
     del config["options"]["gamma"]
     (folder / "config.json").write_text(json.dumps(config))
     assert parse("--resume", folder).gamma == 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "values"),
+    [
+        ({"batch_norm": "False", "test": "no"}, {"batch_norm": False, "test": False}),
+        ({"epochs": "3", "lr": "0.25", "limit": "7"}, {"epochs": 3, "lr": 0.25, "limit": 7}),
+        ({"milestones": "3,4", "optimizer": "SGD"}, {"milestones": [3, 4], "optimizer": "sgd"}),
+        ({"batch_schedule": [[2, 32]], "data": None}, {"batch_schedule": [[2, 32]], "data": None}),
+        ({"no_longer_an_option": 3, "nor this": None}, {}),
+    ],
+)
+def test_stored_options_go_through_the_readers(tmp_path, changes, values):
+    options = vars(parse("--resume", run_folder(tmp_path, **changes)))
+    assert options == vars(parse()) | {"dataset": ["digits"]} | values | {"resume": tmp_path}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("epochs", "abc", "'abc' is not an integer"), ("epochs", 2.5, "'2.5' is not an integer"),
+        ("epochs", True, "'True' is not an integer"), ("epochs", None, "there must be a value"),
+        ("epochs", 1e400, "'inf' is not an integer"), ("lr", math.nan, "nan must be above 0"),
+        ("lr", None, "there must be a value"), ("batch_size", 0, "0 must be from 1"),
+        ("batch_size", 10**400, "must be from 1"), ("batch_norm", "perhaps", "neither true nor false"),
+        ("batch_norm", 2, "neither true nor false"), ("optimizer", "foo", "'foo' is none of sgd"),
+        ("optimizer", ["adam"] * 2, "'adam,adam' is none of"), ("tta", 99, "99 must be from 1 to"),
+        ("dropout", 1.9, "1.9 must be"), ("milestones", [3, 2], "3,2 must increase"),
+        ("milestones", [[[3]]], "is not a number, a text"), ("schedule", {"a": 1}, "is not a number, a text"),
+        ("batch_schedule", [[2]], "'2' must be pairs"), ("mixup", -1, "-1 must be"), ("weights", "", "it is empty"),
+        ("seed", "\x1b[31m", "is not an integer"), ("limit", [], "'' is not an integer"),
+        ("output_dir", "a\0b", "is no path"), ("data", "x" * 5000, "is no path"),
+    ],
+)  # fmt: skip
+def test_a_stored_option_that_cannot_be_is_named_with_its_file(tmp_path, name, value, reason):
+    line = refusal("--resume", run_folder(tmp_path, **{name: value}))
+    assert line.startswith(f"{tmp_path / 'config.json'}: ") and f"--{name}" in line and reason in line
+    assert len(line) < 700 and line.isprintable()
 
 
 @pytest.mark.parametrize(

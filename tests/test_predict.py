@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 
 import predict
 from common import figures
-from common.predicting.classifier import find_checkpoint, load_classifier
+from common.predicting.classifier import Classifier, find_checkpoint, load_classifier
 from common.predicting.prediction import find_images
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.device import prepare_machine
@@ -98,6 +98,16 @@ def test_probabilities_do_not_depend_on_the_batch(run, photographs):
     together, alone = main(run, photographs / "ant"), main(run, photographs / "ant", "--batch-size", 1)
     for one, other in zip(together, alone, strict=True):
         assert one.image == other.image and np.abs(one.probabilities - other.probabilities).max() < 1e-6
+
+
+def test_large_images_are_shown_in_smaller_batches(run, photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr("common.predicting.classifier.BATCH_PIXELS", 2 * 32 * 32)
+    sizes, honest = [], Classifier.probabilities
+    monkeypatch.setattr(
+        Classifier, "probabilities", lambda self, squares: sizes.append(len(squares)) or honest(self, squares)
+    )
+    together = main(run, photographs / "ant", "--montage", tmp_path / "m.png")
+    assert sizes == [2] * 5 and len(together) == 10
 
 
 def test_the_run_is_not_changed(run, photographs, tmp_path):

@@ -16,7 +16,7 @@ from helpers import ROOT, command, environment, part, same_result
 
 from common.data.batches import Batches
 from common.system.device import Machine
-from common.system.distributed import Processes
+from common.system.distributed import Processes, join
 from common.system.errors import BadInput
 
 
@@ -54,6 +54,14 @@ def test_shares_make_up_the_batches_of_one_process(count, images, batch_size):
     assert [len(batch) for batch in together] == batches(True)[0].sizes(3)
     evaluated = [sample for one in batches(False) for share in one.order(0) for sample in share.tolist()]
     assert evaluated == list(range(images))
+
+
+@pytest.mark.parametrize("left", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "RANK": "0"}, {"WORLD_SIZE": "many"}])
+def test_variables_that_another_job_has_left_do_not_make_it_several(monkeypatch, capsys, left):
+    for name, value in left.items():
+        monkeypatch.setenv(name, value)
+    assert join("cpu") == Processes()
+    assert ("WORLD_SIZE is 2, but RANK" in capsys.readouterr().out) == (left["WORLD_SIZE"] == "2")
 
 
 @pytest.mark.parametrize(("images", "batch_size", "later"), [(50, 3, []), (50, 8, [[2, 3]]), (3, 8, [])])

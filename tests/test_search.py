@@ -1,6 +1,7 @@
 """The search: what is tried, stopped, kept and chosen; what survives an end of any kind."""
 
 import json
+import random
 import shutil
 import signal
 import subprocess
@@ -433,6 +434,57 @@ def test_a_torn_journal_loses_no_whole_line(tmp_path):
     (tmp_path / JOURNAL).write_bytes(b"#" + whole)
     with pytest.raises(BadInput, match="is damaged in line"):
         open_storage(None, tmp_path, "s", maximize=True, dead_after=60)
+
+
+def flips(whole, count):
+    """Yield the number of a line, and a journal in which one bit of that line differs."""
+    chance = random.Random(0)
+    for place in chance.sample(range(len(whole) - 2), count):  # the last record may be lost, as if it were cut off
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << chance.randrange(8)
+        yield whole[:place].count(b"\n") + 1, bytes(damaged)
+
+
+def journal_of_a_search(folder):
+    """Return the journal of trials with all that a search tells of them."""
+    storage = open_storage(None, folder, "s", maximize=True, dead_after=60)
+    for value in (0.1, 0.2, 0.3):
+        trial = storage.ask()
+        trial.suggest_float("x", 0, 1)
+        trial.suggest_categorical("y", [True, "a", None])
+        trial.report(value, 1)
+        trial.set_user_attr("folder", f"größe/{value}")
+        storage.study.tell(trial, value)
+    return (folder / JOURNAL).read_bytes()
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_flipped_bit_of_a_journal_is_noticed_and_its_line_named(tmp_path, count):
+    whole = journal_of_a_search(tmp_path)
+    for number, damaged in flips(whole, min(count, len(whole) - 2)):
+        (tmp_path / JOURNAL).write_bytes(damaged)
+        with pytest.raises(BadInput, match=rf"damaged in line {number};"):
+            open_storage(None, tmp_path, "s", maximize=True, dead_after=60)
+
+
+@pytest.mark.parametrize("count", [40, pytest.param(1000, marks=pytest.mark.slow)])
+def test_a_journal_without_checksums_is_read_or_one_line_says_why_not(tmp_path, count):
+    logs = [json.loads(line) for line in journal_of_a_search(tmp_path).splitlines()]
+    old = [json.dumps({key: log[key] for key in log if key != "crc32"}, separators=(",", ":")) for log in logs]
+    whole = ("\n".join(old) + "\n").encode()
+    (tmp_path / JOURNAL).write_bytes(whole)
+    storage = open_storage(None, tmp_path, "s", maximize=True, dead_after=60)
+    storage.study.tell(storage.ask(), 0.4)
+    again = open_storage(None, tmp_path, "s", maximize=True, dead_after=60)
+    assert [trial.value for trial in again.trials()] == [0.1, 0.2, 0.3, 0.4]
+    refused = 0
+    for _, damaged in flips(whole, min(count, len(whole) - 2)):
+        (tmp_path / JOURNAL).write_bytes(damaged)
+        try:
+            open_storage(None, tmp_path, "s", maximize=True, dead_after=60)
+        except BadInput as error:
+            refused += "is damaged" in str(error)
+    assert refused > count / 4
 
 
 def test_a_journal_on_a_full_disk_stays_whole(tmp_path, monkeypatch):

@@ -181,6 +181,9 @@ def test_bands_are_those_of_hyperband():
         ({"run_cap": 0}, "run_cap: must be a whole number from 1 to 1,000,000"),
         ({"parameters": {"x": {"values": [1.0, math.nan]}}}, "parameters.x.values: nan is no number"),
         ({"parameters": {"x": {"min": 0, "max": 1.5, "q": 1e-310}}}, "parameters.x.q: 1e-310 is too small"),
+        ({"parameters": {"x": {"mu": 0, "sigma": 1, "q": 1e-320}}}, "parameters.x.q: 9.99989e-321 is too small"),
+        ({"parameters": {"x": {"mu": 1e30, "sigma": 1, "q": 0.1}}}, "parameters.x.mu: must be below 1e+30"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 1, "strict": "yes"}}, "strict: must be true or false"),
         ({"method": "grid", "parameters": {"x": {"min": 0, "max": 1.5, "q": 1e-9}}}, "1 to 100,000 steps of q"),
         ({"early_terminate": {"type": "hyperband", "max_iter": 10**400, "s": 1}}, "max_iter: must be a whole number"),
         ({"command": []}, "command: must be a list"),
@@ -202,6 +205,33 @@ def test_files_that_are_no_sweep(tmp_path):
             read_sweep(str(tmp_path / "a.yaml"))
     with pytest.raises(BadInput, match="cannot be read"):
         read_sweep(str(tmp_path / "absent.yaml"))
+
+
+def test_words_mean_what_they_look_like(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "method: random\nparameters:\n  x: {values: [1e-4, 1.5, 3, true, 010, 2:32, yes, '3', 2024-01-02, null, 0x1F]}"
+    )
+    [form] = read_sweep(str(tmp_path / "a.yaml")).parameters.values()
+    assert list(map(repr, form.values)) == [
+        "0.0001", "1.5", "3", "True", "'010'", "'2:32'", "'yes'", "'3'", "'2024-01-02'", "None", "'0x1F'"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("method: random\nmethod: grid", "line 2: the key 'method' is there twice"),
+        ("a: &a [x, x]\nb: &b [*a, *a]", "line 1: aliases"),
+        ("method: !!python/name:os.system", "line 1: tag:yaml.org,2002:python"),
+        ("x: " + "[" * 3000, "nested too deeply"),
+        ("x: " + "y" * 100_000, "larger than 100,000 bytes"),
+    ],
+)
+def test_yaml_has_limits(tmp_path, text, said):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(BadInput, match="a.yaml") as error:
+        read_sweep(str(tmp_path / "a.yaml"))
+    assert said in str(error.value)
 
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

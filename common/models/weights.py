@@ -1,15 +1,16 @@
 """Weights from a file, of ours or of others, into a network: all of them, or what fits."""
 
-import io
 import re
 from pathlib import Path
 
-import torch
 from torch import nn
 
-from common.system.checkpoints import Damaged, read_sealed
+from common.system.checkpoints import Damaged, is_plain, read_sealed, unpack
 from common.system.errors import BadInput
+from common.system.files import Unreadable
 from common.system.log import info
+from common.system.records import are_classes
+from common.system.text import printable
 
 CONTAINERS = ("model", "state_dict", "net")  # under one of these keys training scripts store the weights, or bare
 LISTED = 4  # names of tensors in a message; all are counted
@@ -22,10 +23,10 @@ def load_weights(model: nn.Module, file: str, classes: list[str]) -> None:
         BadInput: the file cannot be read or belongs to another network; the text says what differs.
     """
     weights, others = read_weights(file, classes)
-    difference = _difference(model.state_dict(), weights)
+    difference = difference_of(model.state_dict(), weights)
     if difference:
         raise BadInput(f"--weights {file} does not fit this network: {difference}")
-    model.load_state_dict(weights)
+    _load(model, weights, file)
     if others:
         info(f"warning: --weights {file} was trained for other classes: {', '.join(others[:10])}")
 
@@ -41,31 +42,38 @@ def read_weights(file: str, classes: list[str]) -> tuple[dict, list[str] | None]
     """
     try:
         content, is_ours = read_sealed(Path(file))
+        loaded = unpack(content)
     except Damaged as error:
         raise BadInput(f"--weights: {error}") from error
-    try:
-        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # the readers of old formats raise nearly anything for other files
-        raise BadInput(f"--weights {file} is no checkpoint that can be read safely") from error
+    except Unreadable as error:
+        raise BadInput(f"--weights {file} is no checkpoint that can be read safely ({error})") from error
     weights = isinstance(loaded, dict) and next((loaded[key] for key in CONTAINERS if key in loaded), loaded)
     if not isinstance(weights, dict):
         raise BadInput(f"--weights {file} does not fit this network: it holds no weights by name")
-    trained_for = loaded.get("config", {}).get("classes") if is_ours else None
+    config = loaded.get("config") if is_ours else None
+    trained_for = config.get("classes") if isinstance(config, dict) else None
     weights = {re.sub(r"^((module|_orig_mod)\.)+", "", str(name)): value for name, value in weights.items()}
-    return weights, None if trained_for == classes else trained_for
+    return weights, trained_for if are_classes(trained_for) and trained_for != classes else None
 
 
-def _difference(wanted: dict, found: dict) -> str | None:
+def difference_of(wanted: dict, found: dict) -> str | None:
+    """Return what keeps the tensors in `found` from being those of a network with the state dict `wanted`, if any."""
     for name, tensor in wanted.items():
         if name not in found:
             return f"{name} is missing"
-        if getattr(found[name], "shape", None) != tensor.shape:
-            shape = list(getattr(found[name], "shape", []))
+        if not (is_plain(found[name]) and found[name].shape == tensor.shape):
+            shape = list(found[name].shape) if is_plain(found[name]) else []  # sparse or complex numbers have none
             return f"{name} has the shape {shape} where {list(tensor.shape)} is needed"
     extra = set(found) - set(wanted)
-    return f"it has {sorted(extra)[0]} too" if extra else None
+    return f"it has {printable(min(map(str, extra)), 100)} too" if extra else None
+
+
+def _load(model: nn.Module, weights: dict, file: str) -> None:
+    """Copy `weights`, which are those of `model` or some of them, unless they are of no use."""
+    for name, wanted in model.state_dict().items():
+        if name in weights and wanted.is_floating_point() and not weights[name].isfinite().all():
+            raise BadInput(f"--weights {file} cannot be used: {name} holds a number that is not finite")
+    model.load_state_dict(weights, strict=False)
 
 
 def load_matching(model: nn.Module, file: str, classes: list[str], head: str = "head") -> None:
@@ -84,7 +92,7 @@ def load_matching(model: nn.Module, file: str, classes: list[str], head: str = "
     tensors, others = read_weights(file, classes)
     wanted = model.state_dict()
     found = {name if name in wanted else f"backbone.{name}": tensor for name, tensor in tensors.items()}
-    fitting = {name for name in wanted if getattr(found.get(name), "shape", None) == wanted[name].shape}
+    fitting = {name for name in wanted if is_plain(found.get(name)) and found[name].shape == wanted[name].shape}
     for part in {name.partition(".")[0] for name in wanted} - {"backbone"}:
         of_part = {name for name in wanted if name.startswith(f"{part}.")}
         if (part == head and others) or not of_part <= fitting:
@@ -92,7 +100,7 @@ def load_matching(model: nn.Module, file: str, classes: list[str], head: str = "
     if not any(wanted[name].dim() for name in fitting):  # counters of batches fit everywhere
         none = "none of its tensors does (is it of another --model?)"
         raise BadInput(f"--weights {file} does not fit this network: {none}")
-    model.load_state_dict({name: found[name] for name in fitting}, strict=False)
+    _load(model, {name: found[name] for name in fitting}, file)
 
     # Old files have no counters of batches, which nothing needs.
     new = [name for name in wanted if name not in fitting and not name.endswith("num_batches_tracked")]
@@ -107,4 +115,4 @@ def load_matching(model: nn.Module, file: str, classes: list[str], head: str = "
 
 def _listed(names: list[str]) -> str:
     more = ", …" if len(names) > LISTED else ""
-    return f"{len(names)} ({', '.join(names[:LISTED])}{more})" if names else "none"
+    return f"{len(names)} ({printable(', '.join(names[:LISTED]), 300)}{more})" if names else "none"

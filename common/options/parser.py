@@ -4,6 +4,7 @@ Later ones win: the experiment's defaults, `--config FILE`, `--override key=valu
 """
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,10 @@ from common.options.types import absolute_path, nearest
 from common.runs.folder import read_config, unfinished_runs
 from common.runs.tracking import check_installed
 from common.system.errors import BadInput
+from common.system.files import read_yaml
 from common.system.log import info
+from common.system.records import check_config
+from common.system.text import printable
 
 TRACKERS = ("tensorboard", "wandb", "wandb_project", "wandb_entity")
 # Options that change where a run happens but not what comes out of it.
@@ -32,6 +36,7 @@ WORKS_ONLY_WITH = {
     "wandb_entity": ("wandb", (True,)),
 }
 HDF5_ENDINGS = (".hdf5", ".h5", ".hdf")
+LONGEST_ERROR = 600  # characters: values of a file can be of any length
 _UNSET = object()
 
 
@@ -50,8 +55,14 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise BadInput(f"{message.removeprefix('argument ')} (--help lists all options)")
 
-    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
-        """Return all options of the command line `argv` (default: the process's own), or raise `BadInput`."""
+    def parse(self, argv: Sequence[str] | dict | None = None) -> argparse.Namespace:
+        """Return all options of the command line `argv` (default: the process's own), or raise `BadInput`.
+
+        Args:
+            argv: words, or a dict: the options that a run has stored, by name.
+        """
+        if isinstance(argv, dict):
+            return argparse.Namespace(**self._stored(argv, "its options"))
         typed = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         first.add_argument("--config", action="append", type=absolute_path, default=[])
@@ -60,9 +71,10 @@ class Parser(argparse.ArgumentParser):
             files, typed = first.parse_known_args(typed)
         except argparse.ArgumentError as error:
             self.error(str(error))
-        from_files = [word for name in files.config for word in self._from_file(name)]
-        words = from_files + self._from_pairs(files.override) + typed
-        given = {name: value for name, value in vars(self._parse_known(words)).items() if value is not _UNSET}
+        given = {}
+        for name in files.config:
+            given |= self._read(_options_in(name), f"--config {name}")
+        given |= self._read(dict(map(_pair, files.override)), "--override") | self._given(typed)
         options = self._resumed(given) if given.get("resume", "auto") != "auto" else self._completed(given)
         if options["resume"] == "auto":
             options["resume"] = None
@@ -87,8 +99,8 @@ class Parser(argparse.ArgumentParser):
                 info(f"note: --{name} does nothing {use}")
         return options
 
-    def _parse_known(self, words: list[str]) -> argparse.Namespace:
-        """Parse `words`; options that are not among them are `_UNSET`."""
+    def _given(self, words: list[str]) -> dict:
+        """Return the values of the options that are among `words`."""
         unset = argparse.Namespace(**dict.fromkeys(self._defaults_of_all(), _UNSET))
         options, unknown = self.parse_known_args(words, unset)
         if unknown and not unknown[0].startswith("-"):
@@ -96,15 +108,41 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             name = unknown[0].split("=")[0]
             self.error(f"there is no option {name}{nearest(name, sorted(self._option_string_actions))}")
-        return options
+        return {name: value for name, value in vars(options).items() if value is not _UNSET}
+
+    def _read(self, options: dict, source: str) -> dict:
+        """Return what the readers of the command line make of `options` by long name, those from `source` in errors."""
+        try:
+            return self._given([self._word(str(key), value) for key, value in options.items() if value is not None])
+        except BadInput as error:
+            raise BadInput(printable(f"{source}: {error}", LONGEST_ERROR)) from error
+
+    def _stored(self, options: dict, source: str) -> dict:
+        """Return all options of a run that has stored these: others have their defaults, unknown ones are left out."""
+        defaults = self._defaults_of_all()
+        known = {name: options[name] for name in defaults if name in options}
+        for name, value in known.items():
+            if value is None and defaults[name] is not None and name != "data":  # data sets of their own have no place
+                raise BadInput(f"{source}: --{name}: there must be a value")
+        return defaults | known | self._read(known, source)
+
+    def _run_in(self, folder: Path) -> tuple[dict, dict]:
+        """Return the config.json of a run, and all its options; BadInput is raised if they cannot be."""
+        config, source = read_config(folder), str(folder / "config.json")
+        check_config(config, source)
+        stored = self._stored(config["options"] | {"dataset": config["dataset"]}, source)
+        if len(stored["dataset"]) != 1:
+            raise BadInput(f"{source}: dataset is one of a run, not {_typed(stored['dataset'])}")
+        return config, stored
 
     def _newest_unfinished(self, options: dict) -> Path | None:
         """Return the folder of the newest run with these options that has not come to its end and is not under way."""
         if len(options["dataset"]) > 1:
             raise BadInput("--resume auto continues the run of one data set: choose one with --dataset")
         for folder in unfinished_runs(Path(options["output_dir"], self.script)):
-            if self._defaults_of_all() | read_config(folder)["options"] == options:
-                return folder
+            with contextlib.suppress(BadInput):  # a run that cannot go on
+                if self._run_in(folder)[1] == options:
+                    return folder
         info("--resume auto: there is no unfinished run of these options; starting one")
         return None
 
@@ -113,10 +151,9 @@ class Parser(argparse.ArgumentParser):
         folder = given["resume"] = Path(given["resume"])
         if not (folder / "config.json").is_file():
             raise BadInput(f"--resume {folder}: there is no run in that folder (no config.json)")
-        config = read_config(folder)
+        config, stored = self._run_in(folder)
         if config["script"] != self.script:
             raise BadInput(f"--resume {folder}: that run is of {config['script']}.py; resume it with that")
-        stored = self._defaults_of_all() | config["options"] | {"dataset": [config["dataset"]]}
         for name, value in given.items():
             is_more = name == "epochs" and value > stored["epochs"]
             may_differ = name in MAY_DIFFER_ON_RESUME or (is_more and stored["schedule"] in OPEN_ENDED)
@@ -131,35 +168,16 @@ class Parser(argparse.ArgumentParser):
             raise BadInput(f"--{name}: the run has {_typed(stored.get(name))}{more}; leave it out, or start a new run")
         return stored | given
 
-    def _from_file(self, name: str) -> list[str]:
-        """Return the options in a YAML file as words of a command line, so that they are checked in the same way."""
-        import yaml
-
-        try:
-            content = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise BadInput(f"--config {name} cannot be read ({error.strerror})") from error
-        except (yaml.YAMLError, ValueError) as error:  # such as a date in the 13th month
-            raise BadInput(f"--config {name} is not YAML: {' '.join(str(error).split())}") from error
-        if content is None:
-            return []
-        if not isinstance(content, dict):
-            raise BadInput(f"--config {name} must hold lines such as `epochs: 10`")
-        return [self._word(str(key), value, f"--config {name}") for key, value in content.items() if value is not None]
-
-    def _from_pairs(self, pairs: list[str]) -> list[str]:
-        for pair in pairs:
-            if "=" not in pair:
-                raise BadInput(f"--override {pair}: must be key=value")
-        return [self._word(*pair.split("=", 1), "--override") for pair in pairs]
-
-    def _word(self, key: str, value, source: str) -> str:
+    def _word(self, key: str, value) -> str:
         option = _with_underscores(f"--{key}")
         long_names = [name for name in sorted(self._option_string_actions) if name.startswith("--")]
         if key in ("config", "override", "help", "resume"):
-            raise BadInput(f"{source}: {key!r} can only be typed on the command line")
+            raise BadInput(f"{key!r} can only be typed on the command line")
         if option not in long_names:
-            raise BadInput(f"{source}: there is no option {key!r}{nearest(option, long_names).replace('--', '')}")
+            raise BadInput(f"there is no option {key!r}{nearest(option, long_names).replace('--', '')}")
+        items = [part for item in _listed(value) for part in _listed(item)]
+        if not all(isinstance(item, str | int | float) for item in items):
+            raise BadInput(f"--{key} is not a number, a text, true or false, or a list of such")
         return f"{option}={_typed(value)}"
 
     def _defaults_of_all(self) -> dict:
@@ -176,6 +194,24 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         if action.default in (None, [], argparse.SUPPRESS):
             return action.help
         return f"{action.help} (default: {_typed(action.default)})".replace("%", "%%")
+
+
+def _options_in(file: str) -> dict:
+    """Return the options in a YAML file by long name, as they are written there."""
+    content = read_yaml(file, f"--config {file}", as_written=True) or {}
+    if not isinstance(content, dict):
+        raise BadInput(f"--config {file} must hold lines such as `epochs: 10`")
+    return content
+
+
+def _pair(text: str) -> list[str]:
+    if "=" not in text:
+        raise BadInput(f"--override {text}: must be key=value")
+    return text.split("=", 1)
+
+
+def _listed(value) -> list:
+    return value if isinstance(value, list) else [value]
 
 
 def _typed(value) -> str:

@@ -12,6 +12,7 @@ from common.options.types import (
     batch_schedule,
     integer,
     integers,
+    mixing,
     number,
     one_of,
     one_of_or_path,
@@ -95,9 +96,9 @@ def _add_training_options(add) -> None:
         help="schedule plateau: epochs without a lower validation loss before the factor is applied")
     add("--label_smoothing", type=number(0, below=1), default=0.0, metavar="X",
         help="share of the target that is spread over all classes")
-    add("--mixup", type=number(0), default=0.0, metavar="ALPHA",
-        help="blend images of a batch in pairs, by shares from Beta(ALPHA, ALPHA)")
-    add("--cutmix", type=number(0), default=0.0, metavar="ALPHA",
+    add("--mixup", type=mixing, default=0.0, metavar="ALPHA",
+        help="blend images of a batch in pairs, by shares from Beta(ALPHA, ALPHA); 0, or at least 0.01")
+    add("--cutmix", type=mixing, default=0.0, metavar="ALPHA",
         help="paste rectangles of one image into another; with --mixup a coin decides at each step")
     add("--ema", type=number(above=0, below=1), metavar="DECAY",
         help="validate and keep a running average of the weights, of which each step keeps DECAY")

@@ -1,10 +1,13 @@
 """What the value of an option may be: each reader turns the typed text into a value, or says what is wrong with it."""
 
 import argparse
+import contextlib
 import difflib
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+LEAST_ALPHA = 0.01  # the variance of 20,000 draws is right here, 24 % too small at 0.001, and 0 below 1e-8
 
 
 def switch(text: str) -> bool:
@@ -42,6 +45,11 @@ def _number(kind: type, what: str, is_allowed: Callable[[float], bool], bounds: 
         return value
 
     return read
+
+
+def mixing(text: str) -> float:
+    """Return 0, or an alpha of Beta(alpha, alpha) that PyTorch draws from as it should: below, nearly all are 1/2."""
+    return number(0)(text) and number(LEAST_ALPHA)(text)
 
 
 def integers(text: str) -> list[int]:
@@ -96,7 +104,8 @@ def absolute_path(text: str) -> str:
         raise argparse.ArgumentTypeError("it is empty")
     try:
         path = Path(text).expanduser().absolute()
-        path.exists()
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            path.stat()  # unlike `exists` tells of a zero byte, and of letters that no name can have
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a zero byte
         reason = getattr(error, "strerror", None) or error
         raise argparse.ArgumentTypeError(f"{text[:60]!r} is no path ({reason})") from None

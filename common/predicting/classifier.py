@@ -1,6 +1,5 @@
 """A trained network ready for use: found, checked and rebuilt from a checkpoint by the script that made it."""
 
-import argparse
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +11,15 @@ from torch import nn
 
 from common.data.images import frame, read_image, square
 from common.models.placement import place
+from common.models.weights import difference_of
 from common.system.checkpoints import Damaged, load_checkpoint
 from common.system.device import Machine
 from common.system.errors import BadInput
 from common.system.log import info
+from common.system.records import check_config
+from common.system.text import printable
+
+BATCH_PIXELS = 64 * 512 * 512  # of all images that the network is shown at a time, however large a run has them
 
 
 @dataclass(frozen=True)
@@ -43,12 +47,21 @@ class Classifier:
         images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
         return self.transform(images.to(self.machine.device))
 
+    def most_at_a_time(self) -> int:
+        """Return the number of images that may be in memory together."""
+        blank = np.zeros((self.stored_size, self.stored_size, 3), np.uint8)
+        side = max(self.stored_size, self.inputs([blank]).shape[-1])
+        return max(1, BATCH_PIXELS // side**2)
+
     @torch.inference_mode()
     def probabilities(self, squares: list[np.ndarray]) -> np.ndarray:
-        """Return (N, classes) float32 for N results of `read`."""
+        """Return (N, classes) float32 for N results of `read`; BadInput is raised if they are not finite."""
         with self.machine.autocast():
             logits = self.model(self.inputs(squares))
-        return logits.float().softmax(1).cpu().numpy()
+        probabilities = logits.float().softmax(1).cpu().numpy()
+        if not np.isfinite(probabilities).all():
+            raise BadInput("the network predicts numbers that are not finite: its weights cannot be used")
+        return probabilities
 
 
 def find_checkpoint(run: str) -> Path:
@@ -73,22 +86,28 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
     damaged, or its script is missing or builds another network now.
     """
     content = load_checkpoint(checkpoint, {"model", "config", "epoch", "val_accuracy"})
-    config = content["config"]
+    config, weights = content["config"], content["model"]
+    check_config(config, str(checkpoint))
     missing = {"script", "classes", "options", "stored_size"} - config.keys()
     if missing:
         raise BadInput(f"{checkpoint} is of an earlier version: it does not tell {', '.join(sorted(missing))}")
     script = _import_experiment(config["script"], scripts, checkpoint)
-    # Options that the script has got since the run was made have their defaults.
-    options = argparse.Namespace(**vars(script.parse_options([])) | config["options"])
     classes = config["classes"]
-    model = script.build_model(options, len(classes))
     try:
-        model.load_state_dict(content["model"])
-    except RuntimeError as error:
+        options = script.parse_options(config["options"])  # those that the script has got since have its defaults
+        with torch.device("meta"):  # which makes shapes only
+            wanted = script.build_model(options, len(classes)).state_dict()
+    except (BadInput, RuntimeError) as error:  # such as shapes with more values than can be counted
+        raise BadInput(f"{checkpoint}: {printable(error, 300)}") from error
+    difference = difference_of(wanted, weights)
+    if difference:
+        commit = printable(config.get("git_commit") or "unknown", 60)
         raise BadInput(
-            f"{checkpoint} does not fit the network that {config['script']}.py builds now; "
-            f"the run was made with commit {config.get('git_commit') or 'unknown'}"
-        ) from error
+            f"{checkpoint} does not fit the network that {config['script']}.py builds now ({difference}); "
+            f"the run was made with commit {commit}"
+        )
+    model = script.build_model(options, len(classes))
+    model.load_state_dict(weights)
     _, transform = script.build_transforms(options)
     place(model, machine).eval()
     info(
@@ -102,7 +121,9 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
 def _import_experiment(name: str, scripts: Path, checkpoint: Path):
     """Return the module `name` if it is a file in the folder `scripts`: a checkpoint must import nothing else."""
     if not name.isidentifier() or not (scripts / f"{name}.py").is_file():
-        raise BadInput(f"{checkpoint} is of the experiment {name!r}, and there is no such script in {scripts}")
+        raise BadInput(
+            f"{checkpoint} is of the experiment {printable(name, 60)!r}, and there is no such script in {scripts}"
+        )
     module = importlib.import_module(name)
     if not hasattr(module, "build_model"):
         raise Damaged(f"{checkpoint} is of {name}.py, which is no experiment")

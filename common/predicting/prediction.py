@@ -110,8 +110,10 @@ def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -
         except BadInput as error:
             return error
 
+    batch_size = min(batch_size, classifier.most_at_a_time())
+    threads = min(THREADS, batch_size)
     # While the network works on one batch, the next one is read.
-    coming = read_ahead(read, images, THREADS, ahead=math.ceil(batch_size / THREADS))
+    coming = read_ahead(read, images, threads, ahead=math.ceil(batch_size / threads))
     with progress(len(images), "predicting") as bar:
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
@@ -175,7 +177,7 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
     if not predictions:
         info(f"{printable(name)} is not written: there is nothing to show")
         return
-    count = min(len(predictions), MONTAGE_IMAGES)
+    count = min(len(predictions), MONTAGE_IMAGES, classifier.most_at_a_time())
     shown = [predictions[place] for place in np.linspace(0, len(predictions) - 1, count).astype(int)]
     inputs = classifier.inputs([classifier.read(one.image.path) for one in shown])
     titles = []

@@ -112,7 +112,7 @@ class Normal(Parameter):
     def value(self, proposed: float) -> float:
         share = min(max(proposed, 1e-6), 1 - 1e-6)  # the ends are infinitely far away
         number = NormalDist(self.mu, self.sigma).inv_cdf(share)
-        number = math.exp(min(number, 700)) if self.is_log else number
+        number = math.exp(min(number, 600)) if self.is_log else number
         return number if self.step is None else _multiple(round(number / self.step), self.step)
 
     def examples(self) -> list[Value]:

@@ -8,6 +8,7 @@ import random
 import re
 import time
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -149,7 +150,12 @@ def open_storage(url: str | None, folder: Path, name: str, maximize: bool, dead_
     study_in = functools.partial(optuna.create_study, study_name=name, direction=direction, load_if_exists=True)
     if url is not None:
         return _connect(_with_driver(url), dead_after, study_in)
-    study = study_in(storage=JournalStorage(_Journal(folder / JOURNAL)))
+    try:
+        study = study_in(storage=JournalStorage(_Journal(folder / JOURNAL)))
+    except (BadInput, OSError, MemoryError):
+        raise
+    except Exception as error:  # Optuna believes what a journal says, and those of earlier versions have no checksums
+        raise _damage(folder / JOURNAL, f"({type(error).__name__} in it)") from error
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):  # of a search that was killed
         study.tell(trial.number, state=TrialState.FAIL)
         try_again(study, trial)
@@ -173,10 +179,10 @@ class _Journal(JournalFileBackend):
             raise BadInput(f"{path} cannot be used ({error.strerror})") from error
 
     def append_logs(self, logs: list[dict]) -> None:
-        """Append whole lines or nothing."""
+        """Append whole lines or nothing, each with a checksum, which Optuna does not look at."""
         size = self._path.stat().st_size
         try:
-            super().append_logs(logs)
+            super().append_logs([log | {"crc32": _checksum(log)} for log in logs])
         except OSError:
             os.truncate(self._path, size)
             raise
@@ -185,14 +191,31 @@ class _Journal(JournalFileBackend):
 def _remove_torn_line(path: Path) -> None:
     """Take away a last line that is cut off; damage of any other raises BadInput."""
     content = path.read_bytes()
-    lines = content.splitlines(keepends=True)
+    lines, has_checksum = content.splitlines(keepends=True), False
     for number, line in enumerate(lines, 1):
-        with contextlib.suppress(ValueError):
-            if line.endswith(b"\n") and isinstance(json.loads(line), dict):
-                continue
-        if number < len(lines):
-            raise BadInput(f"{path} is damaged in line {number}; start under another --name")
-        os.truncate(path, len(content) - len(line))
+        log = _log_in(line)
+        if log is None and number == len(lines) and not line.endswith(b"}\n"):
+            os.truncate(path, len(content) - len(line))
+        # Once there is one, all later lines have one too: else damage of its name would hide other damage.
+        elif log is None or log.get("crc32", None if has_checksum else _checksum(log)) != _checksum(log):
+            raise _damage(path, f"in line {number}")
+        else:
+            has_checksum = "crc32" in log
+
+
+def _log_in(line: bytes) -> dict | None:
+    """Return what a whole line of a journal holds, None if it is cut off or damaged."""
+    with contextlib.suppress(ValueError, RecursionError):
+        log = json.loads(line)
+        return log if line.endswith(b"\n") and isinstance(log, dict) else None
+
+
+def _checksum(log: dict) -> int:
+    return zlib.crc32(json.dumps({name: value for name, value in log.items() if name != "crc32"}).encode())
+
+
+def _damage(path: Path, where: str) -> BadInput:
+    return BadInput(f"{path} is damaged {where}; start under another --name")
 
 
 def _with_driver(url: str) -> str:

@@ -26,6 +26,7 @@ ARGUMENTS = ("${args}", "${args_no_equals}", "${args_no_boolean_flags}")
 COMMAND = [ENVIRONMENT, INTERPRETER, PROGRAM, ARGUMENTS[0]]
 MOST_STEPS = 100_000
 LARGEST_EPOCH = 1_000_000
+LARGEST = 1e30
 LARGEST_WHOLE = 2**53  # from there on floats leave whole numbers out
 ETA = 3.0  # one run in so many is kept at each band
 BOUNDS, BELL, STEP = {"min": None, "max": None}, {"mu": 0.0, "sigma": 1.0}, {"q": 1}
@@ -211,6 +212,10 @@ def _numeric(kind: str, numbers: dict, section: _Section, is_grid: bool) -> Para
     low, high, step = (numbers.get(key) for key in ("min", "max", "q"))
     for key in ("q", "sigma"):
         section.require(numbers.get(key, 1) > 0, "must be above 0", key)
+    if step is not None:
+        section.require(step > 1 / LARGEST, f"{step:g} is too small", "q")
+        for key, number in numbers.items():
+            section.require(abs(number) < LARGEST, f"must be below {LARGEST:g}, as all options are", key)
     if "sigma" in numbers:
         return Normal(numbers["mu"], numbers["sigma"], "log" in kind, step)
     if is_grid and kind == "q_uniform":
@@ -226,7 +231,6 @@ def _numeric(kind: str, numbers: dict, section: _Section, is_grid: bool) -> Para
         section.require(is_whole, "int_uniform needs whole numbers as min and max")
         return Range(int(low), int(high), is_integer=True)
     if step is not None:
-        section.require(math.isfinite(high / step) and math.isfinite(low / step), f"{step:g} is too small", "q")
         has_multiple = math.floor(high / step) >= math.ceil(low / step)
         section.require(has_multiple, f"no multiple of q = {step:g} lies between min and max")
     return Range(low, high, is_log="log" in kind, step=step)
@@ -262,6 +266,7 @@ def _early_terminate(content: object) -> dict:
         return {"bands": [], "eta": ETA, "is_strict": False}
     section = _Section(content, "early_terminate", ("type", "min_iter", "max_iter", "s", "eta", "strict"))
     section.one_of("type", ("hyperband",))
+    section.require(section.get("strict") in (None, True, False), "must be true or false", "strict")
     eta = section.number("eta", section.get("eta", ETA))
     section.require(eta > 1, "must be above 1", "eta")
     first, last, count = (section.integer(key) for key in ("min_iter", "max_iter", "s"))

@@ -6,12 +6,14 @@ bits. The zip format ignores what follows, so `torch.load(path, weights_only=Tru
 
 import hashlib
 import io
+import warnings
+import zipfile
 from pathlib import Path
 
 import torch
 
 from common.system.errors import BadInput
-from common.system.files import write_bytes
+from common.system.files import Unreadable, write_bytes
 
 SEAL = b"\nsha256:"
 SEAL_LENGTH = len(SEAL) + 64
@@ -32,15 +34,83 @@ def save_checkpoint(path: Path, content: dict, keep_old_as: Path | None = None) 
 def load_checkpoint(path: Path, keys: set[str] = frozenset()) -> dict:
     """Return the content of a checkpoint that `save_checkpoint` wrote, its tensors on the CPU.
 
-    `Damaged` is raised if the file is missing, is not what was written, or lacks one of `keys`.
+    `Damaged` is raised if the file is missing, is not what was written, or lacks one of `keys`, or if what it has there
+    cannot be: weights that are no plain tensors or larger than the file, records of epochs that are none.
     """
     content, is_sealed = read_sealed(path)
     if not is_sealed:
         raise Damaged(f"{path} is damaged (its checksum is missing)")
-    loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    if not keys <= loaded.keys():
+    try:
+        loaded = unpack(content)
+    except Unreadable as error:
+        raise Damaged(f"{path} is no checkpoint that can be read safely ({error})") from error
+    if not (isinstance(loaded, dict) and keys <= loaded.keys()):
         raise Damaged(f"{path} is damaged (it is another kind of checkpoint)")
+    for name in keys & KINDS.keys():
+        if not KINDS[name](loaded[name]):
+            raise Damaged(f"{path} is damaged (its {name} cannot be)")
+    if "model" in keys and sum(tensor.nbytes for tensor in loaded["model"].values()) > len(content):
+        raise Damaged(f"{path} is damaged (its tensors are larger than the file)")
     return loaded
+
+
+def is_plain(value: object) -> bool:
+    """Tell whether `value` is a tensor of real numbers in memory: not nested, sparse or quantized."""
+    if not isinstance(value, torch.Tensor) or value.is_nested or value.is_quantized or value.is_complex():
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu"
+
+
+def _are_weights(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) and is_plain(value[name]) for name in value)
+
+
+def _is_history(value: object) -> bool:
+    return isinstance(value, list) and all(_is_record(record, epoch) for epoch, record in enumerate(value, 1))
+
+
+def _is_record(value: object, epoch: int) -> bool:
+    """Tell whether `value` can be the record of an epoch: numbers, and a checksum of the weights."""
+    if not isinstance(value, dict) or value.get("epoch") != epoch:
+        return False
+    known = [number for name, number in value.items() if name != "weights_sha256" and number is not None]
+    return all(map(_is_number, known + [value.get(name) for name in RECORDED]))
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
+
+
+# What a run relies on in the checkpoints that it goes on from. Its optimizer checks its own state.
+RECORDED = ("lr", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds")
+KINDS = {
+    "model": _are_weights,
+    "history": _is_history,
+    "config": lambda value: isinstance(value, dict),
+    "epoch": lambda value: type(value) is int,
+    "val_accuracy": _is_number,
+}
+
+
+def unpack(content: bytes) -> object:
+    """Return what `torch.save` has written, its tensors on the CPU; nothing in it is executed.
+
+    `Unreadable` is raised if it cannot be read so, or could take far more memory than it has bytes.
+    """
+    try:
+        if content.startswith(b"PK"):  # `torch.save` compresses nothing, but `torch.load` would unpack it
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                entries = archive.infolist()
+            if any(entry.compress_type for entry in entries) or sum(e.file_size for e in entries) > len(content):
+                raise Unreadable("it is compressed")
+        if b"bytearray" in content:  # `torch.load` would make one of any length
+            raise Unreadable("it holds other things than tensors and plain values")
+        with warnings.catch_warnings(action="ignore"):  # of what it then refuses
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except (MemoryError, Unreadable):
+        raise
+    except Exception as error:  # the readers of old formats raise nearly anything for other files
+        raise Unreadable(f"{type(error).__name__} in it") from error
 
 
 def read_sealed(path: Path) -> tuple[bytes, bool]:

@@ -9,6 +9,9 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from common.system.log import info
+
+RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells its processes, beside their number
 TIMEOUT = timedelta(minutes=30)  # one process may decode, test or draw for so long while the others wait
 
 
@@ -71,8 +74,14 @@ class Processes:
 
 
 def started_by_torchrun() -> bool:
-    """Tell whether this process is one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    """Tell whether this process is one of several: a number of them alone may be left of another job in this shell."""
+    return _promised() > 1 and set(RENDEZVOUS) <= os.environ.keys()
+
+
+def _promised() -> int:
+    """Return the number of processes that the environment tells of."""
+    number = os.environ.get("WORLD_SIZE", "")
+    return int(number) if number.isdecimal() else 1
 
 
 @contextlib.contextmanager
@@ -89,6 +98,8 @@ def local_main_first() -> Iterator[None]:
 def join(device: str) -> Processes:
     """Meet the other processes, if there are any, and return all of them; `device` is "cpu" or "cuda"."""
     if not started_by_torchrun():
+        if _promised() > 1:
+            info(f"note: WORLD_SIZE is {_promised()}, but {', '.join(RENDEZVOUS)} are not all set: working alone")
         return Processes()
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)

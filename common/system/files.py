@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,10 +18,13 @@ from filelock import FileLock, Timeout
 
 from common.system.errors import BadInput
 from common.system.log import info
+from common.system.text import printable
 
 PARTIAL = ".partial"
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a text that begins so for a formula
 LARGEST_JSON = 50 * 2**20  # bytes; 10,000 epochs are 5 MB
+LARGEST_YAML = 100_000  # bytes; people write a few hundred, and more take seconds to read
+DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")  # not 010, 2:32, 0x1F, .inf
 
 
 class Unreadable(Exception):
@@ -150,7 +154,7 @@ def read_json(path: Path) -> dict:
         if path.stat().st_size > LARGEST_JSON:
             raise Unreadable(f"{path.name} is too large")
         content = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(content)
+        json_text(content)
     except OSError as error:
         raise Unreadable(f"{path.name} cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError) as error:
@@ -160,16 +164,62 @@ def read_json(path: Path) -> dict:
     return content
 
 
-def read_yaml(path: str, what: str) -> object:
-    """Return what is in a YAML file; one that cannot be read raises BadInput in a text that begins with `what`."""
-    import yaml  # which no experiment needs without --config
+def read_yaml(path: str, what: str, as_written: bool = False) -> object:
+    """Return what a YAML file holds: dicts with texts as keys, lists, and what plain words mean in YAML 1.2.
+
+    Those are null, true, false and decimal numbers; all else is text: 010 is not 8, 2:32 not 152, yes not true. With
+    `as_written` numbers, true and false are text too. A file that cannot be read, is too large or too deep, has a key
+    twice, aliases or tags raises BadInput, in a text that begins with `what`.
+    """
+    import yaml  # which hardly any script needs
 
     try:
-        return yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = file.read(LARGEST_YAML + 1)
+        if len(content) > LARGEST_YAML:
+            raise BadInput(f"{what} is larger than {LARGEST_YAML:,} bytes")
+        loader = yaml.BaseLoader(content.decode("utf-8"))
+        loader.resolve = lambda *_: None  # no tags but those that are written down
+        return _yaml_value(loader.get_single_node(), set(), as_written)
     except OSError as error:
         raise BadInput(f"{what} cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as a date in the 13th month
+    except Unreadable as error:
+        raise BadInput(f"{what}, {error}") from error
+    except RecursionError as error:
+        raise BadInput(f"{what} is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:
         raise BadInput(f"{what} is not YAML: {' '.join(str(error).split())}") from error
+
+
+def _yaml_value(node, seen: set[int], as_written: bool) -> object:
+    """Return what a node of the `yaml` package stands for; `seen` has the ids of those that were met before."""
+    if node is None:  # of an empty file
+        return None
+    if node.tag is not None or id(node) in seen:
+        what = printable(node.tag or "aliases (&, *)")
+        raise Unreadable(f"line {node.start_mark.line + 1}: {what}: this has no meaning here")
+    seen.add(id(node))
+    if node.id == "scalar":
+        return node.value if node.style else _yaml_word(node.value, as_written)
+    if node.id == "sequence":
+        return [_yaml_value(item, seen, as_written) for item in node.value]
+    content = {}
+    for key, item in node.value:
+        if key.id != "scalar" or key.value in content:
+            what = f"the key {printable(key.value, 60)!r} is there twice" if key.id == "scalar" else "a key is no text"
+            raise Unreadable(f"line {key.start_mark.line + 1}: {what}")
+        content[key.value] = _yaml_value(item, seen, as_written)
+    return content
+
+
+def _yaml_word(word: str, as_written: bool) -> str | int | float | bool | None:
+    if word.lower() in ("", "~", "null"):
+        return None
+    if word.lower() in ("true", "false") and not as_written:
+        return word.lower() == "true"
+    if as_written or not DECIMAL.fullmatch(word):
+        return word
+    return int(word) if word.lstrip("+-").isdigit() else float(word)
 
 
 def first_free(parent: Path, name: str, claim: Callable[[Path], None]) -> Path:
