@@ -8,6 +8,7 @@ import socket
 import sys
 import tarfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -258,16 +259,13 @@ def test_the_way_out_of_damage_leads_out(tmp_path, server):
     check(load_cifar("cifar10", str(tmp_path)))
 
 
-def test_two_processes_may_extract_at_once(tmp_path, monkeypatch):
+def test_many_threads_extract_once_and_remove_what_a_killed_process_left(tmp_path, capsys):
     (tmp_path / CIFAR10.filename).write_bytes(ARCHIVE)
-    rename = os.rename
-
-    def another_was_faster(source, target):
-        extract(tmp_path)
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", another_was_faster)
-    check(load_cifar("cifar10", str(tmp_path)))
+    (tmp_path / ".extracting-killed" / FOLDER).mkdir(parents=True)
+    with ThreadPoolExecutor(4) as pool:
+        for loaded in pool.map(lambda _: load_cifar("cifar10", str(tmp_path)), range(4)):
+            check(loaded)
+    assert capsys.readouterr().out.count("extracting") == 1
     assert leftovers(tmp_path) == []
 
 

@@ -18,6 +18,7 @@ from common.data import packing
 from common.data.hdf5 import load_hdf5
 from common.data.images import read_image
 from common.system.errors import BadInput, explain
+from common.system.files import lock
 
 SIZE = SIDE
 
@@ -343,3 +344,16 @@ def _wait_for_writing(process, folder):
     deadline = time.monotonic() + 60
     while process.poll() is None and not list(folder.glob(".out*.partial")) and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def test_a_pack_removes_what_killed_ones_left_and_keeps_others_out(tmp_path):
+    root, target = write_parts(tmp_path / "data", "train", "val"), tmp_path / "a.hdf5"
+    left, others = tmp_path / ".a.hdf5.0123abcd.partial", tmp_path / ".b.hdf5.0123abcd.partial"
+    for path in (left, others):
+        path.write_bytes(b"half")
+    with lock(tmp_path / ".a.hdf5.lock", "a.hdf5"):
+        with pytest.raises(BadInput, match="in use by another process"):
+            pack.main([str(root), str(target), "--size", str(SIZE)])
+        assert left.exists() and not target.exists()
+    pack.main([str(root), str(target), "--size", str(SIZE)])
+    assert {path.name for path in tmp_path.iterdir() if path.name[0] == "."} == {others.name}

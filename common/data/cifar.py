@@ -5,11 +5,13 @@ Addresses, checksums and the reader are torchvision's; the download is ours (see
 
 import hashlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 from common.system.download import DownloadFailed, download
 from common.system.errors import BadInput
+from common.system.files import lock
 from common.system.log import info
 
 CIFAR = ("cifar10", "cifar100")
@@ -66,15 +68,14 @@ def _extract(source, name: str, archive: Path) -> Path:
             f"delete it to download it again, or fetch {source.url}"
         )
     root = archive.parent if os.access(archive.parent, os.W_OK) else Path(tempfile.mkdtemp(prefix="cifar-"))
-    if not (root / source.base_folder).is_dir():
-        info(f"extracting {archive} to {root}")
-        with tempfile.TemporaryDirectory(dir=root, prefix=".extracting-") as partial:
-            extract_archive(str(archive), partial)
-            try:
+    with lock(root / ".extracting.lock", str(root), wait=True):
+        for left in root.glob(".extracting-*"):  # by processes that were killed
+            shutil.rmtree(left, ignore_errors=True)
+        if not (root / source.base_folder).is_dir():
+            info(f"extracting {archive} to {root}")
+            with tempfile.TemporaryDirectory(dir=root, prefix=".extracting-") as partial:
+                extract_archive(str(archive), partial)
                 os.rename(Path(partial) / source.base_folder, root / source.base_folder)
-            except OSError:
-                if not (root / source.base_folder).is_dir():  # else another process was faster
-                    raise
     return root
 
 

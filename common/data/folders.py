@@ -141,7 +141,7 @@ def labeled_files(folder: Path, classes: list[str], split: str) -> list[tuple[Pa
         files = [(path, -1) for path in image_files(folder, passed_over)]
         if not files:
             raise BadInput(f"{folder} is empty: remove it, or put the test images there")
-        _tell_of(passed_over)
+        tell_passed_over(passed_over)
         return files
     unknown = sorted(set(names) - set(classes))
     if unknown:
@@ -160,11 +160,11 @@ def labeled_files(folder: Path, classes: list[str], split: str) -> list[tuple[Pa
         if not of_class:
             raise BadInput(f"the class folder {folder / name} is empty: add images or remove it{_suggestion(folder)}")
         files += of_class
-    _tell_of(passed_over)
+    tell_passed_over(passed_over)
     return files
 
 
-def image_files(folder: Path, passed_over: list[Path] | None = None) -> Iterator[Path]:
+def image_files(folder: Path, passed_over: list[Path]) -> Iterator[Path]:
     """Yield all files below `folder` in sorted order, without hidden ones, litter and what is no picture by its name.
 
     The latter are added to `passed_over`. Links to other folders are followed, once each.
@@ -176,7 +176,7 @@ def image_files(folder: Path, passed_over: list[Path] | None = None) -> Iterator
         for path in (Path(parent, name) for name in sorted(names) if not _is_ignored(name)):
             if path.suffix.lower() not in NO_PICTURES:
                 yield path
-            elif passed_over is not None:
+            else:
                 passed_over.append(path)
 
 
@@ -197,7 +197,8 @@ def _leads_on(subfolder: Path, start: Path, followed: set[Path]) -> bool:
     return True
 
 
-def _tell_of(passed_over: list[Path]) -> None:
+def tell_passed_over(passed_over: list[Path]) -> None:
+    """Say how many files `image_files` has passed over."""
     if passed_over:
         info(f"note: {len(passed_over)} file(s) are no pictures by their names, not used (such as {passed_over[0]})")
 

@@ -1,7 +1,6 @@
 """Writing class folders into one HDF5 file, laid out as common/data/hdf5.py reads it."""
 
 import contextlib
-import glob
 import os
 import re
 import shlex
@@ -27,7 +26,7 @@ from common.data.folders import (
 )
 from common.data.hdf5 import SPLITS, open_hdf5
 from common.system.errors import BadInput
-from common.system.files import PARTIAL, check_writable, partial_file
+from common.system.files import check_writable, lock, partial_file, remove_partial_files
 from common.system.log import info, progress
 
 VAL_FRACTION, VAL_SEED = 0.1, 0  # set aside of the training images of a folder without val/
@@ -73,8 +72,6 @@ def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) 
         raise BadInput(f"{target} exists already: choose another name, or add --overwrite")
     if folder.resolve() in target.resolve().parents:
         raise BadInput(f"{target} would lie among the images in {folder}: write it elsewhere")
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*{PARTIAL}"):
-        info(f"note: {left} is half of a file; unless another process is writing it now, remove it")
     free = shutil.disk_usage(target.parent).free
     if image_bytes > free:
         raise BadInput(
@@ -95,7 +92,8 @@ def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[
     if "val" not in splits:
         splits = _with_validation(splits, skip_unreadable)
     failures, written, converted = [], {}, Counter()
-    with partial_file(target) as partial:
+    with lock(target.with_name(f".{target.name}.lock"), str(target)), partial_file(target) as partial:
+        remove_partial_files(target.parent, target.name)  # of processes that were killed
         with _new_file(partial) as file:
             classes = [_text(name) for name in splits["train"].dataset.classes]
             file.attrs.create("classes", classes, dtype=NAME)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.data.images import frame, read_image, square
+from common.data.images import read_frame, square
 from common.models.placement import place
 from common.models.weights import difference_of
 from common.system.checkpoints import Damaged, load_checkpoint
@@ -39,8 +39,8 @@ class Classifier:
 
     def read(self, path: Path) -> np.ndarray:
         """Return (stored_size, stored_size, 3) uint8; a file that cannot be read raises BadInput."""
-        image, _ = read_image(path)
-        return square(frame(image, self.stored_size, self.fit))
+        pixels, _ = read_frame(path, self.stored_size, self.fit)
+        return square(pixels)
 
     def inputs(self, squares: list[np.ndarray]) -> torch.Tensor:
         """Return what the network takes, (N, C, H, W) float32 on the device, for N results of `read`."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.data.folders import folder_names, image_files
+from common.data.folders import folder_names, image_files, tell_passed_over
 from common.evaluation.metrics import wilson_interval
 from common.predicting.classifier import Classifier
 from common.system.errors import BadInput
@@ -66,14 +66,16 @@ def find_images(locations: list[str], classes: list[str]) -> list[FoundImage]:
 
 
 def _images_below(folder: Path, classes: list[str]) -> Iterator[FoundImage]:
-    names = folder_names(folder)
+    names, passed_over = folder_names(folder), []
     has_class_folders = not set(names).isdisjoint(classes)
-    loose = takewhile(lambda path: path.parent == folder, image_files(folder))  # files of the folder itself come first
+    below = image_files(folder, passed_over)  # files of the folder itself come first
+    loose = takewhile(lambda path: path.parent == folder, below)
     yield from (FoundImage(path, is_stray=has_class_folders) for path in loose)
     for name in names:  # each on its own, as in training, so that a link to a class folder is followed
         true = name if name in classes else None
-        for path in image_files(folder / name):
+        for path in image_files(folder / name, passed_over):
             yield FoundImage(path, true, is_stray=has_class_folders and true is None)
+    tell_passed_over(passed_over)
 
 
 def check_outputs(outputs: dict[str, str | None], checkpoint: Path, images: list[FoundImage]) -> None:
