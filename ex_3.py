@@ -60,10 +60,8 @@ def parse_options(argv=None):
     add("--memory_budget", type=number(above=0), metavar="GB",
         help="with --throughput: for the process on a CPU (default: half of the free memory)")  # fmt: skip
     parser.works_only_with |= {"max_batch": ("throughput", (True,)), "memory_budget": ("throughput", (True,))}
+    parser.derived |= {name: lambda options, name=name: OF_MODEL[options.model][name] for name in OF_MODEL["lenet"]}
     options = parser.parse(argv)
-    for name, value in OF_MODEL[options.model].items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
     if options.image_size < SMALLEST[options.model]:
         raise BadInput(f"--image_size {options.image_size}: {options.model} needs at least {SMALLEST[options.model]}")
     return options

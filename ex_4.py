@@ -52,12 +52,9 @@ def parse_options(argv=None):
     add("--heavy_augment", **SWITCH, default=False, help=f"erase rectangles, with probability {HEAVY_ERASING}")
     add("--erasing", type=number(0, below=1.001), metavar="P", help="erase rectangles with this probability instead")
     add("--trivial_augment", **SWITCH, default=False, help="one random change of 14 kinds for each image (2021)")
-    options = parser.parse(argv)
-    if options.weights is None:
-        options.weights = "imagenet" if options.pretrained else "none"
-    if options.erasing is None:
-        options.erasing = HEAVY_ERASING if options.heavy_augment else 0.0
-    return options
+    parser.derived |= {"weights": lambda options: "imagenet" if options.pretrained else "none",
+                       "erasing": lambda options: HEAVY_ERASING if options.heavy_augment else 0.0}  # fmt: skip
+    return parser.parse(argv)
 
 
 def build_transforms(options):

@@ -351,3 +351,16 @@ def test_500_edits_of_config_json(tmp_path, stored):
 
     edit()
     assert used.count(False) > 100
+
+
+# Folders where files should be
+
+
+@pytest.mark.parametrize("name", ["last.pth", "best.pth", "train.json", "config.json", "log.txt"])
+def test_a_folder_where_a_file_should_be_is_one_line(run, tmp_path, name):
+    folder = shutil.copytree(run, tmp_path / "run")
+    for written in (name, "test.json"):
+        (folder / written).unlink(missing_ok=True)
+    (folder / name).mkdir()
+    said = outcome(without_pictures, ["--resume", str(folder)])
+    assert said and str(folder) in said

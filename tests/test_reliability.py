@@ -17,6 +17,7 @@ import pytest
 from helpers import ROOT, command, environment, interrupt, read, same_result, small_run, table, without_pictures
 
 import ex_1
+import ex_3
 from common.runs.folder import lock, make_folder, read_config, write_config
 from common.runs.run import Run
 from common.runs.saving import RunFolder
@@ -312,6 +313,14 @@ def test_resume_auto_leaves_alone_what_is_under_way_or_broken(tmp_path):
     with lock(first):
         assert ex_1.parse_options(words).resume is None
     assert ex_1.parse_options(words).resume == first
+
+
+def test_resume_auto_knows_options_that_follow_from_others(tmp_path):
+    words = ["--dataset", "digits", "-e", "2", "--limit", "30", "-b", "15", "--output_dir", str(tmp_path)]
+    folder = interrupt(lambda: without_pictures(words, ex_3), tmp_path, before_epoch=2)
+    assert ex_3.parse_options([*words, "--resume", "auto"]).resume == folder
+    assert ex_3.parse_options([*words, "--resume", "auto", "-a", "Sigmoid"]).resume == folder  # LeNet's anyway
+    assert ex_3.parse_options([*words, "--resume", "auto", "-a", "ReLU"]).resume is None
 
 
 def test_resume_auto_is_for_one_data_set():

@@ -6,7 +6,7 @@ Later ones win: the experiment's defaults, `--config FILE`, `--override key=valu
 import argparse
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.optim.optimizers import OPEN_ENDED, check_schedule
@@ -41,12 +41,16 @@ _UNSET = object()
 
 
 class Parser(argparse.ArgumentParser):
-    """An argparse parser that raises `BadInput` with the nearest name, and reads configuration files."""
+    """An argparse parser that raises `BadInput` with the nearest name, and reads configuration files.
+
+    `derived` has, for options whose default depends on others, the functions that tell it from all options.
+    """
 
     def __init__(self, script: str, description: str):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False, add_help=False)
         self.script = script
         self.works_only_with = dict(WORKS_ONLY_WITH)
+        self.derived: dict[str, Callable[[argparse.Namespace], object]] = {}
 
     def change(self, option: str, **settings) -> None:
         """Change what an option that all experiments have takes and says in this one."""
@@ -97,7 +101,11 @@ class Parser(argparse.ArgumentParser):
             if name in given and options[owner] not in values:
                 use = f"without --{owner}" if values == (True,) else f"with --{owner} {options[owner]}"
                 info(f"note: --{name} does nothing {use}")
-        return options
+        return self._with_derived(options)
+
+    def _with_derived(self, options: dict) -> dict:
+        found = {name: derive(argparse.Namespace(**options)) for name, derive in self.derived.items()}
+        return options | {name: value for name, value in found.items() if options[name] is None}
 
     def _given(self, words: list[str]) -> dict:
         """Return the values of the options that are among `words`."""
@@ -124,7 +132,7 @@ class Parser(argparse.ArgumentParser):
         for name, value in known.items():
             if value is None and defaults[name] is not None and name != "data":  # data sets of their own have no place
                 raise BadInput(f"{source}: --{name}: there must be a value")
-        return defaults | known | self._read(known, source)
+        return self._with_derived(defaults | known | self._read(known, source))
 
     def _run_in(self, folder: Path) -> tuple[dict, dict]:
         """Return the config.json of a run, and all its options; BadInput is raised if they cannot be."""

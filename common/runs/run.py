@@ -126,7 +126,8 @@ class Run(RunFolder):
             raise BadInput(f"--resume {folder}: this run diverged and would do so again; start one with a lower --lr")
         if status == "finished":  # and asked for more epochs, or for the test that was left out
             config["earlier_test_evaluations"] += _is_tested(folder)
-        epochs, before = wanted["options"]["epochs"], config["options"]["epochs"]
+        epochs = wanted["options"]["epochs"]
+        before = int(config["options"].get("epochs", epochs))  # the parser has read it, and can make a number of it
         if epochs > before:
             info(
                 f"{epochs} epochs instead of {before}: the run will end as if it had begun with so many, because its "
@@ -161,7 +162,7 @@ def _check_memory(config: dict, batch_schedule: list, machine: Machine) -> None:
 
 def is_finished(folder: Path | None, epochs: int, test: bool) -> bool:
     """Tell, and say, whether the run to be resumed has nothing left to do; `test` is whether to test it."""
-    if folder is None or read_config(folder)["options"]["epochs"] != epochs:
+    if folder is None or int(read_config(folder)["options"].get("epochs", epochs)) != epochs:
         return False
     if read_train_json(folder)["status"] != "finished" or (test and not _is_tested(folder)):
         return False

@@ -8,6 +8,7 @@ import hashlib
 import io
 import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -49,9 +50,15 @@ def load_checkpoint(path: Path, keys: set[str] = frozenset()) -> dict:
     for name in keys & KINDS.keys():
         if not KINDS[name](loaded[name]):
             raise Damaged(f"{path} is damaged (its {name} cannot be)")
-    if "model" in keys and sum(tensor.nbytes for tensor in loaded["model"].values()) > len(content):
+    if "model" in keys and _size(loaded["model"].values()) > len(content):
         raise Damaged(f"{path} is damaged (its tensors are larger than the file)")
     return loaded
+
+
+def _size(tensors: Iterable[torch.Tensor]) -> int:
+    """Return the bytes that tensors claim to have; those of layers that share their weights count once."""
+    of_memory = {tensor.data_ptr(): tensor.nbytes for tensor in sorted(tensors, key=lambda tensor: tensor.nbytes)}
+    return sum(of_memory.values())
 
 
 def is_plain(value: object) -> bool:

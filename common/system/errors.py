@@ -44,6 +44,8 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         name = error.filename or "a file"
         return 4, f"{name} could not be written: the disk is full; free some space, or write elsewhere"
+    if isinstance(error, IsADirectoryError):
+        return 2, f"{error.filename} is a folder, and a file is to be there: move it away"
     if is_out_of_memory(error):
         return 4, "out of memory; lower --batch_size (and raise --accumulate to keep the same step), or the image size"
     if isinstance(error, KeyboardInterrupt):

@@ -41,7 +41,7 @@ def write_bytes(path: Path, content: bytes | memoryview, keep_old_as: Path | Non
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        if keep_old_as and path.exists():
+        if keep_old_as and path.is_file():
             os.replace(path, keep_old_as)
 
 
@@ -57,6 +57,8 @@ def partial_file(path: Path) -> Iterator[Path]:
         os.replace(partial, path)
         _sync_folder(path.parent)
     except OSError as error:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path)) from error
         if error.errno:  # else it is no error of the file system
             error.filename = error.filename or str(path)
         raise

@@ -25,12 +25,12 @@ def _begin() -> None:
 
 def run_script(main) -> None:
     """Run `main()` as a process of its own: signals are caught, errors become one line on stderr and an exit code."""
-    from common.system.distributed import leave
+    from common.system.distributed import leave, started_by_torchrun
     from common.system.errors import BadInput, Diverged, explain
     from common.system.log import mute, warn
 
     _catch_signals()
-    rank = int(os.environ.get("RANK", "0"))
+    rank = int(os.environ.get("RANK", "0")) if started_by_torchrun() else 0
     if rank > 0:
         mute()
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))
