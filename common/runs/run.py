@@ -166,6 +166,8 @@ def is_finished(folder: Path | None, epochs: int, test: bool) -> bool:
         return False
     if read_train_json(folder)["status"] != "finished" or (test and not _is_tested(folder)):
         return False
+    with contextlib.suppress(BadInput), lock(folder):  # else somebody is at it
+        remove_partial_files(folder)
     info(f"{folder} is finished: nothing to do (to train it further, add --epochs with a larger number)")
     return True
 
