@@ -394,6 +394,7 @@ def test_metric_sorts_and_says_when_it_spoils_the_test(outputs, real, tmp_path, 
     assert "did you mean val_accuracy?" in refusal(outputs, "--metric", "val_acuracy")
 
 
+@pytest.mark.slow
 def test_by_draws_against_an_option(outputs, real, tmp_path, drawn):
     altered(real[0], tmp_path / "runs" / "a", dropout=0.5)
     out = tmp_path / "out"

@@ -82,6 +82,7 @@ def test_numbers_of_one_sample_are_uniform_over_its_stream():
         assert abs(np.corrcoef(stream[1:], stream[:-1])[0, 1]) < 5 / np.sqrt(len(stream))
 
 
+@pytest.mark.slow
 def test_numbers_of_one_sample_are_uniform_over_epochs_and_over_seeds():
     sample = torch.tensor([17])
     over_epochs = [Draws(0, epoch, sample).uniform().item() for epoch in range(3_000)]
@@ -201,6 +202,7 @@ def test_shuffled_differs_between_epochs_and_seeds_and_repeats_itself():
     assert shuffled(MANY, 0, 1).tolist() == orders[0]
 
 
+@pytest.mark.slow
 def test_every_place_of_the_order_is_equally_likely():
     samples = torch.arange(8)
     places = torch.zeros(8, 8)

@@ -220,6 +220,7 @@ def test_a_file_with_other_pixels_is_not_taken_for_the_one_that_a_run_began_with
         ex_3.main(["--resume", str(run), "-e", "2"])
 
 
+@pytest.mark.slow
 def test_throughput_is_measured_up_to_the_largest_batch(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("common.throughput.MIN_SECONDS", 0.0)
     words = ["--model", "lenet", "--throughput", "--max_batch", "9", "--output_dir", str(tmp_path)]

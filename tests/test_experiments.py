@@ -134,6 +134,7 @@ def test_options_act_from_the_first_epoch(finished_run, tmp_path, options):
     assert first_loss(changed) != first_loss(finished_run)  # equal options give equal bits: see the test of seeds
 
 
+@pytest.mark.slow
 def test_momentum_acts(tmp_path):
     losses = [first_loss(small_run(tmp_path, *"-e 1 --optimizer sgd --momentum".split(), m)) for m in ("0", "0.9")]
     assert losses[0] != losses[1]
@@ -169,6 +170,7 @@ def test_patience_stops_early(tmp_path):
     assert train["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_save_every_keeps_states(tmp_path):
     folder = small_run(tmp_path, "-e", "5", "--limit", "100", "--save_every", "2")
     assert {path.name for path in folder.glob("epoch-*.pth")} == {"epoch-2.pth", "epoch-4.pth"}
@@ -189,6 +191,7 @@ def test_same_seed_same_result_other_seed_other_result(finished_run, tmp_path):
     assert read(other, "config.json")["split_sha256"] != read(finished_run, "config.json")["split_sha256"]
 
 
+@pytest.mark.slow
 def test_ex_2_parts_of_the_ablation_act_alone(tmp_path):
     small = ["--image_size", "16", "--width", "2", "-e", "1"]
     base = small_run(tmp_path, *small, script=ex_2)
@@ -217,6 +220,7 @@ def write_pets(root, *parts):
     return root
 
 
+@pytest.mark.slow
 def test_class_folders_in_a_folder_with_spaces(tmp_path):
     root = write_pets(tmp_path / "my photographs", "train", "val")
     folder = ex_1.main(["--data", f"{root}/", "-e", "2", "-b", "4", "--output_dir", str(tmp_path / "my outputs")])

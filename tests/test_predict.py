@@ -258,6 +258,7 @@ def test_the_montage_shows_at_most_64_images(run, photographs, photograph, tmp_p
     assert titles[-1][0].endswith("\nphotograph.png") and titles[-1][1] == "black"
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_named_and_the_others_predicted(run, photographs, tmp_path):
     folder = tmp_path / "folder"
     shutil.copytree(photographs / "ant", folder)

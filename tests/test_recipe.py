@@ -175,6 +175,7 @@ def test_views_are_told_beside_the_plain_score_never_instead(tmp_path, plain):
     assert many["tta"]["loss"] != many["loss"] and 0 <= many["tta"]["accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_step_lines_are_those_of_the_report(tmp_path, capsys):
     train(tmp_path, "--print_every", "4")
     lines = [line for line in capsys.readouterr().out.splitlines() if "Step" in line]

@@ -127,6 +127,7 @@ def test_weights_that_only_claim_to_be_of_the_best_epoch_are_not_believed(run, w
     assert same_result(run, whole)
 
 
+@pytest.mark.slow
 def test_the_running_average_is_recovered_too(tmp_path, trained):
     wanted = small_run(tmp_path / "whole", *OPTIONS, "--ema", "0.5")
     folder = untested(tmp_path / "part", "--ema", "0.5")
@@ -506,7 +507,7 @@ for line in sys.stdin:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("within", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_killed_at_any_point_of_writing_it_ends_the_same(tmp_path, within):
     options = ["--dataset", "digits", "-e", "2", "--limit", "60", "-b", "30", "-d", "0.2"]
     options += ["--save_every", "1"] + ["--save_minutes", "1e-9"] * within

@@ -101,6 +101,7 @@ def test_help_on_a_terminal_without_unicode():
     assert subprocess.run(command, capture_output=True, env=ascii_only).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 @pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_signal_when_all_is_done_shows_no_traceback(name):
@@ -126,6 +127,7 @@ def test_damaged_records_are_made_anew(tmp_path):
         assert again == whole
 
 
+@pytest.mark.slow
 def test_a_state_that_is_another_checkpoint_falls_back(tmp_path, capsys):
     folder = small_run(tmp_path)
     (folder / "last.pth").write_bytes((folder / "best.pth").read_bytes())

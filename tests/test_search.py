@@ -75,6 +75,7 @@ def test_minimizing_takes_the_least(tmp_path, capsys):
     assert float(trials(folder)[0]["val_loss"]) == pytest.approx(1.1)  # of the first epoch, which was the best
 
 
+@pytest.mark.slow
 def test_a_huge_grid_needs_a_number_of_trials(tmp_path):
     parameters = {"seed": {"min": 0, "max": 10**9}, "epochs": {"min": 1, "max": 10**9}}
     with pytest.raises(BadInput, match="points: say with --trials how many"):
@@ -99,6 +100,7 @@ def test_more_trials_later(tmp_path, capsys):
     assert "trial 0:" not in said and "trial 1:" in said  # the finished one is not run again
 
 
+@pytest.mark.slow
 def test_a_target_ends_the_search(tmp_path):
     rows = trials(search(tmp_path, metric={"name": "val_accuracy", "goal": "maximize", "target": 0.3}))
     assert [(row["lr"], row["state"]) for row in rows] == [("0.1", "finished"), ("0.3", "finished"), ("0.2", "waiting")]
@@ -150,6 +152,7 @@ def test_failed_trials_are_told_with_their_reason_and_the_search_goes_on(tmp_pat
     assert rows[3]["kind"] == "crashes once"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 def test_a_lack_of_memory_is_a_reason_and_ends_no_search(tmp_path):
     rows = trials(search(tmp_path, parameters={"kind": {"values": ["killed", "out of memory", "good"]}}))
@@ -229,6 +232,7 @@ def test_macros(macro, words):
     assert arguments({"lr": 0.1, "switch": False, "test": True}, macro) == words
 
 
+@pytest.mark.slow
 def test_the_command_of_the_file_is_run(tmp_path):
     wrapper = tmp_path / "wrap per.sh"
     wrapper.write_text(f'echo "$@" >> {shutil.os.path.abspath(tmp_path)!r}/said\nexec "$@"\n')

@@ -8,7 +8,9 @@ from helpers import ROOT
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("contestant", ["floor", "ours", "usual"])
+@pytest.mark.parametrize(
+    "contestant", ["ours", *(pytest.param(one, marks=pytest.mark.long) for one in ("floor", "usual"))]
+)
 def test_contestants_measure_something(monkeypatch, tmp_path, contestant):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from contestants import CONTESTANTS, write_photographs

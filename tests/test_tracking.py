@@ -264,6 +264,7 @@ def test_what_is_left_of_an_older_event_file_is_not_shown(tmp_path, plain):
     assert tensorboard_scalars(folder)["val_loss"] == [(1, 2.0), (2, 2.0)]
 
 
+@pytest.mark.slow
 def test_a_run_of_no_epochs_shows_its_accuracy(tmp_path):
     folder = small_run(tmp_path, "-e", "0", *BOTH)
     accuracy = read(folder, "train.json")["best_val_accuracy"]
@@ -291,6 +292,7 @@ def test_project_and_entity_are_those_that_are_asked_for(tmp_path, monkeypatch):
     assert not options["wandb"]
 
 
+@pytest.mark.slow
 def test_disabled_wandb_leaves_nothing(tmp_path, monkeypatch, plain):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -369,6 +371,7 @@ def test_a_tracker_that_fails_warns_once_and_changes_nothing(tmp_path, plain, ca
     assert [line for line in log if line.startswith("warning")] == warnings
 
 
+@pytest.mark.slow
 def test_a_tracker_that_exits_does_not_end_the_run(tmp_path, capsys):
     """W&B exits when it finds that its own process has crashed."""
     folder = run_with([failing("close", SystemExit(255))], tmp_path)

@@ -137,6 +137,7 @@ def test_validation_is_not_augmented_and_training_is():
     assert same is also
 
 
+@pytest.mark.slow
 def test_a_run_shows_classes_counts_conversions_and_keeps_its_label(photographs, tmp_path):
     folder = run(photographs, tmp_path, "-q", "4", "--shown_classes", "2")
     config = read(folder, "config.json")
@@ -150,6 +151,7 @@ def test_a_run_shows_classes_counts_conversions_and_keeps_its_label(photographs,
     assert f"{convolution:,}" in summary and "Conv2d" in summary
 
 
+@pytest.mark.slow
 def test_shown_classes_can_be_none(photographs, tmp_path):
     assert not (run(photographs, tmp_path, "--shown_classes", "0") / "class_predictions.png").exists()
 
@@ -170,6 +172,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path, monkeypatch):
         trainA.main(TINY)
 
 
+@pytest.mark.slow
 def test_hostile_names_survive_everything(tmp_path, capsys):
     names = ["two\nlines", r"$\frac{$", "<script>alert(1)</script>".replace("/", "-"), '😀 , "quoted"', "n" * 200]
     chance = np.random.default_rng(0)
