@@ -273,6 +273,7 @@ def test_a_file_that_holds_no_weights_is_refused(tmp_path, content):
     refusal(small_model(), path)
 
 
+@pytest.mark.slow
 @TORCH_WARNS
 def test_random_text_and_bytes_are_refused(tmp_path):
     chance = random.Random(0)

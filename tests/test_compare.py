@@ -349,6 +349,7 @@ def test_without_a_test_its_columns_are_blank(real, tmp_path):
     assert "test_accuracy" not in rows[0]
 
 
+@pytest.mark.slow
 def test_locations(outputs, real, tmp_path, capsys, monkeypatch):
     def found(*words):
         return len(table(main(*words, "--out", tmp_path / "out") / "compare.csv"))
@@ -380,6 +381,7 @@ def test_locations(outputs, real, tmp_path, capsys, monkeypatch):
     assert not list((tmp_path / "empty").iterdir())
 
 
+@pytest.mark.slow
 def test_metric_sorts_and_says_when_it_spoils_the_test(outputs, real, tmp_path, capsys):
     def order(metric):
         rows = table(main(outputs, "--metric", metric, "--out", tmp_path / "out") / "compare.csv")
@@ -663,6 +665,7 @@ def write_picture(path, seed, side=300):
     Image.fromarray(pixels).save(path)
 
 
+@pytest.mark.slow
 def test_pictures_are_in_the_page_once_and_smaller(real, tmp_path):
     for number in range(2):
         run = altered(real[0], tmp_path / "runs" / str(number), seed=number)

@@ -62,6 +62,7 @@ def test_networks_take_images_of_every_size_they_allow(model, sizes):
             model_of("--model", model, "--image_size", str(sizes[0] - 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ex_3.OF_MODEL)
 def test_activation_and_dropout_act_on_each_network(model):
     published = model_of("--model", model)
@@ -189,6 +190,7 @@ def test_submissions_hold_names_or_indices(unlabelled, tmp_path, labels, expecte
     assert [row[1] for row in rows] == [names[label] for label in best]
 
 
+@pytest.mark.slow
 def test_packed_images_train_alike_in_memory_and_from_the_file(unlabelled, tmp_path, monkeypatch):
     """From class folders to submission.csv, and a run that began in memory goes on where memory is short."""
     file = pack.main([str(unlabelled), str(tmp_path / "packed images.hdf5"), "--size", "32"])

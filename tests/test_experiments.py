@@ -246,6 +246,7 @@ def test_unlabelled_test_images_get_a_submission_and_no_score(tmp_path):
     assert read(folder, "train.json")["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_several_data_sets_are_run_one_after_the_other(tmp_path):
     root = write_pets(tmp_path / "pets", "train", "test")
     options = ["--dataset", "digits,folder", "--data", str(root), "-e", "1", "-b", "4", "--limit", "12"]

@@ -27,6 +27,7 @@ def old_run(tmp_path):
     return lambda name: Path(shutil.copytree(OLD_RUNS / name, tmp_path / "trainA" / "digits" / name))
 
 
+@pytest.mark.slow
 def test_an_old_run_is_resumed_to_where_it_would_have_ended(old_run):
     resumed, finished = old_run("interrupted"), OLD_RUNS / "finished"
     trainA.main(["--resume", str(resumed)])

@@ -151,11 +151,13 @@ def test_each_option_changes_the_weights_and_resumes_exactly(tmp_path, plain, wo
     assert not same(trained, weights(plain))
 
 
+@pytest.mark.slow
 def test_mixing_says_what_its_training_accuracy_is(tmp_path, plain):
     assert "training accuracies are of mixed images" in (train(tmp_path, "--mixup", "1") / "log.txt").read_text()
     assert "mixed images" not in (plain / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_record_tells_the_batch_size(tmp_path):
     run = train(tmp_path, "--batch_schedule", "2:100")
     assert [record["batch_size"] for record in read(run, "train.json")["epochs"]] == [50, 100]

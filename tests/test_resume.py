@@ -55,6 +55,7 @@ def test_a_run_interrupted_in_its_first_epoch_starts_over(tmp_path, uninterrupte
     assert same_result(folder, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_run_killed_before_its_last_file_is_tested_once(interrupted, uninterrupted, monkeypatch):
     def killed(run):
         raise KeyboardInterrupt
@@ -85,6 +86,7 @@ def test_without_one_part_of_the_state_the_end_differs(interrupted, uninterrupte
     assert not same_result(interrupted, uninterrupted)
 
 
+@pytest.mark.slow
 def test_without_the_seed_of_the_epoch_the_end_differs(interrupted, uninterrupted, monkeypatch):
     monkeypatch.setattr(training, "epoch_seed", lambda seed, epoch: 12345)
     resume(interrupted)
@@ -161,6 +163,7 @@ def test_other_images_are_refused(interrupted):
         resume(interrupted)
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_not_resumed(tmp_path):
     with pytest.raises(Diverged, match="epoch 1, step 2"):
         small_run(tmp_path, "-lr", "1e10", "-bn", "False")
@@ -276,6 +279,7 @@ def test_a_full_disk_ends_with_code_4_and_keeps_what_was_whole(tmp_path):
     assert read(folder, "train.json")["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_the_test_can_be_left_out_and_made_up_for(tmp_path, finished_run, capsys):
     folder = small_run(tmp_path, "--test", "False")
     assert read(folder, "train.json")["status"] == "finished"

@@ -53,6 +53,7 @@ def test_records_never_count_an_epoch_that_is_not_saved(tmp_path, monkeypatch):
     assert "0 epoch(s) are saved" in (folder / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_names_that_no_terminal_can_show(tmp_path):
     for label, name in enumerate([b"caf\xe9", "日本 🦊 $\\frac{$".encode(), b"<script>", b"n" * 200]):
         write_class(Path(os.fsdecode(bytes(tmp_path / "data") + b"/" + name)), 6, 10 * label)

@@ -241,6 +241,7 @@ def test_what_the_server_of_wandb_has_is_not_sent_again():
     assert run.summary["best_val_accuracy"] == 0.5
 
 
+@pytest.mark.slow
 def test_a_tracker_that_is_new_to_a_resumed_run_gets_all_epochs(tmp_path, plain):
     folder = tmp_path / "ex_1" / "digits" / "copy"
     shutil.copytree(plain, folder)
@@ -272,6 +273,7 @@ def test_a_run_of_no_epochs_shows_its_accuracy(tmp_path):
     assert check_wandb(folder).summary["best_val_accuracy"] == accuracy
 
 
+@pytest.mark.slow
 def test_a_diverged_run_is_closed_as_such(tmp_path):
     with pytest.raises(Diverged):
         small_run(tmp_path, "-lr", "1e10", "-bn", "False", *BOTH)
@@ -351,6 +353,7 @@ def run_with(trackers, output_dir, *options):
         return small_run(output_dir, *options)
 
 
+@pytest.mark.slow
 def test_a_tracker_that_fails_warns_once_and_changes_nothing(tmp_path, plain, capsys):
     trackers = [failing(method) for method in ("start", "epoch", "finish", "close")]
     folder = run_with(trackers, tmp_path)

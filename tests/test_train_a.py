@@ -156,6 +156,7 @@ def test_shown_classes_can_be_none(photographs, tmp_path):
     assert not (run(photographs, tmp_path, "--shown_classes", "0") / "class_predictions.png").exists()
 
 
+@pytest.mark.slow
 def test_resumed_training_ends_as_uninterrupted(photographs, tmp_path):
     with no_drawing():
         whole = run(photographs, tmp_path, "-e", "3", "-bn", "True")

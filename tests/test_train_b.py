@@ -91,6 +91,7 @@ STAGES = {f"backbone.layer{number}" for number in (1, 2, 3, 4)}
 BACKBONE = STAGES | {"backbone.conv1", "backbone.bn1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "first_epoch", "in_the_end"),
     [
@@ -212,6 +213,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one_without_the_file_it_began_wi
     assert same_result(interrupted, whole)
 
 
+@pytest.mark.slow
 def test_a_run_interrupted_in_its_first_epoch_starts_over_from_its_weights(train, start, tmp_path, monkeypatch):
     begin = tmp_path / "begin.pth"
     begin.write_bytes(start.read_bytes())
