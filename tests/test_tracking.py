@@ -22,6 +22,7 @@ from helpers import ROOT, SMALL, command, environment, interrupt, read, same_res
 import ex_1
 import trainA
 from common.runs import tracking
+from common.runs.folder import write_config
 from common.runs.tracking import Trackers, check_installed
 from common.system.errors import BadInput, Diverged
 
@@ -158,7 +159,9 @@ def check_wandb(folder):
     run, train = OfflineRun(folder), read(folder, "train.json")
     shown = [{key: value for key, value in row.items() if key[0] != "_"} for row in run.epochs]
     rows = [row for row in shown if "val_accuracy" in row]
-    assert rows == [{key: value for key, value in row.items() if value is not None} for row in train["epochs"]]
+    assert rows == [
+        {key: value for key, value in row.items() if isinstance(value, int | float)} for row in train["epochs"]
+    ]
     assert all(run.summary[name] == train[name] for name in ("best_val_accuracy", "best_epoch", "status"))
     assert run.axes["*"] == "epoch"
     assert run.summary["epoch"] == len(train["epochs"])  # by which an online run that goes on knows what the server has
@@ -477,7 +480,7 @@ def test_sigterm_closes_the_trackers_and_leaves_no_process(under_way):
     process, folder, started = under_way
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (143, "terminated\n")
+    assert (process.returncode, err) == (143, "terminated (SIGTERM)\n")
     assert not any(is_alive(number) for number in started)
     check_tensorboard(folder)
     assert check_wandb(folder).exit_code == 1
@@ -494,7 +497,7 @@ def test_after_sigkill_a_resume_shows_every_epoch_once(under_way, monkeypatch):
     assert not any(is_alive(number) for number in started)
     config = read(folder, "config.json")
     config["options"]["epochs"] = len(read(folder, "train.json")["epochs"]) + 1
-    (folder / "config.json").write_text(json.dumps(config))
+    write_config(folder, config)
     without_pictures(["--resume", str(folder)])
     check_tensorboard(folder)
     check_wandb(folder)
@@ -508,7 +511,7 @@ def test_wandb_whose_process_is_killed_is_left_out(under_way):
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err.splitlines()[1:]) == (143, ["terminated"])
+    assert (process.returncode, err.splitlines()[1:]) == (143, ["terminated (SIGTERM)"])
     assert err.startswith("warning: --wandb has failed and is left out: ")
     check_tensorboard(folder)
 
@@ -642,7 +645,7 @@ def test_a_second_signal_ends_the_wait_for_an_upload(tmp_path, server):
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=40)
     server.answers.set()
-    assert (process.returncode, err) == (143, "terminated\n")
+    assert (process.returncode, err) == (143, "terminated (SIGTERM)\n")
     check_tensorboard(folder)
 
 
