@@ -21,7 +21,7 @@ class Batches:
     depend on (seed, epoch, sample) alone.
 
     Args:
-        transform: called as transform(images uint8 (N, C, H, W), draws), returns what the network takes.
+        transform: (images uint8 (N, C, H, W), draws) -> what the network takes.
         training: shuffle, and drop a last batch of which some process would get less than two images: batch norm needs
             two values in each channel.
         later_sizes: (epoch, batch size) pairs: from that epoch on batches have that size.
@@ -44,10 +44,8 @@ class Batches:
         self.dataset = _nearest(split.dataset, machine.device)
         self.device, self.processes, self.seed, self.training = machine.device, machine.processes, seed, training
         self.batch_size, self.later_sizes = batch_size, later_sizes
-        smallest, needed = (
-            min(batch_size, len(split), *(size for _, size in later_sizes)),
-            2 * self.processes.world_size,
-        )
+        smallest = min(batch_size, len(split), *(size for _, size in later_sizes))
+        needed = 2 * self.processes.world_size
         if training and needed > 2 and smallest < needed:
             raise BadInput(
                 f"a batch of {smallest} image(s) is too small for {self.processes.world_size} processes: each needs "
@@ -72,8 +70,8 @@ class Batches:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape (C, H, W) of what the network takes."""
-        images, _ = self.split.dataset.batch(self.split.indices[:1])
-        return tuple(self.transform(images, Draws(self.seed, 0, self.split.indices[:1])).shape[1:])
+        inputs, _ = next(self._inputs([self.split.indices[:1]], epoch=0))
+        return tuple(inputs.shape[1:])
 
     def first_images(self, count: int) -> torch.Tensor:
         """Return the first images as the network takes them, (count, C, H, W); nothing may be random about them."""

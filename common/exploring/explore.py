@@ -33,7 +33,7 @@ def explore(data: Data, folder: Path) -> dict:
         BadInput: an image cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    splits = {"train": data.train, "val": data.val, "test": data.test}
+    splits = data.splits
     looked_at = {name: balanced_sample(split) for name, split in splits.items()}
     statistics, small = _look(looked_at)
     limit = near_limit(statistics)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.inside.layers import ACTIVATIONS, NotThere, find_layers, hooked, is_visible, layers_of_uses
-from common.models.modes import device_of, eval_mode
+from common.models.placement import device_of, eval_mode
 
 
 def first_filters(model: nn.Module) -> torch.Tensor:

@@ -22,7 +22,7 @@ from common.figures import blank_figure, plain
 from common.inside.layers import NotThere, layer_kinds, name_of_layer
 from common.inside.maps import feature_maps, first_filters, grad_cam, last_spatial_layer
 from common.inside.watch import Watch
-from common.models.modes import device_of
+from common.models.placement import device_of
 from common.system.files import write_json
 from common.system.log import info
 

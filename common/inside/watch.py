@@ -9,7 +9,7 @@ from torch.nn.utils import get_total_norm
 
 from common.inside.layers import ACTIVATIONS, NotThere, find_layers, has_parameters, hooked, is_visible
 from common.inside.maps import first_filters
-from common.models.modes import eval_mode
+from common.models.placement import eval_mode
 
 # What these make of negative inputs vanishes or nearly so, and its gradient with it.
 RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from common.models.modes import eval_mode
+from common.models.placement import eval_mode
 
 
 def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
