@@ -19,9 +19,7 @@ DOWNLOAD_FOLDER = Path(__file__).resolve().parents[2] / "data"
 def load_cifar(name: str, location: str | None):
     """Return torchvision's (train, test) data sets of `name`, each with `.data` (N, 32, 32, 3) uint8 and `.targets`.
 
-    Args:
-        name: "cifar10" or "cifar100".
-        location: download folder, extracted folder or archive (.tar.gz); by default `data/` beside the experiments.
+    `location` is a download folder, extracted folder or archive (.tar.gz); by default `data/` beside the experiments.
 
     Raises:
         BadInput: the files are not there and cannot be downloaded, or a checksum is wrong.
@@ -33,10 +31,8 @@ def load_cifar(name: str, location: str | None):
     try:
         return source(root, train=True), source(root, train=False)
     except (RuntimeError, OSError) as error:
-        raise BadInput(
-            f"{root / source.base_folder} is incomplete or damaged (its checksums are wrong); "
-            "delete that folder and start again"
-        ) from error
+        what = f"{root / source.base_folder} is incomplete or damaged (its checksums are wrong)"
+        raise BadInput(f"{what}; delete that folder and start again") from error
 
 
 def _find(source, name: str, path: Path) -> Path:
@@ -51,7 +47,13 @@ def _find(source, name: str, path: Path) -> Path:
         raise BadInput(f"--data {path}: there is no such file")
     archive = path / source.filename
     if not archive.is_file():
-        _download(source, name, archive)
+        try:
+            download(source.url, archive, "md5", source.tgz_md5)
+        except DownloadFailed as error:
+            raise BadInput(
+                f"{name} is not in {path} and {source.url} cannot be downloaded ({error}); put that file at {archive}, "
+                "or say where it is with --data, or use --dataset digits, which needs no download"
+            ) from error
     return _extract(source, name, archive)
 
 
@@ -76,14 +78,3 @@ def _extract(source, name: str, archive: Path) -> Path:
                 if not (root / source.base_folder).is_dir():  # else another process was faster
                     raise
     return root
-
-
-def _download(source, name: str, archive: Path) -> None:
-    try:
-        download(source.url, archive, "md5", source.tgz_md5)
-    except DownloadFailed as error:
-        raise BadInput(
-            f"{name} is not in {archive.parent} and {source.url} cannot be downloaded ({error}); "
-            f"put that file at {archive}, or say where it is with --data, "
-            "or use --dataset digits, which needs no download"
-        ) from error

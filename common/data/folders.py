@@ -48,10 +48,8 @@ def load_folder(
     folders has no labels. Every image is decoded once here, so that a damaged one is found before training starts.
 
     Args:
-        location: the root.
-        size: images become squares of this side; see `_stored_size` for the exception.
+        size: images become squares of this side, in a way of FITS; see `_stored_size` for the exception.
         workers: threads that decode.
-        fit: one of FITS, how a picture becomes a square.
         skip_unreadable: leave out files that cannot be read, and list them, instead of refusing to start.
 
     Raises:
@@ -118,8 +116,7 @@ def split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
 
 def folder_names(folder: Path) -> list[str]:
     """Return the names of the folders in `folder`, sorted, without hidden ones and litter."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_ignored(entry.name))
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_ignored(entry.name))
 
 
 def _is_ignored(name: str) -> bool:
@@ -134,33 +131,31 @@ def _suggestion(root: Path) -> str:
 
 def labeled_files(folder: Path, classes: list[str], split: str) -> list[tuple[Path, int]]:
     """Return (path, label) of every image in `folder`, sorted; the label is -1 if there are no class folders."""
-    names, passed_over = folder_names(folder), []
+    names = folder_names(folder)
     if split != "test" and not names:
         raise BadInput(f"{folder} has no class folders{_suggestion(folder)}")
-    if not names:
-        files = [(path, -1) for path in image_files(folder, passed_over)]
-        if not files:
-            raise BadInput(f"{folder} is empty: remove it, or put the test images there")
-        _tell_of(passed_over)
-        return files
     unknown = sorted(set(names) - set(classes))
     if unknown:
         raise BadInput(
             f"{folder} has the class folder {unknown[0]!r}, which the training images do not have "
             f"(they have {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}): rename or remove it"
         )
-    if len(names) < len(classes):
+    if names and len(names) < len(classes):
         info(f"warning: {folder} lacks {len(classes) - len(names)} of {len(classes)} classes")
     loose = [entry.name for entry in folder.iterdir() if entry.is_file() and not _is_ignored(entry.name)]
-    if loose:
+    if names and loose:
         info(f"warning: {len(loose)} file(s) in {folder} are in no class folder, and not used (such as {loose[0]})")
-    files = []
-    for name in names:
-        of_class = [(path, classes.index(name)) for path in image_files(folder / name, passed_over)]
-        if not of_class:
+    files, passed_over = [], []
+    for name in names or [""]:
+        label = classes.index(name) if name else -1
+        of_class = [(path, label) for path in image_files(folder / name, passed_over)]
+        if not of_class and names:
             raise BadInput(f"the class folder {folder / name} is empty: add images or remove it{_suggestion(folder)}")
         files += of_class
-    _tell_of(passed_over)
+    if not files:
+        raise BadInput(f"{folder} is empty: remove it, or put the test images there")
+    if passed_over:
+        info(f"note: {len(passed_over)} file(s) are no pictures by their names, not used (such as {passed_over[0]})")
     return files
 
 
@@ -189,17 +184,10 @@ def _leads_on(subfolder: Path, start: Path, followed: set[Path]) -> bool:
         return True
     target, start = subfolder.resolve(), start.resolve()
     if target in followed or target.is_relative_to(start) or start.is_relative_to(target):
-        info(
-            f"warning: {subfolder} is passed over: it is a link back to {target}, where the images are read from anyway"
-        )
+        info(f"warning: {subfolder} is passed over: it is a link back to {target}, whose images are read anyway")
         return False
     followed.add(target)
     return True
-
-
-def _tell_of(passed_over: list[Path]) -> None:
-    if passed_over:
-        info(f"note: {len(passed_over)} file(s) are no pictures by their names, not used (such as {passed_over[0]})")
 
 
 def _shapes(paths: list[Path]) -> list[tuple[int, int]]:
@@ -230,15 +218,12 @@ class FolderDataset:
 
     Args:
         root: the folder that the names of the images are relative to.
-        files: path and label of each.
-        size: side in pixels of the square that every image becomes.
-        fit: one of FITS, how it does.
+        files: (path, label) of each.
+        size, fit: side in pixels of the square that every image becomes, and how: one of FITS.
         workers: threads.
     """
 
-    def __init__(
-        self, root: Path, files: list[tuple[Path, int]], classes: list[str], size: int, fit: str, workers: int
-    ):
+    def __init__(self, root: Path, files: list, classes: list[str], size: int, fit: str, workers: int):
         self.classes, self.size, self.fit, self.workers = classes, size, fit, workers
         self.paths = [path for path, _ in files]
         self.labels = torch.tensor([label for _, label in files], dtype=torch.int64)
@@ -266,9 +251,7 @@ class FolderDataset:
     ) -> Iterator[tuple[int, np.ndarray, list[str]]]:
         """Yield (index, pixels as `frame` returns them, what `read_image` tells) of all images that can be read.
 
-        Args:
-            title: of the progress bar.
-            failures: gets a line for each of the others.
+        `failures` gets a line for each of the others; `title` is that of the progress bar.
         """
 
         def decode(index: int) -> tuple[int, np.ndarray, list[str]] | BadInput:
@@ -327,10 +310,7 @@ def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) 
 
 
 def check_unreadable(failures: list[str], skip: bool, splits: dict[str, Split], at_most: int = LISTED) -> str:
-    """List files that cannot be read, and return a remark if those are not all.
-
-    Args:
-        splits: what is left without these files.
+    """List files that cannot be read, and return a remark if those are not all; `splits` are left without them.
 
     Raises:
         BadInput: they may not be skipped, or a split has none left of a class.

@@ -56,10 +56,7 @@ def find_splits(location: str, size: int, fit: str, workers: int) -> dict[str, S
 
 
 def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) -> None:
-    """Make sure that the file can be written, before the work and without changing anything.
-
-    Args:
-        image_bytes: of all images together, the least that the file will need.
+    """Make sure that the file, of `image_bytes` at least, can be written, before the work; nothing is changed.
 
     Raises:
         BadInput: something else is in its place, it cannot be written there, or the disk has no room for it.
@@ -113,9 +110,8 @@ def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[
 def report(target: Path, written: dict[str, Split]) -> None:
     """Say what the file holds and how to use it."""
     images = ", ".join(f"{len(split):,} {name}" for name, split in written.items())
-    dataset, megabytes = written["train"].dataset, target.stat().st_size / 1e6
-    size, classes = dataset.size, len(dataset.classes)
-    info(f"{target}: {images} images of {size}x{size}, {classes} classes, {megabytes:,.1f} MB")
+    size, classes = written["train"].dataset.size, len(written["train"].dataset.classes)
+    info(f"{target}: {images} images of {size}x{size}, {classes} classes, {target.stat().st_size / 1e6:,.1f} MB")
     info(f"python ex_3.py --data {shlex.quote(str(target))}")
 
 
