@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from common.comparing.contrasts import Contrast, find_contrasts
-from common.comparing.finished_runs import FinishedRun, PassedOver
+from common.comparing.finished_runs import FinishedRun, Mistakes, PassedOver
 from common.comparing.groups import NO_DIFFERENCE, Group, differing_options, group_by_seed, key_of, shown
-from common.comparing.mistakes import Mistakes
 from common.options.types import nearest
 from common.system.errors import BadInput
 

@@ -42,9 +42,7 @@ def blocks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 class PixelStatistics:
     """Sums over RGB images, and what follows from them. Pixels count from 0 to 1, of whatever class the image is.
 
-    Args:
-        side: of the images, in pixels.
-        classes: how many there are; mean images are kept of the first MEAN_CLASSES.
+    Mean images are kept of the first MEAN_CLASSES of all `classes` (their number); `side` is that of the images.
     """
 
     def __init__(self, side: int, classes: int):
@@ -123,10 +121,8 @@ class PixelStatistics:
     def _of_neighbors(self, products: torch.Tensor, sums: torch.Tensor) -> list[float]:
         """Return the correlations of pixels at each distance in one direction.
 
-        Args:
-            products: (distances,) sums over all pairs.
-            sums: (2, side) of the values, and of their squares, of each column or row. All but those at one edge hold
-                the first pixels of pairs, and all but those at the other edge the second.
+        `products` (distances,) are sums over all pairs, `sums` (2, side) those of the values, and of their squares, of
+        each column or row: all but those at one edge begin a pair, all but those at the other end one.
         """
         correlations = []
         for product, distance in zip(products, self._distances, strict=True):

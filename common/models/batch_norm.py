@@ -48,14 +48,14 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         sums = SumOverProcesses.apply(torch.cat([images.sum((0, 2, 3)), count]))
         n = sums[-1].detach()
         mean = sums[:-1] / n
-        centerd = images - mean[:, None, None]
-        var = SumOverProcesses.apply(centerd.square().sum((0, 2, 3))) / n
+        centered = images - mean[:, None, None]
+        var = SumOverProcesses.apply(centered.square().sum((0, 2, 3))) / n
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
-        return torch.addcmul(self.bias[:, None, None], centerd, scale[:, None, None])
+        return torch.addcmul(self.bias[:, None, None], centered, scale[:, None, None])
 
 
 class BatchNorm2d(nn.BatchNorm2d):

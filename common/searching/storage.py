@@ -16,12 +16,12 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from common.runs.folder import lock
+from common.searching.spaces import sign_of
 from common.searching.sweep_file import Sweep
 from common.system.errors import DISK_FULL, BadInput
 from common.system.files import check_writable
@@ -98,11 +98,6 @@ class Storage:
             study_id = self._database.get_study_id_from_name(self.study.study_name)
             trial_id = self._database.get_trial_id_from_study_id_trial_number(study_id, trial.number)
             self._database.record_heartbeat(trial_id)
-
-
-def sign_of(study: optuna.Study) -> int:
-    """Return the factor that makes a lower value of the metric a better one."""
-    return -1 if study.direction == StudyDirection.MAXIMIZE else 1
 
 
 @contextlib.contextmanager
@@ -193,21 +188,17 @@ def _remove_torn_line(path: Path) -> None:
     content = path.read_bytes()
     lines, has_checksum = content.splitlines(keepends=True), False
     for number, line in enumerate(lines, 1):
-        log = _log_in(line)
-        if log is None and number == len(lines) and not line.endswith(b"}\n"):
+        log = None
+        with contextlib.suppress(ValueError, RecursionError):
+            log = json.loads(line)
+        is_whole = isinstance(log, dict) and line.endswith(b"\n")
+        if not is_whole and number == len(lines) and not line.endswith(b"}\n"):
             os.truncate(path, len(content) - len(line))
         # Once there is one, all later lines have one too: else damage of its name would hide other damage.
-        elif log is None or log.get("crc32", None if has_checksum else _checksum(log)) != _checksum(log):
+        elif not is_whole or log.get("crc32", None if has_checksum else _checksum(log)) != _checksum(log):
             raise _damage(path, f"in line {number}")
         else:
             has_checksum = "crc32" in log
-
-
-def _log_in(line: bytes) -> dict | None:
-    """Return what a whole line of a journal holds, None if it is cut off or damaged."""
-    with contextlib.suppress(ValueError, RecursionError):
-        log = json.loads(line)
-        return log if line.endswith(b"\n") and isinstance(log, dict) else None
 
 
 def _checksum(log: dict) -> int:
