@@ -31,15 +31,9 @@ class Batches:
     """
 
     def __init__(
-        self,
-        split: Split,
-        transform,
-        batch_size: int,
-        machine: Machine,
-        seed: int,
-        training: bool = False,
+        self, split: Split, transform, batch_size: int, machine: Machine, seed: int, training: bool = False,
         later_sizes: Sequence[tuple[int, int]] = (),
-    ):
+    ):  # fmt: skip
         self.split, self.transform = split, transform
         self.dataset = _nearest(split.dataset, machine.device)
         self.device, self.processes, self.seed, self.training = machine.device, machine.processes, seed, training
@@ -130,14 +124,9 @@ class Batches:
 
 
 def make_batches(
-    data: Data,
-    train_transform,
-    eval_transform,
-    batch_size: int,
-    machine: Machine,
-    seed: int,
+    data: Data, train_transform, eval_transform, batch_size: int, machine: Machine, seed: int,
     later_sizes: Sequence[tuple[int, int]] = (),
-) -> tuple[Batches, Batches, Batches]:
+) -> tuple[Batches, Batches, Batches]:  # fmt: skip
     """Return the batches of the training, validation and test images; `later_sizes` are those of training."""
     train = Batches(data.train, train_transform, batch_size, machine, seed, training=True, later_sizes=later_sizes)
     val, test = (Batches(split, eval_transform, batch_size, machine, seed) for split in (data.val, data.test))

@@ -25,9 +25,8 @@ def first_filters(model: nn.Module) -> torch.Tensor:
 def feature_maps(model: nn.Module, image: torch.Tensor, layers: Sequence[str] | None = None) -> dict[str, torch.Tensor]:
     """Return what layers make of one image: {name: (channels, h, w)} float32 on the CPU, in the order of their use.
 
-    Args:
-        image: (C, H, W), as the network takes it; ValueError is raised if it has another shape.
-        layers: names of layers of any kind; if not given, all convolutions and activations with such an output.
+    The image is (C, H, W), as the network takes it; ValueError is raised if it has another shape. Without names of
+    `layers`, of any kind, they are all convolutions and activations with such an output.
     """
     if image.dim() != 3:
         raise ValueError(f"the image has the shape {tuple(image.shape)} where (channels, height, width) is needed")
@@ -83,8 +82,8 @@ def grad_cam(
 
     Args:
         inputs: (N, C, H, W), as the network takes them, on its device.
-        labels: (N,) int64, the class asked about for each image; if not given, the one that the network predicts.
-        layer: the name of a layer; if not given, `last_spatial_layer`.
+        labels: (N,) int64, the class asked about for each image; by default the one that the network predicts.
+        layer: by default `last_spatial_layer`.
     """
     layer = layer or last_spatial_layer(model, inputs)
     kept = []

@@ -64,8 +64,6 @@ def imagenet_weights(name: str) -> str:
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(checksum):
-        raise BadInput(
-            f"{path} is damaged (its SHA-256 begins with {found[: len(checksum)]}); delete it to download it again, "
-            f"or fetch {url}"
-        )
+        what = f"{path} is damaged (its SHA-256 begins with {found[: len(checksum)]})"
+        raise BadInput(f"{what}; delete it to download it again, or fetch {url}")
     return str(path)

@@ -81,10 +81,7 @@ def load_matching(model: nn.Module, file: str, classes: list[str], head: str = "
 
     The tensors of `model.backbone`, if it has one, are loaded one by one, under their names with or without
     `backbone.` before them. Its other parts are loaded whole or not at all: half a head is of no use. Nor is a head
-    that is known to tell other classes apart.
-
-    Args:
-        classes, head: those that `model` tells apart, and the name of the part that does.
+    that is known to tell other classes than `classes` apart.
 
     Raises:
         BadInput: the file cannot be read, or nothing in it fits.
