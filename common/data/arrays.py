@@ -93,10 +93,8 @@ def stratified_split(
     """Return the sorted indices of (the rest, the `fraction` that was set aside from every class).
 
     A pure function of the images: the order in which they come changes nothing. Images with the same hash stay
-    together, on the side where the class with the smallest label among them puts them.
-
-    Raises:
-        BadInput: a class has no two different images, so that one side would be empty.
+    together, on the side where the class with the smallest label among them puts them. BadInput is raised if a class
+    has no two different images, so that one side would be empty.
     """
     copies = defaultdict(list)
     for index, pixel_hash in enumerate(hashes):
@@ -127,8 +125,7 @@ def stratified_split(
 def balanced_subset(labels: Sequence[int], hashes: Sequence[bytes], classes: Sequence[str], limit: int) -> list[int]:
     """Return the sorted indices of at most `limit` images, of every class as equal a number as there are.
 
-    Raises:
-        BadInput: `limit` is smaller than the number of classes.
+    BadInput is raised if `limit` is smaller than the number of classes.
     """
     if limit < len(classes):
         raise BadInput(f"--limit {limit}: {len(classes)} classes need at least {len(classes)} images")

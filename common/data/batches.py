@@ -26,8 +26,7 @@ class Batches:
             two values in each channel.
         later_sizes: (epoch, batch size) pairs: from that epoch on batches have that size.
 
-    Raises:
-        BadInput: training batches have less than two images for each process.
+    BadInput is raised if training batches have less than two images for each process.
     """
 
     def __init__(
@@ -35,7 +34,11 @@ class Batches:
         later_sizes: Sequence[tuple[int, int]] = (),
     ):  # fmt: skip
         self.split, self.transform = split, transform
-        self.dataset = _nearest(split.dataset, machine.device)
+        self.dataset = split.dataset
+        if machine.device.type == "cuda" and isinstance(self.dataset, ArrayDataset):
+            free, _ = torch.cuda.mem_get_info(machine.device)
+            if self.dataset.pixels.nbytes <= GPU_MEMORY_SHARE * free:
+                self.dataset = self.dataset.to(machine.device)
         self.device, self.processes, self.seed, self.training = machine.device, machine.processes, seed, training
         self.batch_size, self.later_sizes = batch_size, later_sizes
         smallest = min(batch_size, len(split), *(size for _, size in later_sizes))
@@ -131,11 +134,3 @@ def make_batches(
     train = Batches(data.train, train_transform, batch_size, machine, seed, training=True, later_sizes=later_sizes)
     val, test = (Batches(split, eval_transform, batch_size, machine, seed) for split in (data.val, data.test))
     return train, val, test
-
-
-def _nearest(dataset, device: torch.device):
-    """Return `dataset` on the GPU if it is held in memory and fits, else as it is."""
-    if device.type != "cuda" or not isinstance(dataset, ArrayDataset):
-        return dataset
-    free, _ = torch.cuda.mem_get_info(device)
-    return dataset.to(device) if dataset.pixels.nbytes <= GPU_MEMORY_SHARE * free else dataset

@@ -20,9 +20,7 @@ def load_cifar(name: str, location: str | None):
     """Return torchvision's (train, test) data sets of `name`, each with `.data` (N, 32, 32, 3) uint8 and `.targets`.
 
     `location` is a download folder, extracted folder or archive (.tar.gz); by default `data/` beside the experiments.
-
-    Raises:
-        BadInput: the files are not there and cannot be downloaded, or a checksum is wrong.
+    BadInput is raised if the files are not there and cannot be downloaded, or a checksum is wrong.
     """
     from torchvision.datasets import CIFAR10, CIFAR100  # 1.4 s of imports that other data sets do without
 
@@ -63,10 +61,8 @@ def _extract(source, name: str, archive: Path) -> Path:
     with open(archive, "rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if found != source.tgz_md5:
-        raise BadInput(
-            f"{archive} is not the {name} archive, or is damaged (md5 {found}, expected {source.tgz_md5}); "
-            f"delete it to download it again, or fetch {source.url}"
-        )
+        what = f"{archive} is not the {name} archive, or is damaged (md5 {found}, expected {source.tgz_md5})"
+        raise BadInput(f"{what}; delete it to download it again, or fetch {source.url}")
     root = archive.parent if os.access(archive.parent, os.W_OK) else Path(tempfile.mkdtemp(prefix="cifar-"))
     if not (root / source.base_folder).is_dir():
         info(f"extracting {archive} to {root}")

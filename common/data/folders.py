@@ -65,7 +65,10 @@ def load_folder(
         folders["test"] = folders.pop("val")
     files = {split: labeled_files(folder, classes, split) for split, folder in folders.items()}
 
-    shapes = _shapes([path for split in files.values() for path, _ in split])
+    shapes = []  # (width, height), from the headers of all that can be opened; `scan` will name the others
+    for path, _ in (file for of_split in files.values() for file in of_split):
+        with contextlib.suppress(BadInput), opened(path) as image:
+            shapes.append(image.size)
     size = _stored_size(shapes, size)
     if all(width == height for width, height in shapes):
         fit = "crop"  # of squares, all fits are the same
@@ -87,19 +90,14 @@ def load_folder(
 def warn_of_dim(converted: Counter) -> None:
     """Say how many of the pictures are nearly black because they do not use their 16 bits."""
     if converted[DIM]:
-        info(
-            f"warning: {converted[DIM]} 16-bit picture(s) have no value above 4095: with 12 bits in 16 they are nearly "
-            "black here; scale them by 16 beforehand"
-        )
+        what = f"{converted[DIM]} 16-bit picture(s) have no value above 4095"
+        info(f"warning: {what}: with 12 bits in 16 they are nearly black here; scale them by 16 beforehand")
 
 
 def split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
     """Return the folders of the splits "train", "val" and "test" below `root`, and the names of the classes.
 
-    The folder of "train" is `root` if that holds the classes.
-
-    Raises:
-        BadInput: there is one class only.
+    The folder of "train" is `root` if that holds the classes. BadInput is raised if there is one class only.
     """
     names = folder_names(root)
     folders = {NAMES_OF_SPLITS[name.lower()]: root / name for name in names if name.lower() in NAMES_OF_SPLITS}
@@ -136,10 +134,9 @@ def labeled_files(folder: Path, classes: list[str], split: str) -> list[tuple[Pa
         raise BadInput(f"{folder} has no class folders{_suggestion(folder)}")
     unknown = sorted(set(names) - set(classes))
     if unknown:
-        raise BadInput(
-            f"{folder} has the class folder {unknown[0]!r}, which the training images do not have "
-            f"(they have {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}): rename or remove it"
-        )
+        known = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
+        extra = f"{folder} has the class folder {unknown[0]!r}, which the training images do not have"
+        raise BadInput(f"{extra} (they have {known}): rename or remove it")
     if names and len(names) < len(classes):
         info(f"warning: {folder} lacks {len(classes) - len(names)} of {len(classes)} classes")
     loose = [entry.name for entry in folder.iterdir() if entry.is_file() and not _is_ignored(entry.name)]
@@ -190,15 +187,6 @@ def _leads_on(subfolder: Path, start: Path, followed: set[Path]) -> bool:
     return True
 
 
-def _shapes(paths: list[Path]) -> list[tuple[int, int]]:
-    """Return (width, height) of all images that can be opened, from their headers; `scan` will name the others."""
-    shapes = []
-    for path in paths:
-        with contextlib.suppress(BadInput), opened(path) as image:
-            shapes.append(image.size)
-    return shapes
-
-
 def _stored_size(shapes: list[tuple[int, int]], size: int) -> int:
     """Return the side of the stored squares: `size`, or the images' own if all are squares of half that or less.
 
@@ -238,17 +226,14 @@ class FolderDataset:
     def batch(self, indices: torch.Tensor, draws: Draws | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the squares that lie in the middle of the images, or at random places along them if there are `draws`.
 
-        Raises:
-            BadInput: a file cannot be read any more, or is another picture now.
+        BadInput is raised if a file cannot be read any more, or is another picture now.
         """
         places = draws.uniform().tolist() if draws else [None] * len(indices)
         decoded = read_ahead(self._decode, indices.tolist(), self.workers, AHEAD)
         squares = [square(pixels, place) for (pixels, _), place in zip(decoded, places, strict=True)]
         return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2), self.labels[indices]
 
-    def readable(
-        self, indices: Sequence[int], title: str, failures: list[str]
-    ) -> Iterator[tuple[int, np.ndarray, list[str]]]:
+    def readable(self, indices: Sequence[int], title: str, failures: list[str]) -> Iterator[tuple]:
         """Yield (index, pixels as `frame` returns them, what `read_image` tells) of all images that can be read.
 
         `failures` gets a line for each of the others; `title` is that of the progress bar.
@@ -271,21 +256,16 @@ class FolderDataset:
     def _decode(self, index: int) -> tuple[np.ndarray, list[str]]:
         if index in self.held:
             return self.held[index], []
-        path, stamp = self.paths[index], _stamp(self.paths[index])
+        path, stamp = self.paths[index], 0  # another one when the file has been written to; pixels cost a tenth more
+        with contextlib.suppress(OSError):  # reading the file will tell
+            state = path.stat()
+            stamp = hash((state.st_size, state.st_mtime_ns))
         pixels, kinds = read_frame(path, self.size, self.fit)
         if self.hashes[index] is None:
             self._stamps[index] = stamp
         elif stamp != self._stamps[index] and pixel_hash(pixels) != self.hashes[index]:
             raise BadInput(f"{path} has been replaced by another picture since the images were read")
         return pixels, kinds
-
-
-def _stamp(path: Path) -> int:
-    """Return a number that is another one when a file has been written to; comparing all pixels would cost a tenth."""
-    with contextlib.suppress(OSError):  # reading the file will tell
-        state = path.stat()
-        return hash((state.st_size, state.st_mtime_ns))
-    return 0
 
 
 def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) -> Split:

@@ -62,12 +62,8 @@ class HDF5Dataset:
     every image lies in the file as it is, in one piece, its bytes are read past the HDF5 library, which takes many
     times as long to find them.
 
-    Args:
-        images: its open dataset; only what is known of it is kept.
-        labels: (N,), -1 where unknown.
-
-    Raises:
-        BadInput: some image lies outside the file.
+    Of `images`, the open dataset, only what is known of it is kept; `labels` (N,) are -1 where unknown. BadInput is
+    raised if some image lies outside the file.
     """
 
     _file = _process = None  # the open file, and the process that opened it
@@ -95,7 +91,11 @@ class HDF5Dataset:
         with READING, damage_is_bad_input(self.path):
             if self._process != os.getpid():  # a file that was opened before a fork shares its position with the parent
                 self.close()
-                self._file, self._process = self._open(), os.getpid()
+                if self._offsets is None:
+                    self._file = h5py.File(self.path, locking=False, rdcc_nbytes=self._cache, rdcc_nslots=10_007)
+                else:
+                    self._file = open(self.path, "rb", buffering=0)
+                self._process = os.getpid()
             if self._offsets is None:
                 self._read_datasets(self._file[self.key], indices, rows)
             else:
@@ -114,11 +114,6 @@ class HDF5Dataset:
 
     def __del__(self):
         self.close()
-
-    def _open(self):
-        if self._offsets is None:
-            return h5py.File(self.path, "r", locking=False, rdcc_nbytes=self._cache, rdcc_nslots=10_007)
-        return open(self.path, "rb", buffering=0)
 
     def _read_datasets(self, images: h5py.Dataset, indices: np.ndarray, rows: np.ndarray) -> None:
         """Read images that only the HDF5 library can find or unpack, neighbors together."""

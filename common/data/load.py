@@ -107,17 +107,12 @@ def load_data(source: Source, name: str, image_size: int, val_fraction: float, f
         train, splits["test"] = train.set_aside(TEST_FRACTION, TEST_SEED)
     if "val" not in splits:
         train, splits["val"] = train.set_aside(val_fraction, source.seed)
-    _warn_of_shared_images(train, splits["val"], splits["test"])
+    for split, who in (("val", "validation"), ("test", "test")):
+        if shared := len(set(train.hashes) & set(splits[split].hashes)):
+            info(f"warning: {shared} {who} image(s) are in the training images too, so its accuracy is too good")
     if source.limit is not None and source.limit < len(train):
         train = train.subset(balanced_subset(train.labels, train.hashes, classes, source.limit))
     return Data(name, classes, train, splits["val"], splits["test"], reading)
-
-
-def _warn_of_shared_images(train: Split, val: Split, test: Split) -> None:
-    for name, split in (("validation", val), ("test", test)):
-        shared = len(set(train.hashes) & set(split.hashes))
-        if shared:
-            info(f"warning: {shared} {name} image(s) are in the training images too, so its accuracy is too good")
 
 
 def _digits() -> dict[str, Split]:

@@ -40,8 +40,7 @@ NAME = h5py.string_dtype("utf-8")
 def find_splits(location: str, size: int, fit: str, workers: int) -> dict[str, Split]:
     """Return the splits of the folder, which are what they are called; the other arguments are of FolderDataset.
 
-    Raises:
-        BadInput: no such folder, no images, or a class that training does not have.
+    BadInput is raised if there is no such folder, there are no images, or a class that training does not have.
     """
     root = Path(location)
     if not root.is_dir():
@@ -58,8 +57,7 @@ def find_splits(location: str, size: int, fit: str, workers: int) -> dict[str, S
 def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) -> None:
     """Make sure that the file, of `image_bytes` at least, can be written, before the work; nothing is changed.
 
-    Raises:
-        BadInput: something else is in its place, it cannot be written there, or the disk has no room for it.
+    BadInput is raised if something else is in its place, it cannot be written there, or the disk has no room for it.
     """
     if not target.parent.is_dir():
         raise BadInput(f"{target} cannot be written: there is no folder {target.parent}")
@@ -74,10 +72,8 @@ def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) 
         info(f"note: {left} is half of a file; unless another process is writing it now, remove it")
     free = shutil.disk_usage(target.parent).free
     if image_bytes > free:
-        raise BadInput(
-            f"{target} needs {image_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there: free some space, "
-            "write elsewhere or choose a smaller --size"
-        )
+        has = f"{target} needs {image_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there"
+        raise BadInput(f"{has}: free some space, write elsewhere or choose a smaller --size")
 
 
 def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[str, Split]:

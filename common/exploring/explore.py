@@ -34,10 +34,8 @@ def explore(data: Data, folder: Path) -> dict:
     """Look at a data set: write `explore.json` and pictures into `folder`, say what is unusual, return explore.json.
 
     Pixels and near copies of larger sets are taken from a sample, the same in every run, with as many images of each
-    class as there are; explore.json says of how many. Exact copies are looked for among all images.
-
-    Raises:
-        BadInput: an image cannot be read.
+    class as there are; explore.json says of how many. Exact copies are looked for among all images. BadInput is raised
+    if an image cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     splits = data.splits

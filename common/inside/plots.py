@@ -19,8 +19,15 @@ from torch import nn
 from common import figures
 from common.data.batches import Batches
 from common.figures import blank_figure, plain
-from common.inside.layers import NotThere, layer_kinds, name_of_layer
-from common.inside.maps import feature_maps, first_filters, grad_cam, last_spatial_layer
+from common.inside.maps import (
+    NotThere,
+    feature_maps,
+    first_filters,
+    grad_cam,
+    last_spatial_layer,
+    layer_kinds,
+    name_of_layer,
+)
 from common.inside.watch import Watch
 from common.models.placement import device_of
 from common.system.files import write_json

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from common.inside.layers import ACTIVATIONS, NotThere, find_layers, has_parameters, hooked, is_visible
-from common.inside.maps import first_filters
+from common.inside.maps import ACTIVATIONS, NotThere, find_layers, first_filters, has_parameters, hooked, is_visible
 from common.models.placement import eval_mode
 
 # What these make of negative inputs vanishes or nearly so, and its gradient with it.
