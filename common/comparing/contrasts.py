@@ -77,10 +77,8 @@ def network_verdict(one: Contrast) -> str:
     if len(one.pairs) == 1:
         [pair] = one.pairs
         what = "significant" if pair.p < LEVEL else "not significant"
-        return (
-            f"of {pair.images:,} test images {pair.only_best} are correct in the one network alone, "
-            f"{pair.only_other} in the other alone (McNemar {_p(pair.p)}): {what}"
-        )
+        alone = f"{pair.only_best} are correct in the one network alone, {pair.only_other} in the other alone"
+        return f"of {pair.images:,} test images {alone} (McNemar {_p(pair.p)}): {what}"
     significant = sum(pair.p < LEVEL for pair in one.pairs)
     counts = f"{significant} of {len(one.pairs)} pairs of one seed"
     return f"in {counts} the networks differ significantly (McNemar, median {_p(np.median([p.p for p in one.pairs]))})"

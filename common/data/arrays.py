@@ -108,10 +108,8 @@ def stratified_split(
     rest, aside = [], []
     for label, name in enumerate(classes):
         if len(groups[label]) < 2:
-            raise BadInput(
-                f"class {name!r} has {counts[label]} image(s) and no two different ones of its own; "
-                "training and held-out images need at least one each: add images or remove the class"
-            )
+            has = f"class {name!r} has {counts[label]} image(s) and no two different ones of its own"
+            raise BadInput(f"{has}; training and held-out images need one each: add images or remove the class")
         target = max(1, round(fraction * counts[label]))
         taken = 0
         *most, (_, last) = sorted(groups[label])

@@ -44,10 +44,9 @@ class Batches:
         smallest = min(batch_size, len(split), *(size for _, size in later_sizes))
         needed = 2 * self.processes.world_size
         if training and needed > 2 and smallest < needed:
-            raise BadInput(
-                f"a batch of {smallest} image(s) is too small for {self.processes.world_size} processes: each needs "
-                "two; raise --batch_size (and --batch_schedule, --limit) or start fewer"
-            )
+            advice = "each needs two; raise --batch_size (and --batch_schedule, --limit) or start fewer"
+            count = self.processes.world_size
+            raise BadInput(f"a batch of {smallest} image(s) is too small for {count} processes: {advice}")
 
     def size_in(self, epoch: int) -> int:
         """Return the batch size of an epoch."""

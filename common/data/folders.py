@@ -292,8 +292,7 @@ def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) 
 def check_unreadable(failures: list[str], skip: bool, splits: dict[str, Split], at_most: int = LISTED) -> str:
     """List files that cannot be read, and return a remark if those are not all; `splits` are left without them.
 
-    Raises:
-        BadInput: they may not be skipped, or a split has none left of a class.
+    BadInput is raised if they may not be skipped, or a split has none left of a class.
     """
     if len(failures) == 1 and not skip:
         raise BadInput(f"{failures[0]}; repair or remove it, or add --skip_unreadable")

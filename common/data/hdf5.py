@@ -132,8 +132,7 @@ def load_hdf5(location: str | None) -> dict[str, Split]:
     image by its split, its number and the pixels of some images of the split, whether or not it fits into memory today.
     Where the images are in memory there is a digest that has seen all of them: `rows_sha256` of the data set.
 
-    Raises:
-        BadInput: no such file, or it is damaged or not laid out as this module says.
+    BadInput is raised if there is no such file, or it is damaged or not laid out as this module says.
     """
     datasets = open_hdf5(location)
     count, size = sum(map(len, datasets.values())), datasets["train"].size
@@ -160,9 +159,8 @@ def open_hdf5(location: str | None) -> dict[str, HDF5Dataset]:
         images = {split: _images(file, f"images-{split}") for split in SPLITS if _has(file, f"images-{split}")}
         side = images["train"].shape[1]
         for split, other in images.items():
-            sides = f"{other.shape[1]} pixels, those of images-train {side}"
-            _require(other.shape[1] == side, file, f"the images of images-{split} have a side of {sides}; all must "
-                     "have the same")  # fmt: skip
+            sides = f"{other.shape[1]} pixels, those of images-train {side}; all must have the same"
+            _require(other.shape[1] == side, file, f"the images of images-{split} have a side of {sides}")
         labels = {split: _labels(file, f"labels-{split}", len(images[split])) for split in images}
         classes = _class_names(file, labels["train"])
         for split, numbers in labels.items():

@@ -142,9 +142,8 @@ def _with_validation(splits: dict[str, Split], skip_unreadable: bool) -> dict[st
 def _write_split(file: h5py.File, name: str, split: Split, failures: list[str], converted: Counter) -> Split:
     """Write all images that can be read, and return these; add to `failures` the others, and count in `converted`."""
     shape = (split.dataset.size, split.dataset.size, 3)
-    images = file.create_dataset(
-        f"images-{name}", (len(split), *shape), np.uint8, chunks=(1, *shape), maxshape=(len(split), *shape)
-    )
+    all_shape = (len(split), *shape)
+    images = file.create_dataset(f"images-{name}", all_shape, np.uint8, chunks=(1, *shape), maxshape=all_shape)
     kept, hashes = [], []
     for index, square, kinds in split.dataset.readable(split.indices.tolist(), f"packing {name}", failures):
         images.id.write_direct_chunk((len(kept), 0, 0, 0), np.ascontiguousarray(square))

@@ -66,28 +66,25 @@ def has_pixel_hashes(split: Split) -> bool:
 
 
 def all_exact_copies(splits: dict[str, Split]) -> list[Copy] | None:
-    """Return the exact copies in and between all splits, or None where only reading every image could find them."""
+    """Return the exact copies in and between all splits, or None where only reading every image could find them.
+
+    There is one Copy for each image of a split that has a copy in an earlier one or, in its own, before it. Of several
+    copies it is paired with one of another label, if there is one.
+    """
     if not all(map(has_pixel_hashes, splits.values())):
         return None
-    return [copy for names in pairs_of_splits(splits) for copy in _exact_copies(splits, names)]
-
-
-def _exact_copies(splits: dict[str, Split], names: tuple[str, str]) -> list[Copy]:
-    """Return one Copy for each image of the second split that has a copy in the first; in one split, before it.
-
-    Of several copies it is paired with one of another label, if there is one.
-    """
     copies = []
-    seen: dict[bytes, dict[int, int]] = defaultdict(dict)  # of each picture the first index with each label
-    for name in dict.fromkeys(names):  # a split and itself are gone through once
-        split = splits[name]
-        for index, label, digest in zip(split.indices.tolist(), split.labels, split.hashes, strict=True):
-            if name == names[1] and digest in seen:
-                others = seen[digest].items()
-                pairs = [Copy(names, (other, index), (known, label), exact=True) for known, other in others]
-                copies.append(max(pairs, key=lambda copy: copy.labels_differ))
-            if name == names[0]:
-                seen[digest].setdefault(label, index)
+    for names in pairs_of_splits(splits):
+        seen: dict[bytes, dict[int, int]] = defaultdict(dict)  # of each picture the first index with each label
+        for name in dict.fromkeys(names):  # a split and itself are gone through once
+            split = splits[name]
+            for index, label, digest in zip(split.indices.tolist(), split.labels, split.hashes, strict=True):
+                if name == names[1] and digest in seen:
+                    others = seen[digest].items()
+                    pairs = [Copy(names, (other, index), (known, label), exact=True) for known, other in others]
+                    copies.append(max(pairs, key=lambda copy: copy.labels_differ))
+                if name == names[0]:
+                    seen[digest].setdefault(label, index)
     return copies
 
 
@@ -111,9 +108,8 @@ def all_near_copies(splits: dict[str, Split], thumbnails_of: dict[str, torch.Ten
             queries, others = originals[second], originals[first]
             if first != second and has_pixel_hashes(splits[first]):
                 queries = [place for place in queries if splits[second].hashes[place] not in first_of[first]]
-            found, similar, mirrored = most_similar(
-                thumbnails_of[second][queries], thumbnails_of[first][others], CANDIDATE, first == second
-            )
+            small = thumbnails_of[second][queries], thumbnails_of[first][others]
+            found, similar, mirrored = most_similar(*small, CANDIDATE, first == second)
             if len(found):
                 one = splits[first].subset([others[place] for place in similar.tolist()])
                 other = splits[second].subset([queries[place] for place in found.tolist()])

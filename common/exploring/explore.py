@@ -173,16 +173,13 @@ def _on_counts(splits: dict, balance: dict) -> Iterator[str]:
     counts = splits["train"]["per_class"]
     smallest, largest = min(counts, key=counts.get), max(counts, key=counts.get)
     if balance["ratio"] is None or balance["ratio"] >= UNBALANCED:
-        yield (
-            f"the classes are unbalanced: {counts[largest]:,} training images of '{printable(largest, 40)}', "
-            f"{counts[smallest]:,} of '{printable(smallest, 40)}'; accuracy hides what happens to small classes"
-        )
+        have = f"{counts[largest]:,} training images of '{printable(largest, 40)}'"
+        have += f", {counts[smallest]:,} of '{printable(smallest, 40)}'"
+        yield f"the classes are unbalanced: {have}; accuracy hides what happens to small classes"
     if counts[smallest] < FEW:
         few = sum(count < FEW for count in counts.values())
-        yield (
-            f"few images: {few:,} of {len(counts):,} classes have fewer than {FEW} training images, the smallest "
-            f"{counts[smallest]:,}; pretrained weights and augmentation help"
-        )
+        have = f"few images: {few:,} of {len(counts):,} classes have fewer than {FEW} training images"
+        yield f"{have}, the smallest {counts[smallest]:,}; pretrained weights and augmentation help"
     for name, split in splits.items():
         if split["unlabelled"]:
             yield f"{split['unlabelled']:,} of {split['images']:,} {name} images have no label: no score on them"

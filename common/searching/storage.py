@@ -136,9 +136,8 @@ def proposed_for(trial: FrozenTrial) -> dict:
 def open_storage(url: str | None, folder: Path, name: str, maximize: bool, dead_after: int) -> Storage:
     """Return the storage of the search `name`, new or begun before; raise BadInput if it cannot be read or reached.
 
-    Args:
-        url: of a database; by default a file in `folder`, which the caller must have locked.
-        dead_after: seconds of silence after which another machine's trial is taken for lost.
+    Without the `url` of a database it is a file in `folder`, which the caller must have locked. After `dead_after`
+    seconds of silence another machine's trial is taken for lost.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     direction = "maximize" if maximize else "minimize"
