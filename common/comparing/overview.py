@@ -92,10 +92,9 @@ def _notes(runs: Sequence[FinishedRun], groups: Sequence[Group], metric: str) ->
         splits[(run.dataset, *map(key_of, same))].setdefault(str(run.config.get("split_sha256")), run.label)
     for (dataset, *_), label_of in splits.items():
         if len(label_of) > 1:
-            which = f"(split_sha256), such as {' and '.join(list(label_of.values())[:2])}"
-            notes.append(
-                f"{dataset}: runs of one seed have not had the same images {which}; that comparison is not fair"
-            )
+            two = " and ".join(list(label_of.values())[:2])
+            what = f"runs of one seed have not had the same images (split_sha256), such as {two}"
+            notes.append(f"{dataset}: {what}; that comparison is not fair")
     commits = {run.config.get("git_commit") for run in runs if isinstance(run.config.get("git_commit"), str)}
     if len(commits) > 1:
         notes.append(f"the runs were made by {len(commits)} states of the code (git_commit in config.json)")

@@ -140,12 +140,8 @@ def _run(run: FinishedRun, overview: Overview) -> dict:
         "curve": printable(curve, 300),
         "epochs": _curves(run),
         "options": [
-            [
-                printable(name, LONGEST_NAME),
-                printable(shown(run.options[name]), LONGEST_OPTION),
-                name in overview.options,
-            ]
-            for name in options
+            [printable(name, LONGEST_NAME), printable(shown(value), LONGEST_OPTION), name in overview.options]
+            for name, value in options
         ],
         "scores": [[printable(name, LONGEST_NAME), value] for name, value in sorted(run.scores.items())],
         "command": printable(run.config.get("command", ""), LONGEST_OPTION),
