@@ -92,7 +92,7 @@ class HDF5Dataset:
             if self._process != os.getpid():  # a file that was opened before a fork shares its position with the parent
                 self.close()
                 if self._offsets is None:
-                    self._file = h5py.File(self.path, locking=False, rdcc_nbytes=self._cache, rdcc_nslots=10_007)
+                    self._file = h5py.File(self.path, "r", locking=False, rdcc_nbytes=self._cache, rdcc_nslots=10_007)
                 else:
                     self._file = open(self.path, "rb", buffering=0)
                 self._process = os.getpid()
