@@ -22,9 +22,8 @@ HASH_BYTES = 16  # of a hash of pixels
 class ArrayDataset:
     """Images held in memory.
 
-    Args:
-        pixels: (N, H, W, C) uint8; channels last, so that a batch has the layout which convolutions are fastest with.
-        rows_sha256: of the middle row of every image, if anybody needs it.
+    `pixels` are (N, H, W, C) uint8; channels last, so that a batch has the layout which convolutions are fastest with.
+    `rows_sha256` is of the middle row of every image, if anybody needs it.
     """
 
     def __init__(self, pixels, labels, classes: list[str], ids: Sequence[str], rows_sha256: str | None = None):

@@ -47,10 +47,8 @@ def load_folder(
     With `train/` and one of `val/` and `test/`, that one is the test set. A `test/` that holds images but no class
     folders has no labels. Every image is decoded once here, so that a damaged one is found before training starts.
 
-    Args:
-        size: images become squares of this side, in a way of FITS; see `_stored_size` for the exception.
-        workers: threads that decode.
-        skip_unreadable: leave out files that cannot be read, and list them, instead of refusing to start.
+    Images become squares of this `size` in the way `fit` of FITS; see `_stored_size` for the exception. `workers` are
+    threads that decode. With `skip_unreadable` files that cannot be read are left out, and listed.
 
     Raises:
         BadInput: no such folder, no images, a class that training does not have, files that cannot be read.
@@ -204,11 +202,8 @@ class FolderDataset:
     What has been decoded can be kept in `held`, by index; such images are not decoded again. `hashes` knows the pixels
     of the others: a file that has been replaced by another picture since then is an error.
 
-    Args:
-        root: the folder that the names of the images are relative to.
-        files: (path, label) of each.
-        size, fit: side in pixels of the square that every image becomes, and how: one of FITS.
-        workers: threads.
+    The names of the images in `files`, (path, label) of each, are relative to `root`. Every image becomes a square of
+    `size` pixels, in the way `fit` of FITS; `workers` are threads.
     """
 
     def __init__(self, root: Path, files: list, classes: list[str], size: int, fit: str, workers: int):

@@ -152,12 +152,9 @@ def grad_cam(
     Gradient-based Localization", 2017, equations 1 and 2). The sum is enlarged bilinearly to the size of the images
     and divided by its maximum; it is 0 everywhere where nothing speaks for the class.
 
-    The gradients of the network are afterwards as they were, too.
-
-    Args:
-        inputs: (N, C, H, W), as the network takes them, on its device.
-        labels: (N,) int64, the class asked about for each image; by default the one that the network predicts.
-        layer: by default `last_spatial_layer`.
+    The gradients of the network are afterwards as they were, too. `inputs` are (N, C, H, W), on its device; `labels`
+    (N,) int64 are the classes asked about, by default those that it predicts; the layer is by default
+    `last_spatial_layer`.
     """
     layer = layer or last_spatial_layer(model, inputs)
     kept = []
