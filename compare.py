@@ -13,8 +13,7 @@ from common.system.start import run_script  # first, for Ctrl-C while PyTorch is
 import time
 from pathlib import Path
 
-from common.comparing.finished_runs import read_runs
-from common.comparing.mistakes import read_all_mistakes
+from common.comparing.finished_runs import read_all_mistakes, read_runs
 from common.comparing.overlays import draw_pictures
 from common.comparing.overview import check_metric, compare, option_to_draw
 from common.comparing.report import is_our_report, write_report

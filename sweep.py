@@ -16,13 +16,12 @@ import sys
 
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
-from common.searching.methods import Bands, sampler_for
-from common.searching.program import Experiment
 from common.searching.results import Results, draw_search
 from common.searching.search import Search
+from common.searching.spaces import Bands, sampler_for
 from common.searching.storage import open_search_folder, open_storage
 from common.searching.sweep_file import read_sweep
-from common.searching.trials import Launcher, slots_for
+from common.searching.trials import Experiment, Launcher, slots_for
 from common.system.errors import BadInput
 from common.system.log import info
 

@@ -96,8 +96,7 @@ def predicted(
 ) -> tuple[torch.Tensor, np.ndarray, list[Title]]:
     """Return the images at `places` as the network takes them, as they are drawn, and what is said of each.
 
-    Args:
-        probabilities: (N, classes) what the network gives for all of `images`.
+    `probabilities` (N, classes) are what the network gives for all of `images`.
     """
     pixels, labels = images.split.dataset.batch(images.split.indices[places])
     inputs = images.transform(pixels)

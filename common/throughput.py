@@ -22,27 +22,15 @@ MIN_STEPS, MIN_SECONDS = 3, 2.0  # of the timed part: whichever takes longer
 
 
 def measure_throughput(
-    script: str,
-    options: dict,
-    model: nn.Module,
-    input_shape: tuple[int, ...],
-    num_classes: int,
-    machine: Machine,
-    max_batch: int,
-    memory_budget: float | None,
-) -> Path:
+    script: str, options: dict, model: nn.Module, input_shape: tuple[int, ...], num_classes: int, machine: Machine,
+    max_batch: int, memory_budget: float | None,
+) -> Path:  # fmt: skip
     """Train on batches of 1, 2, 4, … made-up images and write `throughput.json` and `.png` to the folder returned.
 
     The series ends before the batch that would exceed the budget, or with the one that memory does not suffice for.
-
-    Args:
-        script, options: `__file__` of the experiment, and every option by name.
-        model, input_shape: on the device of `machine`, for images (C, H, W).
-        max_batch: the largest batch to try.
-        memory_budget: for the process on a CPU, in 10^9 bytes; None is a share of what is free. A GPU has its own end.
-
-    Raises:
-        BadInput: the budget is less than what the process takes already.
+    `memory_budget` is for the process on a CPU, in 10^9 bytes; None is a share of what is free. A GPU has its own end.
+    The `model`, on the device of `machine`, takes images of `input_shape` (C, H, W). BadInput is raised if the budget
+    is less than what the process takes already.
     """
     from common.runs import plots
 

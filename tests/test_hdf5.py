@@ -16,10 +16,9 @@ from helpers import ROOT, environment
 
 import common.data.hdf5
 import common.system.device
-from common.data.arrays import ArrayDataset
+from common.data.arrays import ArrayDataset, balanced_subset, stratified_split
 from common.data.hdf5 import HDF5Dataset, damage_is_bad_input, load_hdf5
 from common.data.load import Source
-from common.data.splits import balanced_subset, stratified_split
 from common.system.errors import BadInput
 
 SIDE = 8

@@ -17,8 +17,7 @@ import trainA
 import trainB
 from common.data.arrays import ArrayDataset, Split
 from common.data.batches import Batches
-from common.inside.layers import NotThere, layer_kinds
-from common.inside.maps import feature_maps, first_filters, grad_cam, last_spatial_layer
+from common.inside.maps import NotThere, feature_maps, first_filters, grad_cam, last_spatial_layer, layer_kinds
 from common.inside.plots import draw_activations, draw_gradients, draw_updates, look_inside
 from common.inside.watch import Watch, dead_share
 from common.models.batch_norm import fill_registers

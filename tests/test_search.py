@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 
 import ex_1
 import sweep
-from common.searching.methods import Bands
+from common.searching.spaces import Bands
 from common.searching.storage import JOURNAL, _with_driver, open_storage, try_again
 from common.searching.trials import Launcher, arguments, slots_for
 from common.system.errors import BadInput

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data.splits import balanced_subset, split_digest, stratified_split
+from common.data.arrays import balanced_subset, split_digest, stratified_split
 from common.system.errors import BadInput
 
 CLASSES = ["ant", "bee", "cat"]

@@ -8,9 +8,8 @@ from itertools import accumulate
 import numpy as np
 from scipy import stats
 
-from common.comparing.finished_runs import FinishedRun
+from common.comparing.finished_runs import FinishedRun, Mistakes
 from common.comparing.groups import Group, key_of, words
-from common.comparing.mistakes import Mistakes
 
 LEVEL, POWER = 0.05, 0.8  # two-sided; how often a true difference is to be seen
 ENOUGH_SEEDS = 3  # what one does without any knowledge of the spread
@@ -78,10 +77,8 @@ def network_verdict(one: Contrast) -> str:
     if len(one.pairs) == 1:
         [pair] = one.pairs
         what = "significant" if pair.p < LEVEL else "not significant"
-        return (
-            f"of {pair.images:,} test images {pair.only_best} are correct in the one network alone, "
-            f"{pair.only_other} in the other alone (McNemar {_p(pair.p)}): {what}"
-        )
+        alone = f"{pair.only_best} are correct in the one network alone, {pair.only_other} in the other alone"
+        return f"of {pair.images:,} test images {alone} (McNemar {_p(pair.p)}): {what}"
     significant = sum(pair.p < LEVEL for pair in one.pairs)
     counts = f"{significant} of {len(one.pairs)} pairs of one seed"
     return f"in {counts} the networks differ significantly (McNemar, median {_p(np.median([p.p for p in one.pairs]))})"

@@ -76,9 +76,8 @@ def _draw_by_option(path: Path, overview: Overview, option: str) -> None:
     if is_log:
         lower.set_xscale("log")
     if ticks:
-        turned = (
-            {} if sum(map(len, ticks.values())) < 70 else {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
-        )
+        is_long = sum(map(len, ticks.values())) >= 70
+        turned = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"} if is_long else {}
         lower.set_xticks(list(ticks), list(ticks.values()), **turned)
         lower.set_xticks([], minor=True)
     lower.margins(x=0.08)

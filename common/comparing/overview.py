@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from common.comparing.contrasts import Contrast, find_contrasts
-from common.comparing.finished_runs import FinishedRun, PassedOver
+from common.comparing.finished_runs import FinishedRun, Mistakes, PassedOver
 from common.comparing.groups import NO_DIFFERENCE, Group, differing_options, group_by_seed, key_of, shown
-from common.comparing.mistakes import Mistakes
 from common.options.types import nearest
 from common.system.errors import BadInput
 
@@ -93,10 +92,9 @@ def _notes(runs: Sequence[FinishedRun], groups: Sequence[Group], metric: str) ->
         splits[(run.dataset, *map(key_of, same))].setdefault(str(run.config.get("split_sha256")), run.label)
     for (dataset, *_), label_of in splits.items():
         if len(label_of) > 1:
-            notes.append(
-                f"{dataset}: runs of one seed have not had the same images (split_sha256), such as "
-                f"{' and '.join(list(label_of.values())[:2])}; that comparison is not fair"
-            )
+            two = " and ".join(list(label_of.values())[:2])
+            what = f"runs of one seed have not had the same images (split_sha256), such as {two}"
+            notes.append(f"{dataset}: {what}; that comparison is not fair")
     commits = {run.config.get("git_commit") for run in runs if isinstance(run.config.get("git_commit"), str)}
     if len(commits) > 1:
         notes.append(f"the runs were made by {len(commits)} states of the code (git_commit in config.json)")

@@ -68,10 +68,8 @@ def write_report(path: Path, overview: Overview) -> None:
                 bar.update()
     data["album"] = album.uris
     if album.left_out:
-        data["notes"].append(
-            f"{album.left_out} pictures of the runs that rank lower are left out, because the page would be larger "
-            f"than {BUDGET // 2**20} MB; they are in the run folders"
-        )
+        reason = f"because the page would be larger than {BUDGET // 2**20} MB; they are in the run folders"
+        data["notes"].append(f"{album.left_out} pictures of the runs that rank lower are left out, {reason}")
     write_bytes(path, _page(json.dumps(data, allow_nan=False)).encode())
 
 
@@ -134,13 +132,12 @@ def _columns(columns: list[Column]) -> list[dict]:
 def _run(run: FinishedRun, overview: Overview) -> dict:
     group, mistakes = overview.group_of(run), overview.mistakes.get(run)
     options = sorted(run.options.items(), key=lambda item: (item[0] not in overview.options, item[0]))
+    curve = f"group {group.number}: {words(group.settings, group.settings)}, seed {shown(run.seed)}"
     return {
         "label": printable(run.label, 200),
         "folder": printable(run.folder, 300),
         "group": group.number - 1,
-        "curve": printable(
-            f"group {group.number}: {words(group.settings, group.settings)}, seed {shown(run.seed)}", 300
-        ),
+        "curve": printable(curve, 300),
         "epochs": _curves(run),
         "options": [
             [printable(name, LONGEST_NAME), printable(shown(value), LONGEST_OPTION), name in overview.options]

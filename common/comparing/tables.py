@@ -82,12 +82,9 @@ def run_columns(overview: Overview) -> list[Column]:
 def _facts(overview: Overview) -> dict[str, Column]:
     """Return the columns by name that people see only where they tell runs apart; compare.csv has them all."""
     runs = overview.runs
-    return {
-        "script": Column("script", [run.script for run in runs]),
-        "dataset": Column("dataset", [run.dataset for run in runs]),
-        "seed": Column("seed", [shown(run.seed) for run in runs]),
-        "group": Column("group", [overview.group_of(run).number for run in runs]),
-    }
+    facts = {"script": [run.script for run in runs], "dataset": [run.dataset for run in runs]}
+    facts |= {"seed": [shown(run.seed) for run in runs], "group": [overview.group_of(run).number for run in runs]}
+    return {name: Column(name, values) for name, values in facts.items()}
 
 
 def group_columns(overview: Overview) -> list[Column]:

@@ -1,19 +1,20 @@
-"""The kinds of data sets. Each hands out whole batches, because the batch is the unit of all work here.
+"""A data set in memory, the split of any data set, and which images train and which validate.
 
-A data set is anything with
+A data set hands out whole batches, because the batch is the unit of all work here. It is anything with
     classes: list of names; labels: (N,) int64 tensor, -1 where unknown; ids: names of the N images; len();
     batch(indices): (images (n, C, H, W) uint8, labels (n,)) for an int64 tensor of n indices.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
-from common.data.splits import stratified_split
+from common.system.errors import BadInput
 
 HASH_BYTES = 16  # of a hash of pixels
 
@@ -21,16 +22,11 @@ HASH_BYTES = 16  # of a hash of pixels
 class ArrayDataset:
     """Images held in memory.
 
-    Args:
-        pixels: (N, H, W, C) uint8; channels last, so that a batch has the layout which convolutions are fastest with.
-        labels: N class numbers.
-        rows_sha256: of the middle row of every image, if anybody needs it.
+    `pixels` are (N, H, W, C) uint8; channels last, so that a batch has the layout which convolutions are fastest with.
+    `rows_sha256` is of the middle row of every image, if anybody needs it.
     """
 
-    def __init__(
-        self, pixels: np.ndarray | torch.Tensor, labels, classes: list[str], ids: Sequence[str],
-        rows_sha256: str | None = None,
-    ):  # fmt: skip
+    def __init__(self, pixels, labels, classes: list[str], ids: Sequence[str], rows_sha256: str | None = None):
         self.pixels = torch.as_tensor(pixels)
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.classes, self.ids, self.rows_sha256 = list(classes), ids, rows_sha256
@@ -88,3 +84,70 @@ def whole(dataset: ArrayDataset) -> Split:
 def pixel_hash(pixels: np.ndarray) -> bytes:
     """Return a digest that two images share exactly if their pixels are the same."""
     return hashlib.blake2b(np.ascontiguousarray(pixels), digest_size=HASH_BYTES).digest()
+
+
+def stratified_split(
+    labels: Sequence[int], hashes: Sequence[bytes], classes: Sequence[str], fraction: float, seed: int
+) -> tuple[list[int], list[int]]:
+    """Return the sorted indices of (the rest, the `fraction` that was set aside from every class).
+
+    A pure function of the images: the order in which they come changes nothing. Images with the same hash stay
+    together, on the side where the class with the smallest label among them puts them. BadInput is raised if a class
+    has no two different images, so that one side would be empty.
+    """
+    copies = defaultdict(list)
+    for index, pixel_hash in enumerate(hashes):
+        copies[pixel_hash].append(index)
+    groups = defaultdict(list)
+    for pixel_hash, indices in copies.items():
+        place = hashlib.blake2b(pixel_hash, key=str(seed).encode(), digest_size=16).digest()
+        groups[min(labels[index] for index in indices)].append((place, indices))
+
+    counts = Counter(labels)
+    rest, aside = [], []
+    for label, name in enumerate(classes):
+        if len(groups[label]) < 2:
+            has = f"class {name!r} has {counts[label]} image(s) and no two different ones of its own"
+            raise BadInput(f"{has}; training and held-out images need one each: add images or remove the class")
+        target = max(1, round(fraction * counts[label]))
+        taken = 0
+        *most, (_, last) = sorted(groups[label])
+        for _, indices in most:
+            (aside if taken < target else rest).extend(indices)
+            taken += len(indices)
+        rest.extend(last)  # so that training never ends up with none
+    return sorted(rest), sorted(aside)
+
+
+def balanced_subset(labels: Sequence[int], hashes: Sequence[bytes], classes: Sequence[str], limit: int) -> list[int]:
+    """Return the sorted indices of at most `limit` images, of every class as equal a number as there are.
+
+    BadInput is raised if `limit` is smaller than the number of classes.
+    """
+    if limit < len(classes):
+        raise BadInput(f"--limit {limit}: {len(classes)} classes need at least {len(classes)} images")
+    order = sorted(range(len(labels)), key=lambda index: hashes[index])  # whatever order the files are in
+    return take_in_rounds(order, labels, limit)
+
+
+def take_in_rounds(order: Iterable[int], labels: Sequence[int], limit: int) -> list[int]:
+    """Return `limit` of the indices in `order`, sorted: the first of every class, then the second of every class, …"""
+    seen, ranked = Counter(), []
+    for index in order:
+        label = labels[index]
+        ranked.append((seen[label], label, index))
+        seen[label] += 1
+    return sorted(index for _, _, index in sorted(ranked)[:limit])
+
+
+def split_digest(**sides: tuple[Sequence[int], Sequence[bytes]]) -> str:
+    """Return a SHA-256 (hexadecimal) of which images, with which labels, are on which side; order does not matter.
+
+    Each side is (labels, hashes).
+    """
+    digest = hashlib.sha256()
+    for side, (labels, hashes) in sorted(sides.items()):
+        digest.update(side.encode())
+        for pixel_hash, label in sorted(zip(hashes, labels, strict=True)):
+            digest.update(pixel_hash + str(label).encode())
+    return digest.hexdigest()

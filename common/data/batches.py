@@ -21,38 +21,32 @@ class Batches:
     depend on (seed, epoch, sample) alone.
 
     Args:
-        transform: called as transform(images uint8 (N, C, H, W), draws), returns what the network takes.
+        transform: (images uint8 (N, C, H, W), draws) -> what the network takes.
         training: shuffle, and drop a last batch of which some process would get less than two images: batch norm needs
             two values in each channel.
         later_sizes: (epoch, batch size) pairs: from that epoch on batches have that size.
 
-    Raises:
-        BadInput: training batches have less than two images for each process.
+    BadInput is raised if training batches have less than two images for each process.
     """
 
     def __init__(
-        self,
-        split: Split,
-        transform,
-        batch_size: int,
-        machine: Machine,
-        seed: int,
-        training: bool = False,
+        self, split: Split, transform, batch_size: int, machine: Machine, seed: int, training: bool = False,
         later_sizes: Sequence[tuple[int, int]] = (),
-    ):
+    ):  # fmt: skip
         self.split, self.transform = split, transform
-        self.dataset = _nearest(split.dataset, machine.device)
+        self.dataset = split.dataset
+        if machine.device.type == "cuda" and isinstance(self.dataset, ArrayDataset):
+            free, _ = torch.cuda.mem_get_info(machine.device)
+            if self.dataset.pixels.nbytes <= GPU_MEMORY_SHARE * free:
+                self.dataset = self.dataset.to(machine.device)
         self.device, self.processes, self.seed, self.training = machine.device, machine.processes, seed, training
         self.batch_size, self.later_sizes = batch_size, later_sizes
-        smallest, needed = (
-            min(batch_size, len(split), *(size for _, size in later_sizes)),
-            2 * self.processes.world_size,
-        )
+        smallest = min(batch_size, len(split), *(size for _, size in later_sizes))
+        needed = 2 * self.processes.world_size
         if training and needed > 2 and smallest < needed:
-            raise BadInput(
-                f"a batch of {smallest} image(s) is too small for {self.processes.world_size} processes: each needs "
-                "two; raise --batch_size (and --batch_schedule, --limit) or start fewer"
-            )
+            advice = "each needs two; raise --batch_size (and --batch_schedule, --limit) or start fewer"
+            count = self.processes.world_size
+            raise BadInput(f"a batch of {smallest} image(s) is too small for {count} processes: {advice}")
 
     def size_in(self, epoch: int) -> int:
         """Return the batch size of an epoch."""
@@ -72,8 +66,8 @@ class Batches:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape (C, H, W) of what the network takes."""
-        images, _ = self.split.dataset.batch(self.split.indices[:1])
-        return tuple(self.transform(images, Draws(self.seed, 0, self.split.indices[:1])).shape[1:])
+        inputs, _ = next(self._inputs([self.split.indices[:1]], epoch=0))
+        return tuple(inputs.shape[1:])
 
     def first_images(self, count: int) -> torch.Tensor:
         """Return the first images as the network takes them, (count, C, H, W); nothing may be random about them."""
@@ -132,23 +126,10 @@ class Batches:
 
 
 def make_batches(
-    data: Data,
-    train_transform,
-    eval_transform,
-    batch_size: int,
-    machine: Machine,
-    seed: int,
+    data: Data, train_transform, eval_transform, batch_size: int, machine: Machine, seed: int,
     later_sizes: Sequence[tuple[int, int]] = (),
-) -> tuple[Batches, Batches, Batches]:
+) -> tuple[Batches, Batches, Batches]:  # fmt: skip
     """Return the batches of the training, validation and test images; `later_sizes` are those of training."""
     train = Batches(data.train, train_transform, batch_size, machine, seed, training=True, later_sizes=later_sizes)
     val, test = (Batches(split, eval_transform, batch_size, machine, seed) for split in (data.val, data.test))
     return train, val, test
-
-
-def _nearest(dataset, device: torch.device):
-    """Return `dataset` on the GPU if it is held in memory and fits, else as it is."""
-    if device.type != "cuda" or not isinstance(dataset, ArrayDataset):
-        return dataset
-    free, _ = torch.cuda.mem_get_info(device)
-    return dataset.to(device) if dataset.pixels.nbytes <= GPU_MEMORY_SHARE * free else dataset

@@ -21,12 +21,8 @@ DOWNLOAD_FOLDER = Path(__file__).resolve().parents[2] / "data"
 def load_cifar(name: str, location: str | None):
     """Return torchvision's (train, test) data sets of `name`, each with `.data` (N, 32, 32, 3) uint8 and `.targets`.
 
-    Args:
-        name: "cifar10" or "cifar100".
-        location: download folder, extracted folder or archive (.tar.gz); by default `data/` beside the experiments.
-
-    Raises:
-        BadInput: the files are not there and cannot be downloaded, or a checksum is wrong.
+    `location` is a download folder, extracted folder or archive (.tar.gz); by default `data/` beside the experiments.
+    BadInput is raised if the files are not there and cannot be downloaded, or a checksum is wrong.
     """
     from torchvision.datasets import CIFAR10, CIFAR100  # 1.4 s of imports that other data sets do without
 
@@ -35,10 +31,8 @@ def load_cifar(name: str, location: str | None):
     try:
         return source(root, train=True), source(root, train=False)
     except (RuntimeError, OSError) as error:
-        raise BadInput(
-            f"{root / source.base_folder} is incomplete or damaged (its checksums are wrong); "
-            "delete that folder and start again"
-        ) from error
+        what = f"{root / source.base_folder} is incomplete or damaged (its checksums are wrong)"
+        raise BadInput(f"{what}; delete that folder and start again") from error
 
 
 def _find(source, name: str, path: Path) -> Path:
@@ -53,7 +47,13 @@ def _find(source, name: str, path: Path) -> Path:
         raise BadInput(f"--data {path}: there is no such file")
     archive = path / source.filename
     if not archive.is_file():
-        _download(source, name, archive)
+        try:
+            download(source.url, archive, "md5", source.tgz_md5)
+        except DownloadFailed as error:
+            raise BadInput(
+                f"{name} is not in {path} and {source.url} cannot be downloaded ({error}); put that file at {archive}, "
+                "or say where it is with --data, or use --dataset digits, which needs no download"
+            ) from error
     return _extract(source, name, archive)
 
 
@@ -63,10 +63,8 @@ def _extract(source, name: str, archive: Path) -> Path:
     with open(archive, "rb") as file:
         found = hashlib.file_digest(file, "md5").hexdigest()
     if found != source.tgz_md5:
-        raise BadInput(
-            f"{archive} is not the {name} archive, or is damaged (md5 {found}, expected {source.tgz_md5}); "
-            f"delete it to download it again, or fetch {source.url}"
-        )
+        what = f"{archive} is not the {name} archive, or is damaged (md5 {found}, expected {source.tgz_md5})"
+        raise BadInput(f"{what}; delete it to download it again, or fetch {source.url}")
     root = archive.parent if os.access(archive.parent, os.W_OK) else Path(tempfile.mkdtemp(prefix="cifar-"))
     with lock(root / ".extracting.lock", str(root), wait=True):
         for left in root.glob(".extracting-*"):  # by processes that were killed
@@ -77,14 +75,3 @@ def _extract(source, name: str, archive: Path) -> Path:
                 extract_archive(str(archive), partial)
                 os.rename(Path(partial) / source.base_folder, root / source.base_folder)
     return root
-
-
-def _download(source, name: str, archive: Path) -> None:
-    try:
-        download(source.url, archive, "md5", source.tgz_md5)
-    except DownloadFailed as error:
-        raise BadInput(
-            f"{name} is not in {archive.parent} and {source.url} cannot be downloaded ({error}); "
-            f"put that file at {archive}, or say where it is with --data, "
-            "or use --dataset digits, which needs no download"
-        ) from error

@@ -47,12 +47,8 @@ def load_folder(
     With `train/` and one of `val/` and `test/`, that one is the test set. A `test/` that holds images but no class
     folders has no labels. Every image is decoded once here, so that a damaged one is found before training starts.
 
-    Args:
-        location: the root.
-        size: images become squares of this side; see `_stored_size` for the exception.
-        workers: threads that decode.
-        fit: one of FITS, how a picture becomes a square.
-        skip_unreadable: leave out files that cannot be read, and list them, instead of refusing to start.
+    Images become squares of this `size` in the way `fit` of FITS; see `_stored_size` for the exception. `workers` are
+    threads that decode. With `skip_unreadable` files that cannot be read are left out, and listed.
 
     Raises:
         BadInput: no such folder, no images, a class that training does not have, files that cannot be read.
@@ -67,7 +63,10 @@ def load_folder(
         folders["test"] = folders.pop("val")
     files = {split: labeled_files(folder, classes, split) for split, folder in folders.items()}
 
-    shapes = _shapes([path for split in files.values() for path, _ in split])
+    shapes = []  # (width, height), from the headers of all that can be opened; `scan` will name the others
+    for path, _ in (file for of_split in files.values() for file in of_split):
+        with contextlib.suppress(BadInput), opened(path) as image:
+            shapes.append(image.size)
     size = _stored_size(shapes, size)
     if all(width == height for width, height in shapes):
         fit = "crop"  # of squares, all fits are the same
@@ -89,19 +88,14 @@ def load_folder(
 def warn_of_dim(converted: Counter) -> None:
     """Say how many of the pictures are nearly black because they do not use their 16 bits."""
     if converted[DIM]:
-        info(
-            f"warning: {converted[DIM]} 16-bit picture(s) have no value above 4095: with 12 bits in 16 they are nearly "
-            "black here; scale them by 16 beforehand"
-        )
+        what = f"{converted[DIM]} 16-bit picture(s) have no value above 4095"
+        info(f"warning: {what}: with 12 bits in 16 they are nearly black here; scale them by 16 beforehand")
 
 
 def split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
     """Return the folders of the splits "train", "val" and "test" below `root`, and the names of the classes.
 
-    The folder of "train" is `root` if that holds the classes.
-
-    Raises:
-        BadInput: there is one class only.
+    The folder of "train" is `root` if that holds the classes. BadInput is raised if there is one class only.
     """
     names = folder_names(root)
     folders = {NAMES_OF_SPLITS[name.lower()]: root / name for name in names if name.lower() in NAMES_OF_SPLITS}
@@ -118,8 +112,7 @@ def split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
 
 def folder_names(folder: Path) -> list[str]:
     """Return the names of the folders in `folder`, sorted, without hidden ones and litter."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not _is_ignored(entry.name))
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_ignored(entry.name))
 
 
 def _is_ignored(name: str) -> bool:
@@ -134,32 +127,28 @@ def _suggestion(root: Path) -> str:
 
 def labeled_files(folder: Path, classes: list[str], split: str) -> list[tuple[Path, int]]:
     """Return (path, label) of every image in `folder`, sorted; the label is -1 if there are no class folders."""
-    names, passed_over = folder_names(folder), []
+    names = folder_names(folder)
     if split != "test" and not names:
         raise BadInput(f"{folder} has no class folders{_suggestion(folder)}")
-    if not names:
-        files = [(path, -1) for path in image_files(folder, passed_over)]
-        if not files:
-            raise BadInput(f"{folder} is empty: remove it, or put the test images there")
-        tell_passed_over(passed_over)
-        return files
     unknown = sorted(set(names) - set(classes))
     if unknown:
-        raise BadInput(
-            f"{folder} has the class folder {unknown[0]!r}, which the training images do not have "
-            f"(they have {', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}): rename or remove it"
-        )
-    if len(names) < len(classes):
+        known = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
+        extra = f"{folder} has the class folder {unknown[0]!r}, which the training images do not have"
+        raise BadInput(f"{extra} (they have {known}): rename or remove it")
+    if names and len(names) < len(classes):
         info(f"warning: {folder} lacks {len(classes) - len(names)} of {len(classes)} classes")
     loose = [entry.name for entry in folder.iterdir() if entry.is_file() and not _is_ignored(entry.name)]
-    if loose:
+    if names and loose:
         info(f"warning: {len(loose)} file(s) in {folder} are in no class folder, and not used (such as {loose[0]})")
-    files = []
-    for name in names:
-        of_class = [(path, classes.index(name)) for path in image_files(folder / name, passed_over)]
-        if not of_class:
+    files, passed_over = [], []
+    for name in names or [""]:
+        label = classes.index(name) if name else -1
+        of_class = [(path, label) for path in image_files(folder / name, passed_over)]
+        if not of_class and names:
             raise BadInput(f"the class folder {folder / name} is empty: add images or remove it{_suggestion(folder)}")
         files += of_class
+    if not files:
+        raise BadInput(f"{folder} is empty: remove it, or put the test images there")
     tell_passed_over(passed_over)
     return files
 
@@ -189,9 +178,7 @@ def _leads_on(subfolder: Path, start: Path, followed: set[Path]) -> bool:
         return True
     target, start = subfolder.resolve(), start.resolve()
     if target in followed or target.is_relative_to(start) or start.is_relative_to(target):
-        info(
-            f"warning: {subfolder} is passed over: it is a link back to {target}, where the images are read from anyway"
-        )
+        info(f"warning: {subfolder} is passed over: it is a link back to {target}, whose images are read anyway")
         return False
     followed.add(target)
     return True
@@ -201,15 +188,6 @@ def tell_passed_over(passed_over: list[Path]) -> None:
     """Say how many files `image_files` has passed over."""
     if passed_over:
         info(f"note: {len(passed_over)} file(s) are no pictures by their names, not used (such as {passed_over[0]})")
-
-
-def _shapes(paths: list[Path]) -> list[tuple[int, int]]:
-    """Return (width, height) of all images that can be opened, from their headers; `scan` will name the others."""
-    shapes = []
-    for path in paths:
-        with contextlib.suppress(BadInput), opened(path) as image:
-            shapes.append(image.size)
-    return shapes
 
 
 def _stored_size(shapes: list[tuple[int, int]], size: int) -> int:
@@ -229,17 +207,11 @@ class FolderDataset:
     What has been decoded can be kept in `held`, by index; such images are not decoded again. `hashes` knows the pixels
     of the others: a file that has been replaced by another picture since then is an error.
 
-    Args:
-        root: the folder that the names of the images are relative to.
-        files: path and label of each.
-        size: side in pixels of the square that every image becomes.
-        fit: one of FITS, how it does.
-        workers: threads.
+    The names of the images in `files`, (path, label) of each, are relative to `root`. Every image becomes a square of
+    `size` pixels, in the way `fit` of FITS; `workers` are threads.
     """
 
-    def __init__(
-        self, root: Path, files: list[tuple[Path, int]], classes: list[str], size: int, fit: str, workers: int
-    ):
+    def __init__(self, root: Path, files: list, classes: list[str], size: int, fit: str, workers: int):
         self.classes, self.size, self.fit, self.workers = classes, size, fit, workers
         self.paths = [path for path, _ in files]
         self.labels = torch.tensor([label for _, label in files], dtype=torch.int64)
@@ -254,22 +226,17 @@ class FolderDataset:
     def batch(self, indices: torch.Tensor, draws: Draws | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the squares that lie in the middle of the images, or at random places along them if there are `draws`.
 
-        Raises:
-            BadInput: a file cannot be read any more, or is another picture now.
+        BadInput is raised if a file cannot be read any more, or is another picture now.
         """
         places = draws.uniform().tolist() if draws else [None] * len(indices)
         decoded = read_ahead(self._decode, indices.tolist(), self.workers, AHEAD)
         squares = [square(pixels, place) for (pixels, _), place in zip(decoded, places, strict=True)]
         return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2), self.labels[indices]
 
-    def readable(
-        self, indices: Sequence[int], title: str, failures: list[str]
-    ) -> Iterator[tuple[int, np.ndarray, list[str]]]:
+    def readable(self, indices: Sequence[int], title: str, failures: list[str]) -> Iterator[tuple]:
         """Yield (index, pixels as `frame` returns them, what `read_image` tells) of all images that can be read.
 
-        Args:
-            title: of the progress bar.
-            failures: gets a line for each of the others.
+        `failures` gets a line for each of the others; `title` is that of the progress bar.
         """
 
         def decode(index: int) -> tuple[int, np.ndarray, list[str]] | BadInput:
@@ -289,21 +256,16 @@ class FolderDataset:
     def _decode(self, index: int) -> tuple[np.ndarray, list[str]]:
         if index in self.held:
             return self.held[index], []
-        path, stamp = self.paths[index], _stamp(self.paths[index])
+        path, stamp = self.paths[index], 0  # another one when the file has been written to; pixels cost a tenth more
+        with contextlib.suppress(OSError):  # reading the file will tell
+            state = path.stat()
+            stamp = hash((state.st_size, state.st_mtime_ns))
         pixels, kinds = read_frame(path, self.size, self.fit)
         if self.hashes[index] is None:
             self._stamps[index] = stamp
         elif stamp != self._stamps[index] and pixel_hash(pixels) != self.hashes[index]:
             raise BadInput(f"{path} has been replaced by another picture since the images were read")
         return pixels, kinds
-
-
-def _stamp(path: Path) -> int:
-    """Return a number that is another one when a file has been written to; comparing all pixels would cost a tenth."""
-    with contextlib.suppress(OSError):  # reading the file will tell
-        state = path.stat()
-        return hash((state.st_size, state.st_mtime_ns))
-    return 0
 
 
 def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) -> Split:
@@ -328,13 +290,9 @@ def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) 
 
 
 def check_unreadable(failures: list[str], skip: bool, splits: dict[str, Split], at_most: int = LISTED) -> str:
-    """List files that cannot be read, and return a remark if those are not all.
+    """List files that cannot be read, and return a remark if those are not all; `splits` are left without them.
 
-    Args:
-        splits: what is left without these files.
-
-    Raises:
-        BadInput: they may not be skipped, or a split has none left of a class.
+    BadInput is raised if they may not be skipped, or a split has none left of a class.
     """
     if len(failures) == 1 and not skip:
         raise BadInput(f"{failures[0]}; repair or remove it, or add --skip_unreadable")

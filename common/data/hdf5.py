@@ -62,14 +62,8 @@ class HDF5Dataset:
     every image lies in the file as it is, in one piece, its bytes are read past the HDF5 library, which takes many
     times as long to find them.
 
-    Args:
-        path: the file.
-        images: its open dataset; only what is known of it is kept.
-        labels: (N,), -1 where unknown.
-        ids: the names of the N images.
-
-    Raises:
-        BadInput: some image lies outside the file.
+    Of `images`, the open dataset, only what is known of it is kept; `labels` (N,) are -1 where unknown. BadInput is
+    raised if some image lies outside the file.
     """
 
     _file = _process = None  # the open file, and the process that opened it
@@ -87,12 +81,8 @@ class HDF5Dataset:
     def __getstate__(self) -> dict:
         return vars(self) | {"_file": None, "_process": None}
 
-    def batch(self, indices: torch.Tensor, draws: Draws | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (images uint8 (n, 3, H, W), labels (n,)); `draws` are for photographs that are no squares.
-
-        Raises:
-            BadInput: the file cannot be read any more.
-        """
+    def batch(self, indices: torch.Tensor, _: Draws | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return (images uint8 (n, 3, H, W), labels (n,)); BadInput is raised if the file cannot be read any more."""
         return torch.from_numpy(self.read(indices.numpy())).permute(0, 3, 1, 2), self.labels[indices]
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -101,11 +91,19 @@ class HDF5Dataset:
         with READING, damage_is_bad_input(self.path):
             if self._process != os.getpid():  # a file that was opened before a fork shares its position with the parent
                 self.close()
-                self._file, self._process = self._open(), os.getpid()
+                if self._offsets is None:
+                    self._file = h5py.File(self.path, "r", locking=False, rdcc_nbytes=self._cache, rdcc_nslots=10_007)
+                else:
+                    self._file = open(self.path, "rb", buffering=0)
+                self._process = os.getpid()
             if self._offsets is None:
                 self._read_datasets(self._file[self.key], indices, rows)
             else:
-                self._read_bytes(self._offsets[indices], rows)
+                offsets = self._offsets[indices]
+                for place in np.argsort(offsets, kind="stable").tolist():
+                    self._file.seek(offsets[place])
+                    if self._file.readinto(rows[place]) != rows[place].nbytes:
+                        raise OSError("it ends too early")
         return rows
 
     def close(self) -> None:
@@ -116,17 +114,6 @@ class HDF5Dataset:
 
     def __del__(self):
         self.close()
-
-    def _open(self):
-        if self._offsets is None:
-            return h5py.File(self.path, "r", locking=False, rdcc_nbytes=self._cache, rdcc_nslots=10_007)
-        return open(self.path, "rb", buffering=0)
-
-    def _read_bytes(self, offsets: np.ndarray, rows: np.ndarray) -> None:
-        for place in np.argsort(offsets, kind="stable").tolist():
-            self._file.seek(offsets[place])
-            if self._file.readinto(rows[place]) != rows[place].nbytes:
-                raise OSError("it ends too early")
 
     def _read_datasets(self, images: h5py.Dataset, indices: np.ndarray, rows: np.ndarray) -> None:
         """Read images that only the HDF5 library can find or unpack, neighbors together."""
@@ -145,8 +132,7 @@ def load_hdf5(location: str | None) -> dict[str, Split]:
     image by its split, its number and the pixels of some images of the split, whether or not it fits into memory today.
     Where the images are in memory there is a digest that has seen all of them: `rows_sha256` of the data set.
 
-    Raises:
-        BadInput: no such file, or it is damaged or not laid out as this module says.
+    BadInput is raised if there is no such file, or it is damaged or not laid out as this module says.
     """
     datasets = open_hdf5(location)
     count, size = sum(map(len, datasets.values())), datasets["train"].size
@@ -173,9 +159,8 @@ def open_hdf5(location: str | None) -> dict[str, HDF5Dataset]:
         images = {split: _images(file, f"images-{split}") for split in SPLITS if _has(file, f"images-{split}")}
         side = images["train"].shape[1]
         for split, other in images.items():
-            sides = f"{other.shape[1]} pixels, those of images-train {side}"
-            _require(other.shape[1] == side, file, f"the images of images-{split} have a side of {sides}; all must "
-                     "have the same")  # fmt: skip
+            sides = f"{other.shape[1]} pixels, those of images-train {side}; all must have the same"
+            _require(other.shape[1] == side, file, f"the images of images-{split} have a side of {sides}")
         labels = {split: _labels(file, f"labels-{split}", len(images[split])) for split in images}
         classes = _class_names(file, labels["train"])
         for split, numbers in labels.items():
@@ -240,7 +225,7 @@ def _dataset(file: h5py.File, key: str) -> h5py.Dataset:
     _require(has_numbers, file, f"{key} is no dataset with numbers in it")
     is_whole = not found.is_virtual and not found.external
     _require(is_whole, file, f"{key} keeps its data in other files; copy them into this one")
-    size = _chunk_bytes(found)
+    size = math.prod(found.chunks or (0,)) * found.dtype.itemsize
     _require(size <= LARGEST_CHUNK, file, f"{key} has chunks of {size:,} bytes; write it with chunks of one image")
     return found
 
@@ -363,16 +348,12 @@ def _image_offsets(images: h5py.Dataset) -> np.ndarray | None:
     return offsets
 
 
-def _chunk_bytes(dataset: h5py.Dataset) -> int:
-    return math.prod(dataset.chunks or (0,)) * dataset.dtype.itemsize
-
-
 def _cache_bytes(images: h5py.Dataset) -> int:
     """Return the bytes of all chunks that one image is cut into: with less, each is unpacked again for every image."""
     if not images.chunks:
         return 0
     pieces = [-(-length // piece) for length, piece in zip(images.shape[1:], images.chunks[1:], strict=True)]
-    return min(LARGEST_CHUNK, math.prod(pieces) * _chunk_bytes(images))
+    return min(LARGEST_CHUNK, math.prod(pieces) * math.prod(images.chunks))  # a pixel is a byte
 
 
 def _in_memory(dataset: HDF5Dataset, split: str) -> ArrayDataset:
@@ -395,17 +376,14 @@ def _tree(file: h5py.File) -> list[str]:
         if len(lines) == LISTED - 1:
             lines.append("  …")
             return True  # which ends the walk
-        lines.append(printable(f"  {_text(name)}{_described(file, name, link)}", LONGEST_LINE))
+        what = "  (a link)"
+        if isinstance(link, h5py.HardLink):
+            what = "  (damaged)"
+            with contextlib.suppress(*DAMAGE):
+                found = file[name]
+                what = f"  {found.shape} {found.dtype}" if isinstance(found, h5py.Dataset) else "/"
+        lines.append(printable(f"  {_text(name)}{what}", LONGEST_LINE))
 
     with contextlib.suppress(*DAMAGE):  # the lines so far help too
         file.visititems_links(note)
     return lines
-
-
-def _described(file: h5py.File, name: str | bytes, link) -> str:
-    if not isinstance(link, h5py.HardLink):
-        return "  (a link)"
-    with contextlib.suppress(*DAMAGE):
-        found = file[name]
-        return f"  {found.shape} {found.dtype}" if isinstance(found, h5py.Dataset) else "/"
-    return "  (damaged)"

@@ -97,8 +97,7 @@ def decoding_budget() -> Budget:
 def opened(path: Path) -> Iterator[Image.Image]:
     """Give the picture in `path` with its header read and nothing decoded.
 
-    Raises:
-        BadInput: the file is missing, empty, no image, or something in the block fails; the text names it.
+    BadInput, which names the file, is raised if it is missing, empty, no image, or something in the block fails.
     """
     if not path.is_file() and path.exists():  # a pipe, for instance, would be waited for without end
         raise BadInput(f"{path} cannot be read: it is no file")
@@ -120,8 +119,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
 def read_image(path: Path) -> tuple[Image.Image, list[str]]:
     """Return the picture in `path`, mode RGB, upright, and what had to be done for that, such as "greyscale".
 
-    Raises:
-        BadInput: the file is missing, empty, truncated, or no image; the text names it.
+    BadInput, which names the file, is raised if it is missing, empty, truncated, or no image.
     """
     with opened(path) as image, decoding_budget().taking(_bytes_to_decode(image)):
         return _upright_rgb(image)

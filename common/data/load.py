@@ -4,10 +4,9 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from common.data.arrays import ArrayDataset, Split, whole
+from common.data.arrays import ArrayDataset, Split, balanced_subset, split_digest, whole
 from common.data.cifar import CIFAR, load_cifar
 from common.data.folders import Reading, load_folder
-from common.data.splits import balanced_subset, split_digest
 from common.system.distributed import local_main_first
 from common.system.errors import BadInput
 from common.system.log import info
@@ -29,13 +28,17 @@ class Data:
     reading: Reading = field(default_factory=Reading)
 
     @property
+    def splits(self) -> dict[str, Split]:
+        """The three by their names in files."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
     def digest(self) -> str:
         """SHA-256 of which image is in which split: equal for two runs exactly if they saw the same data.
 
         Of an HDF5 file it has seen some of the pixels only, see `rows_sha256`.
         """
-        splits = {"train": self.train, "val": self.val, "test": self.test}
-        return split_digest(**{name: (split.labels, split.hashes) for name, split in splits.items()})
+        return split_digest(**{name: (split.labels, split.hashes) for name, split in self.splits.items()})
 
     @property
     def rows_sha256(self) -> dict[str, str]:
@@ -43,8 +46,7 @@ class Data:
 
         There is none of a file that does not fit into memory.
         """
-        splits = {"train": self.train, "val": self.val, "test": self.test}
-        digests = {name: getattr(split.dataset, "rows_sha256", None) for name, split in splits.items()}
+        digests = {name: getattr(split.dataset, "rows_sha256", None) for name, split in self.splits.items()}
         return {name: digest for name, digest in digests.items() if digest}
 
 
@@ -67,7 +69,7 @@ class Source:
     def load(self, image_size: int, val_fraction: float, fit: str = "crop") -> list[Data]:
         """Load all sets before the first is trained on, so that what is wrong with the last shows at once.
 
-        The arguments are those of `load_data`, as are the errors.
+        Arguments and errors are those of `load_data`.
         """
         return [load_data(self, name, image_size, val_fraction, fit) for name in self.dataset]
 
@@ -105,17 +107,12 @@ def load_data(source: Source, name: str, image_size: int, val_fraction: float, f
         train, splits["test"] = train.set_aside(TEST_FRACTION, TEST_SEED)
     if "val" not in splits:
         train, splits["val"] = train.set_aside(val_fraction, source.seed)
-    _warn_of_shared_images(train, splits["val"], splits["test"])
+    for split, who in (("val", "validation"), ("test", "test")):
+        if shared := len(set(train.hashes) & set(splits[split].hashes)):
+            info(f"warning: {shared} {who} image(s) are in the training images too, so its accuracy is too good")
     if source.limit is not None and source.limit < len(train):
         train = train.subset(balanced_subset(train.labels, train.hashes, classes, source.limit))
     return Data(name, classes, train, splits["val"], splits["test"], reading)
-
-
-def _warn_of_shared_images(train: Split, val: Split, test: Split) -> None:
-    for name, split in (("validation", val), ("test", test)):
-        shared = len(set(train.hashes) & set(split.hashes))
-        if shared:
-            info(f"warning: {shared} {name} image(s) are in the training images too, so its accuracy is too good")
 
 
 def _digits() -> dict[str, Split]:

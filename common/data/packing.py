@@ -39,8 +39,7 @@ NAME = h5py.string_dtype("utf-8")
 def find_splits(location: str, size: int, fit: str, workers: int) -> dict[str, Split]:
     """Return the splits of the folder, which are what they are called; the other arguments are of FolderDataset.
 
-    Raises:
-        BadInput: no such folder, no images, or a class that training does not have.
+    BadInput is raised if there is no such folder, there are no images, or a class that training does not have.
     """
     root = Path(location)
     if not root.is_dir():
@@ -55,13 +54,9 @@ def find_splits(location: str, size: int, fit: str, workers: int) -> dict[str, S
 
 
 def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) -> None:
-    """Make sure that the file can be written, before the work and without changing anything.
+    """Make sure that the file, of `image_bytes` at least, can be written, before the work; nothing is changed.
 
-    Args:
-        image_bytes: of all images together, the least that the file will need.
-
-    Raises:
-        BadInput: something else is in its place, it cannot be written there, or the disk has no room for it.
+    BadInput is raised if something else is in its place, it cannot be written there, or the disk has no room for it.
     """
     if not target.parent.is_dir():
         raise BadInput(f"{target} cannot be written: there is no folder {target.parent}")
@@ -74,10 +69,8 @@ def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) 
         raise BadInput(f"{target} would lie among the images in {folder}: write it elsewhere")
     free = shutil.disk_usage(target.parent).free
     if image_bytes > free:
-        raise BadInput(
-            f"{target} needs {image_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there: free some space, "
-            "write elsewhere or choose a smaller --size"
-        )
+        has = f"{target} needs {image_bytes / 1e9:,.1f} GB, and {free / 1e9:,.1f} GB are free there"
+        raise BadInput(f"{has}: free some space, write elsewhere or choose a smaller --size")
 
 
 def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[str, Split]:
@@ -111,9 +104,8 @@ def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[
 def report(target: Path, written: dict[str, Split]) -> None:
     """Say what the file holds and how to use it."""
     images = ", ".join(f"{len(split):,} {name}" for name, split in written.items())
-    dataset, megabytes = written["train"].dataset, target.stat().st_size / 1e6
-    size, classes = dataset.size, len(dataset.classes)
-    info(f"{target}: {images} images of {size}x{size}, {classes} classes, {megabytes:,.1f} MB")
+    size, classes = written["train"].dataset.size, len(written["train"].dataset.classes)
+    info(f"{target}: {images} images of {size}x{size}, {classes} classes, {target.stat().st_size / 1e6:,.1f} MB")
     info(f"python ex_3.py --data {shlex.quote(str(target))}")
 
 
@@ -148,9 +140,8 @@ def _with_validation(splits: dict[str, Split], skip_unreadable: bool) -> dict[st
 def _write_split(file: h5py.File, name: str, split: Split, failures: list[str], converted: Counter) -> Split:
     """Write all images that can be read, and return these; add to `failures` the others, and count in `converted`."""
     shape = (split.dataset.size, split.dataset.size, 3)
-    images = file.create_dataset(
-        f"images-{name}", (len(split), *shape), np.uint8, chunks=(1, *shape), maxshape=(len(split), *shape)
-    )
+    all_shape = (len(split), *shape)
+    images = file.create_dataset(f"images-{name}", all_shape, np.uint8, chunks=(1, *shape), maxshape=all_shape)
     kept, hashes = [], []
     for index, square, kinds in split.dataset.readable(split.indices.tolist(), f"packing {name}", failures):
         images.id.write_direct_chunk((len(kept), 0, 0, 0), np.ascontiguousarray(square))

@@ -1,6 +1,7 @@
 """Scores of a classifier on labelled images, computed from its probabilities."""
 
 import warnings
+from itertools import compress
 
 import numpy as np
 
@@ -12,10 +13,7 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> 
 
     Macro scores are means over the classes that have test images, each class counting the same.
 
-    Args:
-        probabilities: (N, classes) float, rows sum to 1.
-        labels: (N,) int64 in 0 … classes - 1.
-        classes: their names.
+    `probabilities` (N, classes) have rows that sum to 1; `labels` (N,) are int64 in 0 … classes - 1.
     """
     from sklearn.metrics import confusion_matrix, roc_auc_score
 
@@ -30,7 +28,7 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> 
     return {
         "accuracy": correct / n,
         **{name: _mean_where_defined(values) for name, values in scores.items()},
-        "top5_accuracy": _top_accuracy(probabilities, labels, 5) if count >= 5 else None,
+        "top5_accuracy": _top5_accuracy(probabilities, labels) if count >= 5 else None,
         "accuracy_interval_95": wilson_interval(correct, n),
         "expected_calibration_error": calibration_error(probabilities, predicted == labels),
         "per_class": {
@@ -53,8 +51,7 @@ def wilson_interval(correct: int, n: int) -> list[float]:
 def calibration_error(probabilities: np.ndarray, correct: np.ndarray) -> float:
     """Return the mean gap between confidence and accuracy in 15 bins of equal width (Guo et al., 2017).
 
-    Args:
-        probabilities: (N, classes). correct: (N,) bool, whether the most probable class is the true one.
+    `correct` (N,) tells whether the most probable class, of `probabilities` (N, classes), is the true one.
     """
     confidence = probabilities.max(1)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
@@ -73,23 +70,19 @@ def _scores_of_classes(labels: np.ndarray, predicted: np.ndarray, count: int) ->
     return {name: np.where(images > 0, values, np.nan) for name, values in scores.items()}
 
 
-def _top_accuracy(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
+def _top5_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
     from sklearn.metrics import top_k_accuracy_score
 
-    with warnings.catch_warnings():  # of 5 classes the top 5 are trivially right, which scikit-learn warns of
-        warnings.simplefilter("ignore")
-        return float(top_k_accuracy_score(labels, probabilities, k=k, labels=np.arange(probabilities.shape[1])))
+    with warnings.catch_warnings(action="ignore"):  # of 5 classes the top 5 are trivially right, scikit-learn warns
+        return float(top_k_accuracy_score(labels, probabilities, k=5, labels=np.arange(probabilities.shape[1])))
 
 
 def _notes(classes: list[str], images: np.ndarray, predictions: np.ndarray) -> list[str]:
-    absent = [name for name, number in zip(classes, images, strict=True) if number == 0]
-    never = [name for name, number in zip(classes, predictions, strict=True) if number == 0 and name not in absent]
-    notes = []
-    if absent:
-        notes.append(f"without test images, so left out of all means: {', '.join(absent)}")
-    if never:
-        notes.append(f"never predicted, so without precision and left out of its mean: {', '.join(never)}")
-    return notes
+    remarks = {
+        "without test images, so left out of all means": images == 0,
+        "never predicted, so without precision and left out of its mean": (predictions == 0) & (images > 0),
+    }
+    return [f"{text}: {', '.join(compress(classes, mask))}" for text, mask in remarks.items() if mask.any()]
 
 
 def _mean_where_defined(values: np.ndarray) -> float | None:

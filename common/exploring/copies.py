@@ -66,28 +66,25 @@ def has_pixel_hashes(split: Split) -> bool:
 
 
 def all_exact_copies(splits: dict[str, Split]) -> list[Copy] | None:
-    """Return the exact copies in and between all splits, or None where only reading every image could find them."""
+    """Return the exact copies in and between all splits, or None where only reading every image could find them.
+
+    There is one Copy for each image of a split that has a copy in an earlier one or, in its own, before it. Of several
+    copies it is paired with one of another label, if there is one.
+    """
     if not all(map(has_pixel_hashes, splits.values())):
         return None
-    return [copy for names in pairs_of_splits(splits) for copy in _exact_copies(splits, names)]
-
-
-def _exact_copies(splits: dict[str, Split], names: tuple[str, str]) -> list[Copy]:
-    """Return one Copy for each image of the second split that has a copy in the first; in one split, before it.
-
-    Of several copies it is paired with one of another label, if there is one.
-    """
     copies = []
-    seen: dict[bytes, dict[int, int]] = defaultdict(dict)  # of each picture the first index with each label
-    for name in dict.fromkeys(names):  # a split and itself are gone through once
-        split = splits[name]
-        for index, label, digest in zip(split.indices.tolist(), split.labels, split.hashes, strict=True):
-            if name == names[1] and digest in seen:
-                others = seen[digest].items()
-                pairs = [Copy(names, (other, index), (known, label), exact=True) for known, other in others]
-                copies.append(max(pairs, key=lambda copy: copy.labels_differ))
-            if name == names[0]:
-                seen[digest].setdefault(label, index)
+    for names in pairs_of_splits(splits):
+        seen: dict[bytes, dict[int, int]] = defaultdict(dict)  # of each picture the first index with each label
+        for name in dict.fromkeys(names):  # a split and itself are gone through once
+            split = splits[name]
+            for index, label, digest in zip(split.indices.tolist(), split.labels, split.hashes, strict=True):
+                if name == names[1] and digest in seen:
+                    others = seen[digest].items()
+                    pairs = [Copy(names, (other, index), (known, label), exact=True) for known, other in others]
+                    copies.append(max(pairs, key=lambda copy: copy.labels_differ))
+                if name == names[0]:
+                    seen[digest].setdefault(label, index)
     return copies
 
 
@@ -100,35 +97,25 @@ def near_limit(statistics: PixelStatistics) -> float:
 def all_near_copies(splits: dict[str, Split], thumbnails_of: dict[str, torch.Tensor], limit: float) -> list[Copy]:
     """Return the near copies in and between all splits: one Copy for each image, with the one most similar to it.
 
-    Exact copies are left out: of those in one split the first stands for all.
-
-    Args:
-        thumbnails_of: (N, …) each, as `thumbnails` returns them.
-        limit: as `near_limit` returns it.
+    Exact copies are left out: of those in one split the first stands for all. The arguments are what `thumbnails` and
+    `near_limit` return.
     """
-    originals = {name: _originals(split) for name, split in splits.items()}
+    first_of = {name: {key: place for place, key in reversed(list(enumerate(splits[name].hashes)))} for name in splits}
+    originals = {name: sorted(places.values()) for name, places in first_of.items()}
     copies = []
     with progress(sum(len(originals[name]) for _, name in pairs_of_splits(splits)), "comparing images") as bar:
         for first, second in pairs_of_splits(splits):
             queries, others = originals[second], originals[first]
             if first != second and has_pixel_hashes(splits[first]):
-                known = set(splits[first].hashes)
-                queries = [place for place in queries if splits[second].hashes[place] not in known]
-            found, similar, mirrored = most_similar(
-                thumbnails_of[second][queries], thumbnails_of[first][others], CANDIDATE, first == second
-            )
+                queries = [place for place in queries if splits[second].hashes[place] not in first_of[first]]
+            small = thumbnails_of[second][queries], thumbnails_of[first][others]
+            found, similar, mirrored = most_similar(*small, CANDIDATE, first == second)
             if len(found):
                 one = splits[first].subset([others[place] for place in similar.tolist()])
                 other = splits[second].subset([queries[place] for place in found.tolist()])
                 copies += _confirmed((first, second), one, other, mirrored, limit)
             bar.update(len(originals[second]))
     return copies
-
-
-def _originals(split: Split) -> list[int]:
-    """Return the places in `split` of the first of each exact copies."""
-    first = {digest: place for place, digest in reversed(list(enumerate(split.hashes)))}
-    return sorted(first.values())
 
 
 def thumbnails(images: torch.Tensor) -> torch.Tensor:
@@ -152,11 +139,8 @@ def most_similar(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the queries that correlate with one of the others by more than `limit`, which it is, and if mirrored.
 
-    All three are (n,): places in `queries`, places in `others`, and booleans.
-
-    Args:
-        queries, others: (N, 2, 32) and (M, 2, 32), as `thumbnails` returns them.
-        are_same: both are the same images: then each is compared with those before it.
+    All three are (n,): places in `queries` (N, 2, 32), places in `others` (M, 2, 32), which `thumbnails` returns, and
+    booleans. If they `are_same`, each image is compared with those before it.
     """
     best, place = torch.full((len(queries),), limit), torch.full((len(queries),), -1)
     for start in range(0, len(queries), COMPARED):
@@ -215,26 +199,24 @@ def _confirmed(names: tuple[str, str], one: Split, other: Split, mirrored: torch
 
 def describe_copies(copies: list[Copy], splits: dict[str, Split]) -> dict:
     """Return by "part" and "part/part" how many images of the latter have a copy, and the first pairs by their ids."""
-    found = {}
+    found, classes = {}, next(iter(splits.values())).dataset.classes
     for names in pairs_of_splits(splits):
         of_parts = [copy for copy in copies if copy.splits == names]
         found["/".join(dict.fromkeys(names))] = {
             "images": len(of_parts),
             "labels_differ": sum(copy.labels_differ for copy in of_parts),
             "mirrored": sum(copy.mirrored for copy in of_parts),
-            "pairs": [_describe_pair(copy, splits) for copy in noteworthy(of_parts)[:LISTED]],
+            "pairs": [
+                {
+                    "ids": [splits[name].dataset.ids[index] for name, index in zip(names, copy.indices, strict=True)],
+                    "classes": [classes[label] if label >= 0 else None for label in copy.labels],
+                    "correlation": round(copy.correlation, 4),
+                    "mirrored": copy.mirrored,
+                }
+                for copy in noteworthy(of_parts)[:LISTED]
+            ],
         }
     return found
-
-
-def _describe_pair(copy: Copy, splits: dict[str, Split]) -> dict:
-    sets = [splits[name].dataset for name in copy.splits]
-    return {
-        "ids": [dataset.ids[index] for dataset, index in zip(sets, copy.indices, strict=True)],
-        "classes": [sets[0].classes[label] if label >= 0 else None for label in copy.labels],
-        "correlation": round(copy.correlation, 4),
-        "mirrored": copy.mirrored,
-    }
 
 
 def noteworthy(copies: list[Copy]) -> list[Copy]:

@@ -2,7 +2,8 @@
 
 import math
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -11,29 +12,33 @@ import torch
 from common.data.arrays import Split
 from common.data.folders import Reading
 from common.data.load import Data
-from common.exploring.copies import Copy, all_exact_copies, all_near_copies, describe_copies, near_limit, thumbnails
-from common.exploring.notes import LONG, notes
+from common.exploring.copies import TINY, all_exact_copies, all_near_copies, describe_copies, near_limit, thumbnails
 from common.exploring.pixels import MOST_IMAGES, MOST_PIXELS, SEED, PixelStatistics, balanced_sample, blocks
 from common.runs.config import describe_origin
 from common.runs.folder import make_folder
 from common.system.device import Machine
 from common.system.files import write_json
 from common.system.log import info, log_to, progress
+from common.system.text import printable
 
 LISTED = 20  # sizes that explore.json names; all are counted
+# From where on a note says so
+LONG = 2.0  # longer side over shorter side
+UNBALANCED = 2.0  # images of the largest class for one of the smallest
+FEW = 100  # training images of a class
+SOME_GRAY, ALL_GRAY = 0.01, 0.99
+SPARSE = 0.25  # share of the values that are 0
 
 
 def explore(data: Data, folder: Path) -> dict:
     """Look at a data set: write `explore.json` and pictures into `folder`, say what is unusual, return explore.json.
 
     Pixels and near copies of larger sets are taken from a sample, the same in every run, with as many images of each
-    class as there are; explore.json says of how many. Exact copies are looked for among all images.
-
-    Raises:
-        BadInput: an image cannot be read.
+    class as there are; explore.json says of how many. Exact copies are looked for among all images. BadInput is raised
+    if an image cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    splits = {"train": data.train, "val": data.val, "test": data.test}
+    splits = data.splits
     looked_at = {name: balanced_sample(split) for name, split in splits.items()}
     statistics, small = _look(looked_at)
     limit = near_limit(statistics)
@@ -63,10 +68,7 @@ def explore(data: Data, folder: Path) -> dict:
 
 
 def explore_only(script: str, options: dict, loaded: list[Data], machine: Machine) -> Path:
-    """Explore data sets instead of training on them, each in a folder of its own; return the last one.
-
-    `script` is `__file__` of the experiment, `options` are all by name.
-    """
+    """Explore data sets instead of training on them, each in a folder of its own; return the last one."""
     name = Path(script).stem
     for data in loaded:
         config = {"script": name, "dataset": data.name, "classes": data.classes, "options": options}
@@ -141,7 +143,7 @@ def _describe_sizes(reading: Reading, side: int, images: int) -> dict:
     }
 
 
-def _draw(folder: Path, splits: dict, report: dict, statistics: PixelStatistics, copies: list[Copy]) -> None:
+def _draw(folder: Path, splits: dict, report: dict, statistics: PixelStatistics, copies: list) -> None:
     from common.exploring import plots  # imports matplotlib
 
     plots.draw_class_counts(folder / "class_counts.png", report["parts"])
@@ -153,3 +155,79 @@ def _draw(folder: Path, splits: dict, report: dict, statistics: PixelStatistics,
     path.unlink(missing_ok=True)  # of an earlier look, when there were copies
     if copies:
         plots.draw_copies(path, copies, splits)
+
+
+def notes(report: dict) -> list[str]:
+    """Return in words what a person should notice of what explore.json says, or that there is nothing."""
+    splits = report["parts"]
+    found = (
+        _on_counts(splits, report["balance"]),
+        _on_sizes(report["sizes"]),
+        _on_pixels(report["pixels"], splits["train"]["looked_at"]),
+        _on_copies(report["copies"], splits),
+    )
+    return list(chain(*found)) or ["nothing unusual"]
+
+
+def _on_counts(splits: dict, balance: dict) -> Iterator[str]:
+    counts = splits["train"]["per_class"]
+    smallest, largest = min(counts, key=counts.get), max(counts, key=counts.get)
+    if balance["ratio"] is None or balance["ratio"] >= UNBALANCED:
+        have = f"{counts[largest]:,} training images of '{printable(largest, 40)}'"
+        have += f", {counts[smallest]:,} of '{printable(smallest, 40)}'"
+        yield f"the classes are unbalanced: {have}; accuracy hides what happens to small classes"
+    if counts[smallest] < FEW:
+        few = sum(count < FEW for count in counts.values())
+        have = f"few images: {few:,} of {len(counts):,} classes have fewer than {FEW} training images"
+        yield f"{have}, the smallest {counts[smallest]:,}; pretrained weights and augmentation help"
+    for name, split in splits.items():
+        if split["unlabelled"]:
+            yield f"{split['unlabelled']:,} of {split['images']:,} {name} images have no label: no score on them"
+        missing = sum(count == 0 for count in split["per_class"].values())
+        if missing and split["unlabelled"] < split["images"]:
+            yield f"{missing:,} of {len(counts):,} classes have no {name} image"
+
+
+def _on_sizes(sizes: dict) -> Iterator[str]:
+    side = sizes["stored"][0]
+    if side < TINY:
+        yield f"the images are tiny, {side}x{side} pixels: a network made for photographs pools them away"
+    if sizes["different"] > 1:
+        smallest, largest = (f"{width}x{height}" for width, height in (sizes["smallest"], sizes["largest"]))
+        yield f"the images come in {sizes['different']:,} sizes, {smallest} to {largest}; all become {side}x{side}"
+    if sizes["enlarged"]:
+        yield f"{sizes['enlarged']:,} images are smaller than {side} pixels and are enlarged"
+    if sizes["long"]:
+        yield f"{sizes['long']:,} images are more than {LONG:g} times as long as wide: a square shows part of them"
+
+
+def _on_pixels(pixels: dict, looked_at: int) -> Iterator[str]:
+    if pixels["greyscale"] >= ALL_GRAY:
+        yield "the images are grayscale: three equal channels tell no more than one"
+    elif pixels["greyscale"] >= SOME_GRAY:
+        yield f"{pixels['greyscale']:.1%} of the training images are grayscale among colored ones"
+    if pixels["constant_images"]:
+        yield f"{pixels['constant_images']:,} of {looked_at:,} training images show one color and nothing else"
+    if pixels["zero"] >= SPARSE:
+        yield f"{pixels['zero']:.0%} of all pixel values are exactly 0: strokes or objects on a black ground"
+
+
+def _on_copies(copies: dict, splits: dict) -> Iterator[str]:
+    if copies["exact"] is None:
+        yield "exact copies were not looked for: the images stay in their file, and all of it would have to be read"
+    if any(split["looked_at"] < split["images"] for split in splits.values()):
+        seen, total = (sum(split[key] for split in splits.values()) for key in ("looked_at", "images"))
+        yield f"{seen:,} of {total:,} images were looked at; near copies of the others are not counted"
+    for kind, are, advice in (
+        ("exact", "are the same as", "at most one of the two can be right"),
+        ("near", "are nearly the same as", "look at them in duplicates.png"),
+    ):
+        for names, count in (copies[kind] or {}).items():
+            one, _, other = names.partition("/")
+            effect = f"{other} accuracy is too good" if one == "train" else "the two are not independent"
+            if count["images"] and other:
+                yield f"{count['images']:,} {other} image(s) {are} a {one} image: {effect}"
+            elif count["images"]:
+                yield f"{count['images']:,} {one} image(s) {are} another {one} image"
+            if count["labels_differ"]:
+                yield f"{count['labels_differ']:,} of those pairs have two different labels: {advice}"

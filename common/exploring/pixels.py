@@ -1,14 +1,13 @@
 """Which images are looked at, and what their pixels have in common."""
 
 import math
-from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch.nn.functional import adaptive_avg_pool2d
 
-from common.data.arrays import Split
+from common.data.arrays import Split, take_in_rounds
 from common.transforms.random_streams import shuffled
 
 # Of each split at most so many pixels are looked at: all of CIFAR, five thousand photographs of 224x224.
@@ -30,12 +29,8 @@ def balanced_sample(split: Split, limit: int | None = None, seed: int = SEED) ->
     limit = limit or max(1, min(MOST_IMAGES, MOST_PIXELS // split.dataset.size**2))
     if len(split) <= limit:
         return split
-    labels, seen, ranked = split.labels, Counter(), []
-    for place in shuffled(torch.arange(len(split)), seed, epoch=0).tolist():
-        label = labels[place]
-        ranked.append((seen[label], label, place))  # the first of every class, then the second …
-        seen[label] += 1
-    return split.subset(sorted(place for _, _, place in sorted(ranked)[:limit]))
+    order = shuffled(torch.arange(len(split)), seed, epoch=0).tolist()
+    return split.subset(take_in_rounds(order, split.labels, limit))
 
 
 def blocks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
@@ -47,9 +42,7 @@ def blocks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
 class PixelStatistics:
     """Sums over RGB images, and what follows from them. Pixels count from 0 to 1, of whatever class the image is.
 
-    Args:
-        side: of the images, in pixels.
-        classes: how many there are; mean images are kept of the first MEAN_CLASSES.
+    Mean images are kept of the first MEAN_CLASSES of all `classes` (their number); `side` is that of the images.
     """
 
     def __init__(self, side: int, classes: int):
@@ -128,10 +121,8 @@ class PixelStatistics:
     def _of_neighbors(self, products: torch.Tensor, sums: torch.Tensor) -> list[float]:
         """Return the correlations of pixels at each distance in one direction.
 
-        Args:
-            products: (distances,) sums over all pairs.
-            sums: (2, side) of the values, and of their squares, of each column or row. All but those at one edge hold
-                the first pixels of pairs, and all but those at the other edge the second.
+        `products` (distances,) are sums over all pairs, `sums` (2, side) those of the values, and of their squares, of
+        each column or row: all but those at one edge begin a pair, all but those at the other end one.
         """
         correlations = []
         for product, distance in zip(products, self._distances, strict=True):

@@ -19,10 +19,17 @@ from torch import nn
 from common import figures
 from common.data.batches import Batches
 from common.figures import blank_figure, plain
-from common.inside.layers import NotThere, layer_kinds, name_of_layer
-from common.inside.maps import feature_maps, first_filters, grad_cam, last_spatial_layer
+from common.inside.maps import (
+    NotThere,
+    feature_maps,
+    first_filters,
+    grad_cam,
+    last_spatial_layer,
+    layer_kinds,
+    name_of_layer,
+)
 from common.inside.watch import Watch
-from common.models.modes import device_of
+from common.models.placement import device_of
 from common.system.files import write_json
 from common.system.log import info
 
@@ -34,6 +41,7 @@ MAPS_IN_ROW, MAPPED_LAYERS = 10, 6
 IMAGES_OF_A_KIND = 8  # right ones, and wrong ones
 NO_VALUE_COLOR = "#d9d9d9"
 MARKERS = "os^vD*"
+NO_STEP = "no step of the training was recorded"
 
 
 def look_inside(
@@ -41,10 +49,7 @@ def look_inside(
 ) -> None:
     """Write `inside.json` and draw all pictures of this module into `folder`; say which cannot be drawn, and why.
 
-    Args:
-        model: the trained network; it is afterwards as it was.
-        watch: what was recorded while it was trained.
-        images: test or validation images, with or without labels.
+    The trained `model` is afterwards as it was; `images` are test or validation images, with or without labels.
     """
     kinds = layer_kinds(model)
     shown = _shown_places(np.array(images.split.labels), probabilities)
@@ -70,18 +75,16 @@ def look_inside(
 
 def draw_gradients(path: Path, records: list[dict], kinds: dict[str, str]) -> None:
     """Draw the gradient norm of each layer by epoch, on a logarithmic scale."""
-    names, (values,) = _recorded(records, kinds, ["gradient_norm"], "no step of the training was recorded")
-    label = "L2 norm of the gradient"
-    if len(names) <= MOST_LINES:
-        figure = _lines(names, values, records, label)
-    else:
-        figure = _heat_maps(names, records, [HeatMap(values, label, _log_norm(values))])
+    names, (values,) = _recorded(records, kinds, ["gradient_norm"], NO_STEP)
+    shown = HeatMap(values, "L2 norm of the gradient", _log_norm(values))
+    few = len(names) <= MOST_LINES
+    figure = _lines(names, values, records, shown.label) if few else _heat_maps(names, records, [shown])
     figures.save_figure(figure, path, "Gradient norm of each layer, mean of the watched steps of an epoch")
 
 
 def draw_updates(path: Path, records: list[dict], kinds: dict[str, str]) -> None:
     """Draw by how much a step changes the weights of each layer, by epoch, against the rule of thumb of 1e-3."""
-    names, (values,) = _recorded(records, kinds, ["update_ratio"], "no step of the training was recorded")
+    names, (values,) = _recorded(records, kinds, ["update_ratio"], NO_STEP)
     if len(names) <= MOST_LINES:
         figure = _lines(names, values, records, "L2 of the update / L2 of the weights", GOOD_UPDATE)
     else:
@@ -102,12 +105,12 @@ def draw_activations(path: Path, records: list[dict], kinds: dict[str, str]) -> 
         HeatMap(means, "mean", Normalize(-reach, reach), "RdBu_r", extend="both"),
         HeatMap(deviations, "standard deviation", _log_norm(deviations)),
     ]
-    missing = "\n(no activation layers, of which to count dead units)"
-    if not np.isnan(dead).all():
+    title = "Outputs of each layer for the same images after each epoch"
+    if np.isnan(dead).all():
+        title += "\n(no activation layers, of which to count dead units)"
+    else:
         maps.append(HeatMap(dead, "share of dead units", Normalize(0, 1), "Reds", gray="no activation"))
-        missing = ""
-    figure = _heat_maps(names, records, maps)
-    figures.save_figure(figure, path, f"Outputs of each layer for the same images after each epoch{missing}")
+    figures.save_figure(_heat_maps(names, records, maps), path, title)
 
 
 def draw_filters(path: Path, before: torch.Tensor | None, after: torch.Tensor) -> None:
@@ -220,8 +223,7 @@ def _lines(
         axes.plot(epochs, of_layer, color=color, marker=MARKERS[place % len(MARKERS)], markersize=4,
                   markevery=max(1, len(epochs) // 15), linewidth=1.3, label=name)  # fmt: skip
     if rule_of_thumb:
-        rule = f"rule of thumb: {rule_of_thumb}"
-        axes.axhline(rule_of_thumb, color="black", linestyle="--", linewidth=1.2, label=rule)
+        axes.axhline(rule_of_thumb, color="black", ls="--", lw=1.2, label=f"rule of thumb: {rule_of_thumb}")
     axes.set(ylabel=label, yscale="log")
     figures.epoch_axis(axes, epochs)
     figure.legend(loc="outside right upper", fontsize=8)
@@ -245,9 +247,7 @@ def _heat_maps(names: list[str], records: list[dict], maps: list[HeatMap]) -> Fi
     extent = (records[0]["epoch"] - 0.5, records[-1]["epoch"] + 0.5, len(names) - 0.5, -0.5)
     for axes, shown in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps, strict=True):
         colors = colormaps[shown.colors].with_extremes(bad=NO_VALUE_COLOR)
-        image = axes.imshow(
-            shown.values, cmap=colors, norm=shown.norm, aspect="auto", interpolation="nearest", extent=extent
-        )
+        image = axes.imshow(shown.values, colors, shown.norm, aspect="auto", interpolation="nearest", extent=extent)
         ticks, style = MaxNLocator(5), None
         if isinstance(shown.norm, LogNorm):  # its own ticks run into each other where the scale is short
             ticks, style = np.geomspace(shown.norm.vmin, shown.norm.vmax, 5), "{x:.2g}"
@@ -287,7 +287,6 @@ def _mosaic(filters: torch.Tensor) -> np.ndarray:
     """(N, channels, h, w) from -1 to 1 -> one picture (rows, columns, 3), with white gaps, about as wide as high."""
     from torchvision.utils import make_grid  # takes a second to import
 
-    if filters.shape[1] != 3:
-        filters = filters.mean(1, keepdim=True)
+    filters = filters if filters.shape[1] == 3 else filters.mean(1, keepdim=True)
     columns = math.ceil(math.sqrt(len(filters)))
     return make_grid((filters / 2 + 0.5).clamp(0, 1), columns, padding=1, pad_value=1).permute(1, 2, 0).numpy()

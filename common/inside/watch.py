@@ -7,9 +7,8 @@ import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from common.inside.layers import ACTIVATIONS, NotThere, find_layers, has_parameters, hooked, is_visible
-from common.inside.maps import first_filters
-from common.models.modes import eval_mode
+from common.inside.maps import ACTIVATIONS, NotThere, find_layers, first_filters, has_parameters, hooked, is_visible
+from common.models.placement import eval_mode
 
 # What these make of negative inputs vanishes or nearly so, and its gradient with it.
 RECTIFIERS = (nn.ReLU, nn.ReLU6, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish)
@@ -20,23 +19,13 @@ CONSTANT = 1e-3  # an output of another activation that varies by no more than t
 class Watch:
     """Records, at every `every`-th step of training, how strongly each layer learns; and once an epoch what it gives.
 
-    The train loop calls `before_step` and `after_step` around `optimizer.step()`, and `end_epoch` after the epoch:
-
-        loss.backward()
-        watch.before_step(step)
-        optimizer.step()
-        watch.after_step(step)
-
+    The train loop calls `before_step` and `after_step` around `optimizer.step()`, and `end_epoch` after the epoch.
     Training is the same bit for bit as without it. A step that is not watched costs nothing; one that is watched
     needs the memory of a second copy of the trained weights. The device is waited for in `end_epoch` alone.
 
-    Args:
-        model: the network, before its training: its first filters are kept to be compared with the trained ones.
-        every: steps 0, `every`, 2 * `every`, ... are watched; ValueError is raised if it is below 1.
-
-    Attributes:
-        records: what `end_epoch` returned for each epoch.
-        initial_filters: (filters, channels, h, w) of the first convolution before training; None if there is none.
+    Steps 0, `every`, 2 * `every`, ... are watched; ValueError is raised if it is below 1. `records` are what
+    `end_epoch` returned for each epoch, `initial_filters` (filters, channels, h, w) those of the first convolution of
+    `model` before its training, None if there is none.
     """
 
     def __init__(self, model: nn.Module, every: int):
@@ -127,9 +116,7 @@ def dead_share(layer: nn.Module, output: torch.Tensor) -> torch.Tensor:
     difficulty of training deep feedforward neural networks", 2010, show how such layers saturate). Fewer images make
     more units look dead.
 
-    Args:
-        layer: the activation.
-        output: (N, C, H, W) with channels as units, (N, F) with features, or (N, tokens, F) with features.
+    Units are the channels of an output (N, C, H, W), the features of (N, F) or (N, tokens, F).
     """
     units = output.movedim(-1 if output.dim() == 3 else 1, 0).flatten(1)
     highest, lowest = units.amax(1), units.amin(1)

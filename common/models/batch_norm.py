@@ -48,14 +48,14 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         sums = SumOverProcesses.apply(torch.cat([images.sum((0, 2, 3)), count]))
         n = sums[-1].detach()
         mean = sums[:-1] / n
-        centerd = images - mean[:, None, None]
-        var = SumOverProcesses.apply(centerd.square().sum((0, 2, 3))) / n
+        centered = images - mean[:, None, None]
+        var = SumOverProcesses.apply(centered.square().sum((0, 2, 3))) / n
         with torch.no_grad():
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
-        return torch.addcmul(self.bias[:, None, None], centerd, scale[:, None, None])
+        return torch.addcmul(self.bias[:, None, None], centered, scale[:, None, None])
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -78,7 +78,9 @@ class BatchNorm2d(nn.BatchNorm2d):
         if not folds:
             return super().forward(images)
         self.num_batches_tracked.add_(1)
-        normalized, mean, var = _FoldedNorm.apply(_fold(images, k), self.weight, self.bias, self.eps, k)
+        # The same memory as (1, k * C, N * H * W / k, 1), channels last.
+        folded = images.permute(0, 2, 3, 1).reshape(1, -1, 1, k * self.num_features).permute(0, 3, 1, 2)
+        normalized, mean, var = _FoldedNorm.apply(folded, self.weight, self.bias, self.eps, k)
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
         n, channels, height, width = images.shape
@@ -120,12 +122,6 @@ class _FoldedNorm(torch.autograd.Function):
         grad_images = _affine(folded, of_x, -scale * grad_bias / n - of_x * mean, k)
         grad_images.add_(_affine(grad, scale, torch.zeros_like(scale), k))
         return grad_images, grad_weight, grad_bias, None, None
-
-
-def _fold(images: torch.Tensor, k: int) -> torch.Tensor:
-    """(N, C, H, W) -> the same memory as (1, k * C, N * H * W / k, 1), channels last."""
-    pixels = images.permute(0, 2, 3, 1).reshape(1, -1, 1, k * images.shape[1])
-    return pixels.permute(0, 3, 1, 2)
 
 
 def _affine(folded: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, k: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from common.models.modes import eval_mode
+from common.models.placement import eval_mode
 
 
 def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
@@ -81,7 +81,7 @@ def _numel(tensors: Iterable[torch.Tensor]) -> int:
 
 @torch.no_grad()
 def _count_operations(model: nn.Module, inputs: torch.Tensor):
-    """Return a `FlopCounterMode` that has seen a forward pass."""
+    """Return a `FlopCounterMode` that has seen a forward pass: of convolutions and matrix products, nearly all work."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter:
@@ -90,10 +90,7 @@ def _count_operations(model: nn.Module, inputs: torch.Tensor):
 
 
 def _operations_table(model: nn.Module, input_shape: tuple[int, ...]) -> str:
-    """Return a table of the layers with their parameters and the operations that one image of `input_shape` costs.
-
-    Counted are multiplications and additions of convolutions and matrix products, where nearly all of the work is.
-    """
+    """Return a table of the layers with their parameters and the operations that one image of `input_shape` costs."""
     counts = _count_operations(model, torch.zeros(1, *input_shape)).get_flop_counts()
     rows = [("layer", "kind", "parameters", "operations")]
     for name, layer in model.named_modules():

@@ -37,8 +37,7 @@ class Rescaler(nn.Module):
     So a pretrained network behind it meets, in the first step, the images that it knows (Talebi and Milanfar,
     "Learning to Resize Images for Computer Vision Tasks", 2021, have the same bypass).
 
-    Args:
-        size, channels: side in pixels of what comes out, and the channels of the layers within.
+    `size` is the side in pixels of what comes out, `channels` are those of the layers within.
     """
 
     def __init__(self, size: int, channels: int = 16):

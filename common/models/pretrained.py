@@ -43,10 +43,8 @@ def imagenet_weights(name: str) -> str:
     """Return the path of the ImageNet weights of one of RESNETS, downloading them if need be.
 
     They are torchvision's first version (IMAGENET1K_V1), which the reports of these experiments used, in the folder
-    where PyTorch keeps such files. Their names end in the first digits of their SHA-256, which is verified.
-
-    Raises:
-        BadInput: the file is not there and cannot be downloaded, or its checksum is wrong.
+    where PyTorch keeps such files. Their names end in the first digits of their SHA-256, which is verified. BadInput is
+    raised if the file is not there and cannot be downloaded, or its checksum is wrong.
     """
     from torchvision import models
 
@@ -64,8 +62,6 @@ def imagenet_weights(name: str) -> str:
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if not found.startswith(checksum):
-        raise BadInput(
-            f"{path} is damaged (its SHA-256 begins with {found[: len(checksum)]}); delete it to download it again, "
-            f"or fetch {url}"
-        )
+        what = f"{path} is damaged (its SHA-256 begins with {found[: len(checksum)]})"
+        raise BadInput(f"{what}; delete it to download it again, or fetch {url}")
     return str(path)

@@ -19,8 +19,7 @@ LISTED = 4  # names of tensors in a message; all are counted
 def load_weights(model: nn.Module, file: str, classes: list[str]) -> None:
     """Load the weights in `file` into `model`, and warn if they were trained for other classes than `classes`.
 
-    Raises:
-        BadInput: the file cannot be read or belongs to another network; the text says what differs.
+    BadInput, which says what differs, is raised if the file cannot be read or belongs to another network.
     """
     weights, others = read_weights(file, classes)
     difference = difference_of(model.state_dict(), weights)
@@ -35,10 +34,8 @@ def read_weights(file: str, classes: list[str]) -> tuple[dict, list[str] | None]
     """Return the weights by name in a checkpoint, and the classes that it was trained for if those are not `classes`.
 
     The weights are all that the file holds, or what it holds as one of CONTAINERS. The names lose the prefixes that
-    `DataParallel` and `torch.compile` give them. Only checkpoints of ours tell their classes.
-
-    Raises:
-        BadInput: the file cannot be read safely, is damaged, or holds no weights by name.
+    `DataParallel` and `torch.compile` give them. Only checkpoints of ours tell their classes. BadInput is raised if the
+    file cannot be read safely, is damaged, or holds no weights by name.
     """
     try:
         content, is_ours = read_sealed(Path(file))
@@ -81,13 +78,8 @@ def load_matching(model: nn.Module, file: str, classes: list[str], head: str = "
 
     The tensors of `model.backbone`, if it has one, are loaded one by one, under their names with or without
     `backbone.` before them. Its other parts are loaded whole or not at all: half a head is of no use. Nor is a head
-    that is known to tell other classes apart.
-
-    Args:
-        classes, head: those that `model` tells apart, and the name of the part that does.
-
-    Raises:
-        BadInput: the file cannot be read, or nothing in it fits.
+    that is known to tell other classes than `classes` apart. BadInput is raised if the file cannot be read, or nothing
+    in it fits.
     """
     tensors, others = read_weights(file, classes)
     wanted = model.state_dict()

@@ -46,16 +46,9 @@ class Schedule:
     """
 
     def __init__(
-        self,
-        optimizer: torch.optim.Optimizer,
-        name: str,
-        steps: Sequence[int],
-        warmup_epochs: float = 0,
-        step_size: int = 30,
-        milestones: Sequence[int] = (),
-        gamma: float = 0.1,
-        plateau_patience: int = 10,
-    ):
+        self, optimizer: torch.optim.Optimizer, name: str, steps: Sequence[int], warmup_epochs: float = 0,
+        step_size: int = 30, milestones: Sequence[int] = (), gamma: float = 0.1, plateau_patience: int = 10,
+    ):  # fmt: skip
         check_schedule(name, len(steps), warmup_epochs, milestones)
         total, whole = max(1, sum(steps)), int(warmup_epochs)
         warmup_steps = sum(steps[:whole]) + round((warmup_epochs - whole) * sum(steps[whole : whole + 1]))

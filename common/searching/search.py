@@ -41,9 +41,7 @@ class Search:
         Interrupted, it ends the running trials, which save their states, and queues them for the next start. A lost
         database or folder raises BadInput.
         """
-        self._queue_broken_trials()
-        if self._sweep.method == "grid":
-            self._queue_grid()
+        self._queue_trials()
         try:
             with progress(self.cap, self._sweep.name, unit=" trials") as bar:
                 while self._step():
@@ -200,16 +198,14 @@ class Search:
         records = process.train_json()["epochs"]
         return [(r["epoch"], r[self._metric]) for r in records if r.get(self._metric) is not None]
 
-    def _queue_broken_trials(self) -> None:
-        """Queue trials that crashed in an earlier start once more; refused and diverged ones would end alike."""
+    def _queue_trials(self) -> None:
+        """Queue the grid, and once more those that crashed before; refused and diverged ones would end alike."""
         for trial in self._storage.trials(TrialState.FAIL):
             crashes = trial.user_attrs.get("crashes", 0) + 1
             if trial.user_attrs.get("exit_code") not in (REFUSED, DIVERGED) and crashes < MOST_CRASHES:
                 try_again(self._storage.study, trial, crashes)
-
-    def _queue_grid(self) -> None:
         queued = {trial.user_attrs.get("point") for trial in self._storage.trials()}
-        for point in range(min(self.cap, self._sweep.grid_size())):
+        for point in range(min(self.cap, self._sweep.grid_size())) if self._sweep.method == "grid" else ():
             if point not in queued:
                 self._storage.study.enqueue_trial(self._sweep.grid_point(point), user_attrs={"point": point})
 

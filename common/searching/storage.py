@@ -16,12 +16,12 @@ import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from common.runs.folder import lock
+from common.searching.spaces import sign_of
 from common.searching.sweep_file import Sweep
 from common.system.errors import DISK_FULL, BadInput
 from common.system.files import check_writable
@@ -100,11 +100,6 @@ class Storage:
             self._database.record_heartbeat(trial_id)
 
 
-def sign_of(study: optuna.Study) -> int:
-    """Return the factor that makes a lower value of the metric a better one."""
-    return -1 if study.direction == StudyDirection.MAXIMIZE else 1
-
-
 @contextlib.contextmanager
 def open_search_folder(output_dir: str, name: str, is_alone: bool) -> Iterator[Path]:
     """Make the folder of a search, keep its log, and if it `is_alone` keep others out, or raise BadInput."""
@@ -141,9 +136,8 @@ def proposed_for(trial: FrozenTrial) -> dict:
 def open_storage(url: str | None, folder: Path, name: str, maximize: bool, dead_after: int) -> Storage:
     """Return the storage of the search `name`, new or begun before; raise BadInput if it cannot be read or reached.
 
-    Args:
-        url: of a database; by default a file in `folder`, which the caller must have locked.
-        dead_after: seconds of silence after which another machine's trial is taken for lost.
+    Without the `url` of a database it is a file in `folder`, which the caller must have locked. After `dead_after`
+    seconds of silence another machine's trial is taken for lost.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     direction = "maximize" if maximize else "minimize"
@@ -193,21 +187,17 @@ def _remove_torn_line(path: Path) -> None:
     content = path.read_bytes()
     lines, has_checksum = content.splitlines(keepends=True), False
     for number, line in enumerate(lines, 1):
-        log = _log_in(line)
-        if log is None and number == len(lines) and not line.endswith(b"}\n"):
+        log = None
+        with contextlib.suppress(ValueError, RecursionError):
+            log = json.loads(line)
+        is_whole = isinstance(log, dict) and line.endswith(b"\n")
+        if not is_whole and number == len(lines) and not line.endswith(b"}\n"):
             os.truncate(path, len(content) - len(line))
         # Once there is one, all later lines have one too: else damage of its name would hide other damage.
-        elif log is None or log.get("crc32", None if has_checksum else _checksum(log)) != _checksum(log):
+        elif not is_whole or log.get("crc32", None if has_checksum else _checksum(log)) != _checksum(log):
             raise _damage(path, f"in line {number}")
         else:
             has_checksum = "crc32" in log
-
-
-def _log_in(line: bytes) -> dict | None:
-    """Return what a whole line of a journal holds, None if it is cut off or damaged."""
-    with contextlib.suppress(ValueError, RecursionError):
-        log = json.loads(line)
-        return log if line.endswith(b"\n") and isinstance(log, dict) else None
 
 
 def _checksum(log: dict) -> int:

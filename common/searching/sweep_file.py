@@ -246,10 +246,9 @@ def _steps(low: float, high: float, step: float, section: _Section) -> OneOf:
 
 def _metric(content: object, method: str) -> dict:
     """Return metric, maximize and target, as `Sweep` has them."""
-    if content is None:
-        if method == "bayes":
-            raise BadInput("metric: method bayes needs one, such as `metric: {name: val_accuracy, goal: maximize}`")
-        return {"metric": "val_accuracy", "maximize": True, "target": None}
+    if content is None and method == "bayes":
+        raise BadInput("metric: method bayes needs one, such as `metric: {name: val_accuracy, goal: maximize}`")
+    content = {"name": "val_accuracy", "goal": "maximize"} if content is None else content
     section, known = _Section(content, "metric", ("name", "goal", "target")), (*METRICS, *ALIASES)
     name, target = section.text("name"), section.get("target")
     section.require(name, "needs a name, such as val_accuracy")

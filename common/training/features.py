@@ -60,6 +60,5 @@ class FeatureBatches:
             self._kept.append(features if stays else features.cpu())
         if self.training:
             size = sum(features.nbytes for features in self._kept) / 1e6
-            info(
-                f"the features of {len(self.split):,} training images are kept in {self._views} view(s): {size:.1f} MB"
-            )
+            count = f"{len(self.split):,} training images"
+            info(f"the features of {count} are kept in {self._views} view(s): {size:.1f} MB")
