@@ -446,6 +446,8 @@ def flips(whole, count):
     for place in chance.sample(range(len(whole) - 2), count):  # the last record may be lost, as if it were cut off
         damaged = bytearray(whole)
         damaged[place] ^= 1 << chance.randrange(8)
+        if damaged.lower() == whole.lower() and b"\\u" in whole[place - 5 : place]:
+            continue  # a digit of an escaped letter in the other case: nothing has changed
         yield whole[:place].count(b"\n") + 1, bytes(damaged)
 
 
