@@ -427,6 +427,7 @@ def test_pictures_against_any_kind_of_option(real, tmp_path, drawn, values):
         assert image.width > 500
 
 
+@pytest.mark.slow
 def test_an_option_from_a_file_names_no_file_elsewhere(real, tmp_path, drawn):
     for number in range(2):
         altered(real[0], tmp_path / "runs" / str(number), **{"../../x y": number})
@@ -609,6 +610,7 @@ def check_outputs(tmp_path, overview):
     return page_data(tmp_path / "report.html")
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=NAMES, option=NAMES, value=VALUES, reason=NAMES)
 @example(name=HOSTILE[5], option=HOSTILE[5], value=HOSTILE[5], reason="damaged")

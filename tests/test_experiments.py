@@ -164,6 +164,7 @@ def test_plateau_lowers_the_rate_when_the_loss_stays_up(tmp_path):
     assert records[rose[0]]["lr"] == pytest.approx(0.1 * records[rose[0] - 1]["lr"])
 
 
+@pytest.mark.slow
 def test_patience_stops_early(tmp_path):
     train = read(small_run(tmp_path, "-e", "30", "-lr", "1e-9", "--patience", "2"), "train.json")
     assert len(train["epochs"]) == train["best_epoch"] + 2
@@ -183,6 +184,7 @@ def test_deterministic_switches_torch(tmp_path):
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+@pytest.mark.slow
 def test_same_seed_same_result_other_seed_other_result(finished_run, tmp_path):
     again = small_run(tmp_path, "-e", "1")
     assert first_loss(again) == first_loss(finished_run)
@@ -288,6 +290,7 @@ def test_absent_gpu_is_bad_input(tmp_path):
         small_run(tmp_path, "--device", "cuda")
 
 
+@pytest.mark.slow
 def test_a_wrong_option_as_a_command_is_one_line_and_code_2(tmp_path):
     done = command(ROOT / "ex_1.py", "--epoch", "3", cwd=tmp_path)
     assert done.returncode == 2

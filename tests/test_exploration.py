@@ -365,6 +365,7 @@ def test_where_hashes_are_keys_no_exact_copies_are_looked_for(look):
 HOSTILE = ["with space", "$x^", "new\nline", "😀" * 30, "x" * 200, "\udcff", "%d{}", "\\frac"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "classes",
     [HOSTILE, pytest.param([f"class {number}" for number in range(203)], marks=pytest.mark.slow)],

@@ -436,6 +436,7 @@ def test_inside_json_holds_the_records_and_all_pictures_are_there(tmp_path):
     assert model.training and hooks_of(model) == 0
 
 
+@pytest.mark.slow
 def test_what_a_network_cannot_have_is_skipped_and_said(tmp_path, capsys):
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 200))
     train(model, watch := Watch(model, 2), epochs=1)
@@ -446,6 +447,7 @@ def test_what_a_network_cannot_have_is_skipped_and_said(tmp_path, capsys):
     assert "no filters.png: the network has no convolution" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_without_training_there_is_still_something_to_see(tmp_path):
     model = Functional()
     inside = looked_at(tmp_path, model, Watch(model, 1), classes=2, wrong=False, names=["$a$", "b" * 80])

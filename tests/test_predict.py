@@ -223,6 +223,7 @@ def test_more_names_than_classes_are_all_of_them(run, photograph, capsys):
     assert all(name in last for name in HUES)
 
 
+@pytest.mark.slow
 def test_hostile_names(photographs, tmp_path, capsys):
     data, images = tmp_path / "data", tmp_path / "images"
     for number, name in enumerate(HOSTILE):

@@ -218,6 +218,7 @@ def test_where_nothing_differs_nothing_is_said(run, capsys):
     assert read(run, "config.json")["resumed"][0]["differences"] == {}
 
 
+@pytest.mark.slow
 def test_every_image_of_a_file_must_be_what_it_was(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3), np.uint8)
 
@@ -287,6 +288,7 @@ def test_a_run_killed_within_an_epoch_goes_on_from_that_step(tmp_path, capsys, o
     assert inside == (read(wanted, "inside.json") if inside else None)
 
 
+@pytest.mark.slow
 def test_saving_within_epochs_changes_nothing(tmp_path, whole):
     folder = small_run(tmp_path, *OPTIONS, "--save_minutes", "1e-9")
     assert same_result(folder, whole)

@@ -120,6 +120,7 @@ def test_damaged_states_are_named_and_the_one_before_is_used(interrupted, uninte
     assert same_result(interrupted, uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_truncated_or_deleted_state_falls_back(interrupted, uninterrupted):
     (interrupted / "last.pth").write_bytes((interrupted / "last.pth").read_bytes()[:1000])
     (interrupted / "previous.pth").unlink()

@@ -154,6 +154,7 @@ def test_renamed_classes_are_other_images(tmp_path, monkeypatch):
         without_pictures(["--resume", str(folder), "-e", "2"])
 
 
+@pytest.mark.slow
 def test_moved_images_are_found_with_data_and_the_current_folder_does_not_matter(tmp_path, monkeypatch):
     write_class(tmp_path / "data" / "cat", 12)
     write_class(tmp_path / "data" / "dog", 12, 100)

@@ -148,6 +148,7 @@ def records(folder):
     return [[record[name] for name in names] for record in read(folder, "train.json")["epochs"]]
 
 
+@pytest.mark.slow
 def test_views_are_the_augmentations_of_the_first_epochs(train):
     one, two = (records(train("--input", "crop", "--views", views, "-e", "3", "-lr", "1e-9")) for views in (1, 2))
     losses = [[record[0] for record in run] for run in (one, two)]
@@ -173,6 +174,7 @@ def test_without_augmentation_kept_features_are_exact(train, monkeypatch):
     assert all(torch.allclose(last[0][name], last[1][name], rtol=1e-4, atol=1e-6) for name in last[0])
 
 
+@pytest.mark.slow
 def test_in_its_first_epochs_a_kept_view_is_what_the_epoch_would_see(train, monkeypatch):
     kept = train("--input", "crop", "--views", "2")
     monkeypatch.setattr(trainB, "FeatureBatches", lambda images, *_, **__: images)
@@ -237,6 +239,7 @@ def test_best_weights_are_the_whole_network_and_can_be_evaluated_alone(train):
     assert read(again, "train.json")["best_val_accuracy"] == read(run, "train.json")["best_val_accuracy"]
 
 
+@pytest.mark.slow
 def test_config_says_how_photographs_become_squares(train):
     squashed = read(train("-e", "1"), "config.json")
     assert (squashed["fit"], squashed["stored_size"], squashed["input_shape"]) == ("squash", 32, [3, 32, 32])
