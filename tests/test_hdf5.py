@@ -542,7 +542,6 @@ def write_small_file(path, layout):
     return path
 
 
-@pytest.mark.slow
 def test_a_hundred_damaged_files_are_read_or_told_of(tmp_path):
     path = write_small_file(tmp_path / "a.hdf5", "packed")
     for seed in range(100):
