@@ -347,7 +347,7 @@ def test_no_picture_takes_more_memory_than_is_set_aside_for_it(tmp_path):
     done = subprocess.run([sys.executable, "-c", MEMORY_PROGRAM, *groups], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     taken = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
-    assert len(taken) == len(groups) - 1 and all(most <= 1.02 * set_aside for set_aside, most in taken), taken
+    assert len(taken) == len(groups) - 1 and all(most <= 1.25 * set_aside for set_aside, most in taken), taken
 
 
 def with_exif(image, kind):
