@@ -302,7 +302,7 @@ def test_a_tile_larger_than_its_picture_counts(tmp_path):
 
 
 MEMORY_PROGRAM = """
-import ctypes, sys
+import ctypes, os, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from common.data import images
@@ -312,14 +312,19 @@ images.read_frame(Path(sys.argv[1]), 8, "crop")  # loads what takes memory once
 def status(key):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(key))
 for group in sys.argv[2:]:
+    if os.fork():  # each in a process of its own: threads that end give their memory back when they like
+        os.wait()
+        continue
+    images.read_frame(Path(sys.argv[1]), 8, "crop")
     paths = [Path(path) for path in group.split(":")]
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda path: images.read_frame(path, 64, "crop"), paths))
     with images.opened(paths[0]) as image:
-        print(images._bytes_to_decode(image), status("VmHWM") - before)
+        print(images._bytes_to_decode(image), status("VmHWM") - before, flush=True)
+    os._exit(0)
 """
 
 
@@ -347,7 +352,7 @@ def test_no_picture_takes_more_memory_than_is_set_aside_for_it(tmp_path):
     done = subprocess.run([sys.executable, "-c", MEMORY_PROGRAM, *groups], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     taken = [tuple(map(int, line.split())) for line in done.stdout.splitlines()]
-    assert len(taken) == len(groups) - 1 and all(most <= 1.25 * set_aside for set_aside, most in taken), taken
+    assert len(taken) == len(groups) - 1 and all(most <= 1.02 * set_aside for set_aside, most in taken), taken
 
 
 def with_exif(image, kind):
