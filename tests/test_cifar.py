@@ -259,6 +259,19 @@ def test_the_way_out_of_damage_leads_out(tmp_path, server):
     check(load_cifar("cifar10", str(tmp_path)))
 
 
+def test_two_processes_may_extract_at_once_on_a_disk_without_locks(tmp_path, monkeypatch):
+    (tmp_path / CIFAR10.filename).write_bytes(ARCHIVE)
+    rename = os.rename
+
+    def another_was_faster(source, target):
+        extract(tmp_path)
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", another_was_faster)
+    check(load_cifar("cifar10", str(tmp_path)))
+    assert leftovers(tmp_path) == []
+
+
 def test_many_threads_extract_once_and_remove_what_a_killed_process_left(tmp_path, capsys):
     (tmp_path / CIFAR10.filename).write_bytes(ARCHIVE)
     (tmp_path / ".extracting-killed" / FOLDER).mkdir(parents=True)

@@ -73,5 +73,14 @@ def _extract(source, name: str, archive: Path) -> Path:
             info(f"extracting {archive} to {root}")
             with tempfile.TemporaryDirectory(dir=root, prefix=".extracting-") as partial:
                 extract_archive(str(archive), partial)
-                os.rename(Path(partial) / source.base_folder, root / source.base_folder)
+                _move(Path(partial) / source.base_folder, root / source.base_folder)
     return root
+
+
+def _move(folder: Path, target: Path) -> None:
+    """Move a folder, unless another process has done so meanwhile, on a disk that has no locks."""
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if not target.is_dir():
+            raise
