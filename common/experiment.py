@@ -38,8 +38,9 @@ def run_experiment(
     if is_finished(options.resume, options.epochs, options.test):
         return options.resume
     machine = _machine(options)
-    needs_weights = not (options.explore or has_checkpoint(options.resume))
-    weights = find_weights(options.weights, vars(options).get("model")) if needs_weights else None
+    weights = None
+    if options.weights not in (None, "none") and not (options.explore or has_checkpoint(options.resume)):
+        weights = find_weights(options.weights, vars(options).get("model"))
     loaded = Source.of(vars(options)).load(image_size, val_fraction, fit)
     if options.explore:
         from common.exploring.explore import explore_only
