@@ -355,6 +355,23 @@ def test_500_edits_of_config_json(tmp_path, stored):
     assert used.count(False) > 100
 
 
+@pytest.mark.slow
+def test_every_entry_of_config_json_of_another_kind_or_missing(run, tmp_path):
+    config = json.loads((run / "config.json").read_text())
+    del config["config_sha256"]
+    found = []
+    for name in config:
+        for value in (None, {}, "x", "missing"):
+            folder = shutil.copytree(run, tmp_path / f"{name} {value}")
+            (folder / "test.json").unlink()  # so that there is something left to do
+            others = {other: entry for other, entry in config.items() if other != name}
+            (folder / "config.json").write_text(json.dumps(others if value == "missing" else others | {name: value}))
+            found.append(outcome(without_pictures, ["--resume", str(folder)]))
+            shutil.rmtree(folder)
+    assert found.count(None) > 25  # what a run does not read again may be anything, and older versions wrote less
+    assert len(found) - found.count(None) > 25
+
+
 # Folders where files should be
 
 

@@ -44,7 +44,9 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
 def differences(before: dict, now: dict) -> dict[str, list]:
     """Return {name: [before, now]} of what differs between two configs and can change the last bits of a run."""
     then, here = (
-        {name: config.get(name) for name in ("git_commit", "code_sha256")} | config["versions"] | config["machine"]
+        {name: config.get(name) for name in ("git_commit", "code_sha256")}
+        | config.get("versions", {})
+        | config.get("machine", {})
         for config in (before, now)
     )
     return {name: [then[name], here[name]] for name in here if then.get(name) not in (None, here[name])}

@@ -116,8 +116,7 @@ class Run(RunFolder):
         """Return the folder to be resumed and its config; `wanted` is the config that it would have if it began now."""
         folder = self.options["resume"]
         config, status = self.processes.broadcast(lambda: (read_config(folder), read_train_json(folder)["status"]))
-        before, now = ({"of": one["split_sha256"], "classes": one["classes"]} | one.get("rows_sha256", {})
-                       for one in (config, wanted))  # fmt: skip
+        before, now = _images_of(config), _images_of(wanted)
         if any(before[name] != now[name] for name in before.keys() & now.keys()):  # little memory: rows of fewer splits
             raise BadInput(
                 f"--resume {folder}: the images are not those that the run began with; give them with --data"
@@ -146,6 +145,11 @@ class Run(RunFolder):
             info("so the last bits may differ from those of a run that was never interrupted")
         resumed = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "command": now["command"], "differences": found}
         config["resumed"] = [*config.get("resumed", []), resumed]
+
+
+def _images_of(config: dict) -> dict:
+    """Return what tells the images of a run from others; what an older version did not write is left out."""
+    return {"split": config["split_sha256"], "classes": config["classes"]} | config.get("rows_sha256", {})
 
 
 def _check_memory(config: dict, batch_schedule: list, machine: Machine) -> None:
