@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import read, without_pictures
+from helpers import read, without_pictures, write_class
 from torch import nn
 
 import ex_4
@@ -46,6 +46,15 @@ def test_pretrained_networks_are_trained_at_three_rates():
     for name, rate in names.items():
         part = name.partition(".")[0]
         assert rate == pytest.approx({"layer3": 0.02, "layer4": 0.04, "fc": 0.04}.get(part, 0.01)), name
+
+
+@pytest.mark.slow
+def test_fine_tuning_of_the_published_network_trains(tmp_path):
+    for name in "ab":
+        write_class(tmp_path / "images" / name, 6)
+    words = ["--data", str(tmp_path / "images"), "--pretrained", "--weights", "none", "-e", "1", "-b", "4"]
+    folder = without_pictures([*words, "--model", "resnet18", "--output_dir", str(tmp_path / "out")], ex_4)
+    assert len(read(folder, "train.json")["epochs"]) == 1
 
 
 def kinds(*words):

@@ -91,7 +91,7 @@ def test_the_first_step_is_the_textbooks(name, expected):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_groups_keep_rates_of_their_own(name):
     model, points, labels = problem()
-    groups = [{"params": list(model[0].parameters()), "lr": 0.001}, {"params": list(model[2].parameters())}]
+    groups = [{"params": model[0].parameters(), "lr": 0.001}, {"params": list(model[2].parameters())}]
     optimizer = build_optimizer(groups, name, 0.01)
     assert [group["lr"] for group in optimizer.param_groups] == [0.001, 0.01]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4

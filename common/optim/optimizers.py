@@ -22,6 +22,8 @@ def build_optimizer(
     `momentum` is that of rmsprop and of sgd, where it is Nesterov's (0 is plain descent).
     """
     parameters = list(parameters)
+    if isinstance(parameters[0], dict):  # whose parameters may come from a generator, which can be read once
+        parameters = [group | {"params": list(group["params"])} for group in parameters]
     common = {"lr": lr, "weight_decay": weight_decay}
     if name == "rmsprop":
         return torch.optim.RMSprop(parameters, momentum=momentum, **common)
