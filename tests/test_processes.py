@@ -160,7 +160,7 @@ def test_a_killed_process_ends_the_job_and_the_run_can_be_resumed(tmp_path):
         "-b",
         "50",
         "-e",
-        "40",
+        "12",
         "--sync_bn",
         "--output_dir",
         str(tmp_path),
@@ -169,7 +169,7 @@ def test_a_killed_process_ends_the_job_and_the_run_can_be_resumed(tmp_path):
     job = subprocess.Popen(launcher, cwd=ROOT, text=True, env=environment(OMP_NUM_THREADS="1"),
                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
     for line in job.stdout:
-        if line.startswith("epoch  2/40"):
+        if line.startswith("epoch  2/12"):
             break
     children = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
     victim = next(pid for pid in children if "RANK=1" in Path(f"/proc/{pid}/environ").read_text().split("\0"))
@@ -185,4 +185,4 @@ def test_a_killed_process_ends_the_job_and_the_run_can_be_resumed(tmp_path):
     assert train["status"] == "interrupted"
     resumed = torchrun("ex_1.py", "--resume", config.parent)
     assert resumed.returncode == 0, resumed.stderr
-    assert len(curve(tmp_path)) == 40
+    assert len(curve(tmp_path)) == 12
