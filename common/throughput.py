@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.models.precision import choose_precision
 from common.optim.optimizers import build_optimizer
 from common.optim.recipe import Recipe
 from common.runs.config import describe_network, describe_origin
@@ -43,6 +44,8 @@ def measure_throughput(
         raise BadInput(f"--memory_budget {budget / 1e9:g}: without any batch the process takes {before / 1e3:.2f} GB")
     config = {"script": name, "options": options, "memory_budget_mb": budget and round(budget / 1e6)}
     config |= describe_network(model, input_shape) | describe_origin(machine)
+    machine, config["precision_because"] = choose_precision(machine, config["flops"], options)
+    config["machine"]["precision"] = machine.precision
     folder = make_folder(Path(options["output_dir"]) / name / "throughput", config)
     info(f"run folder: {folder}")
     measure = _measurement(model, input_shape, num_classes, machine, Recipe.of(options))

@@ -51,7 +51,7 @@ def test_equals_pytorchs(n, channels, height, width, mean):
 
 
 def test_it_folds_where_registers_are_not_full():
-    model = nn.Sequential(nn.BatchNorm2d(12), nn.BatchNorm2d(16), nn.BatchNorm2d(24), nn.BatchNorm1d(12))
+    model = nn.Sequential(nn.BatchNorm2d(12), nn.BatchNorm2d(32), nn.BatchNorm2d(24), nn.BatchNorm1d(12))
     fill_registers(model)
     assert [type(layer) is BatchNorm2d for layer in model] == [True, False, True, False]
     assert [type(layer).__name__ for layer in model][0] == "BatchNorm2d"  # the name that summary.txt shows
@@ -88,3 +88,20 @@ def test_one_value_a_channel_is_refused_as_by_pytorch():
     _, folded = twins(12)
     with pytest.raises(ValueError, match="more than 1 value"):
         folded(torch.randn(1, 12, 1, 1).contiguous(memory_format=torch.channels_last))
+
+
+@pytest.mark.parametrize("channels", [12, 16, 24, 48])
+def test_bfloat16_is_folded_to_float32_up_to_its_rounding(channels):
+    exact, folded = twins(channels)
+    torch.manual_seed(0)
+    images = torch.randn(16, channels, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
+    grad = torch.randn_like(images)
+    expected = passed_through(exact, images, grad)
+    source = images.clone().requires_grad_()
+    out = folded(source)
+    out.backward(grad)
+    assert out.dtype == source.grad.dtype == torch.bfloat16 and type(folded) is BatchNorm2d
+    found = {"out": out, "images.grad": source.grad, "weight.grad": folded.weight.grad, "bias.grad": folded.bias.grad}
+    for name, value in (found | folded.state_dict()).items():
+        scale = max(1.0, expected[name].abs().max().item())
+        assert (value.double() - expected[name].double()).abs().max() < 0.01 * scale, name

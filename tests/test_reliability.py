@@ -14,7 +14,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import ROOT, command, environment, interrupt, read, same_result, small_run, table, without_pictures
+from helpers import (
+    ROOT,
+    allow_half_precision,
+    command,
+    environment,
+    interrupt,
+    read,
+    same_result,
+    small_run,
+    table,
+    without_pictures,
+)
 
 import ex_1
 import ex_3
@@ -200,7 +211,7 @@ def test_what_differs_is_said_and_written_down(run, capsys):
     config = read(run, "config.json")
     config["code_sha256"] = "0" * 64
     config["versions"]["torch"] = "2.0.0"
-    config["machine"] |= {"cpu": "Another, AVX512", "processes": 4, "precision": "bf16", "threads": 64}
+    config["machine"] |= {"cpu": "Another, AVX512", "processes": 4, "precision": "fp16", "threads": 64}
     write_config(run, config)
     resume(run)
     said = capsys.readouterr().out
@@ -272,7 +283,9 @@ WITHIN = [
 
 
 @pytest.mark.parametrize("options", WITHIN)
-def test_a_run_killed_within_an_epoch_goes_on_from_that_step(tmp_path, capsys, options):
+def test_a_run_killed_within_an_epoch_goes_on_from_that_step(tmp_path, capsys, monkeypatch, options):
+    if "fp16" in options:
+        allow_half_precision(monkeypatch)
     every_step = ["--save_minutes", "1e-9", "-b", "20", *options]
     wanted = small_run(tmp_path / "whole", *OPTIONS, *every_step)
     words = ["--dataset", "digits", *OPTIONS, *every_step, "--output_dir", str(tmp_path / "part")]

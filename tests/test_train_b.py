@@ -192,7 +192,7 @@ def test_a_frozen_backbone_is_run_once(train, monkeypatch):
 
     monkeypatch.setattr(trainB, "resnet_backbone", counted)
     monkeypatch.setattr("common.runs.run.summarize", lambda *_: "")
-    monkeypatch.setattr("common.runs.config.cost", lambda *_: {})
+    monkeypatch.setattr("common.runs.config.cost", lambda *_: {"flops": 0})
     train("-e", "5", "--views", "2")
     assert sum(seen) == 2 * 24 + 6 + 12  # two views of the training images, validation images once, test images once
 

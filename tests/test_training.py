@@ -15,7 +15,7 @@ from common.optim.optimizers import Schedule, build_optimizer
 from common.optim.recipe import Recipe
 from common.runs.history import best_record
 from common.runs.state import TrainState
-from common.system.device import Machine, prepare_machine
+from common.system.device import Machine
 from common.system.errors import Diverged
 from common.training.loop import Meter, evaluate, train_one_epoch
 from common.transforms.basic import Compose, Normalize, RandomHorizontalFlip
@@ -191,8 +191,3 @@ def test_a_last_training_batch_of_one_image_is_dropped(images, batch_size, train
     source = batches(batch_size, training, images)
     assert [len(labels) for _, labels in source.epoch(1)] == counts
     assert (source.batches_in(1), source.images_in(1)) == (len(counts), sum(counts))
-
-
-def test_automatic_precision_is_full_on_the_cpu():
-    assert prepare_machine("cpu", "auto", deterministic=False).autocast_dtype is None
-    assert prepare_machine("cpu", "bf16", deterministic=False).autocast_dtype is torch.bfloat16

@@ -86,7 +86,7 @@ def _add_training_options(add) -> None:
     add("--schedule", type=one_of(SCHEDULES), default="none", metavar="NAME",
         help=f"of the learning rate: {', '.join(SCHEDULES)}")
     add("--warmup_epochs", type=number(0), default=0.0, metavar="X",
-        help="schedule cosine: epochs of linear rise at the start")
+        help="schedules cosine and linear: epochs of linear rise at the start")
     add("--step_size", type=integer(1), default=30, metavar="N", help="schedule step: multiply by gamma every N epochs")
     add("--milestones", type=integers, default=[], metavar="N,N,...",
         help="schedule multistep: multiply by gamma after these epochs")
@@ -128,7 +128,8 @@ def _add_run_options(add) -> None:
         help="save every X minutes within an epoch too, so that a killed run goes on from there")
     add("--device", type=one_of(DEVICES), default="auto", metavar="NAME", help=", ".join(DEVICES))
     add("--precision", type=one_of(PRECISIONS), default="auto", metavar="NAME",
-        help=f"{', '.join(PRECISIONS)}; auto is half precision on CUDA only")
+        help=f"{', '.join(PRECISIONS)}; auto is what the device is fast at: half precision on CUDA, and on a CPU that "
+             "has bf16 where the network is large enough for it to pay")
     add("--compile", **SWITCH, default=False,
         help="compile the network, which takes a minute; if that fails, go on without")
     add("--sync_bn", **SWITCH, default=False,

@@ -12,6 +12,7 @@ from common.data.batches import Batches, make_batches
 from common.data.load import Data
 from common.models.cost import summarize
 from common.models.placement import place
+from common.models.precision import choose_precision
 from common.models.weights import load_matching, load_weights
 from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
@@ -81,6 +82,7 @@ class Run(RunFolder):
         summary = summarize(model, train.input_shape)  # in all processes: synchronized batch norms wait for each other
         _check_memory(config, self.options["batch_schedule"], self.machine)
         self.is_resumed = bool(self.options["resume"])
+        self._choose_precision(config)
         self.folder, self.config = self._reopened(config) if self.is_resumed else self._made(config)
         if not self.processes.is_main:
             yield
@@ -91,6 +93,7 @@ class Run(RunFolder):
             remove_partial_files(self.folder)
             log_to(self.folder / "log.txt")
             info(f"{'resuming' if self.is_resumed else 'run folder:'} {self.folder}")
+            info(f"{self.machine.device.type}, {self.machine.precision}: {config['precision_because']}")
             try:
                 if self.is_resumed:
                     write_config(self.folder, self.config)
@@ -102,6 +105,13 @@ class Run(RunFolder):
                 raise  # the log stays open for the line that says what happened
             self._trackers.close(self._train_json["status"])
             stop_log()
+
+    def _choose_precision(self, config: dict) -> None:
+        """Settle the number format of the run, and note in `config` which and why."""
+        before = read_config(self.options["resume"]).get("machine", {}) if self.is_resumed else {}
+        chosen = choose_precision(self.machine, config["flops"], self.options, before.get("precision"))
+        self.machine, config["precision_because"] = chosen
+        config["machine"]["precision"] = self.machine.precision
 
     def _made(self, config: dict) -> tuple[Path, dict]:
         """Make the folder of a new run; for class folders and HDF5 its path has the last part of theirs."""

@@ -1,0 +1,84 @@
+"""On a CPU the number format follows from the CPU and the network, and stays that of the run."""
+
+import pytest
+import torch
+from helpers import command, environment, read, small_run, without_pictures
+
+import ex_2
+from common.models import precision
+from common.models.precision import choose_precision, has_bf16
+from common.system.device import prepare_machine
+from common.system.errors import BadInput
+
+AUTO = {"precision": "auto", "deterministic": False}
+LARGE, SMALL_NETWORK = 10**9, 10**6  # operations
+
+
+def chosen(flops, before=None, device="cpu", **options):
+    machine, why = choose_precision(prepare_machine(device, "auto", False), flops, AUTO | options, before)
+    return machine.precision, why
+
+
+@pytest.fixture(params=[False, True])
+def with_bf16(request, monkeypatch):
+    """Whether the CPU, as PyTorch tells of it, computes in bf16."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": request.param, "avx2": True})
+    assert has_bf16() is request.param
+    return request.param
+
+
+def test_bf16_where_the_cpu_has_it_and_the_network_is_large(with_bf16):
+    precision, why = chosen(LARGE)
+    assert (precision == "bf16") is with_bf16
+    assert ("operations" in why) is with_bf16
+    assert chosen(SMALL_NETWORK)[0] == "fp32"
+    assert chosen(LARGE, deterministic=True) == ("fp32", "--deterministic")
+
+
+def test_a_run_keeps_the_format_that_it_began_with(with_bf16):
+    assert chosen(LARGE, before="fp32")[0] == "fp32"
+    precision, why = chosen(SMALL_NETWORK, before="bf16")
+    assert precision == "bf16" and ("many times slower" in why) is not with_bf16
+    assert chosen(SMALL_NETWORK, before="fp16")[0] == "fp32"  # of a GPU: a CPU cannot
+    assert chosen(SMALL_NETWORK, before=["x"])[0] == "fp32"
+
+
+def test_what_is_asked_for_is_what_there_is():
+    machine = prepare_machine("cpu", "bf16", False)
+    assert choose_precision(machine, SMALL_NETWORK, AUTO | {"precision": "bf16"})[0].precision == "bf16"
+
+
+def test_fp16_on_a_cpu_is_refused_with_the_reason():
+    with pytest.raises(BadInput, match="many times slower"):
+        prepare_machine("cpu", "fp16", False)
+
+
+def test_the_record_says_which_and_why(tmp_path, capsys):
+    folder = small_run(tmp_path, "-e", "1")
+    config = read(folder, "config.json")
+    assert config["machine"]["precision"] == "fp32" and config["precision_because"]
+    assert f"cpu, fp32: {config['precision_because']}" in capsys.readouterr().out
+
+
+def test_a_run_chooses_by_its_own_network_and_is_resumed_in_its_format(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(precision, "has_bf16", lambda: True)
+    monkeypatch.setattr(precision, "LEAST_OPERATIONS", 1e5)
+    words = ["--dataset", "digits", "--limit", "40", "--image_size", "8", "--width", "2", "-b", "20", "-e", "1"]
+    folder = without_pictures([*words, "--output_dir", str(tmp_path)], ex_2)
+    operations = read(folder, "config.json")["flops"]
+    monkeypatch.setattr(precision, "LEAST_OPERATIONS", operations)
+    other = without_pictures([*words, "--output_dir", str(tmp_path / "b")], ex_2)
+    assert read(other, "config.json")["machine"]["precision"] == "bf16"
+    monkeypatch.setattr(precision, "has_bf16", lambda: False)
+    capsys.readouterr()
+    without_pictures(["--resume", str(other), "-e", "2"], ex_2)
+    assert "cpu, bf16: as the run began, but this CPU is many times slower at it" in capsys.readouterr().out
+    assert read(other, "config.json")["machine"]["precision"] == "bf16"
+
+
+@pytest.mark.slow
+def test_it_is_one_line_for_somebody_who_types_it(tmp_path):
+    done = command("ex_1.py", "--dataset", "digits", "--device", "cpu", "--precision", "fp16",
+                   "--output_dir", tmp_path, env=environment())  # fmt: skip
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "many times slower" in done.stderr
+    assert not list(tmp_path.iterdir())
