@@ -94,6 +94,11 @@ class Batches:
         order = shuffled(self.split.indices, self.seed, epoch)[: self.images_in(epoch)]
         return [self.processes.shard(batch) for batch in order.split(self.size_in(epoch))]
 
+    def places(self, epoch: int) -> list[torch.Tensor]:
+        """Return where each image of each batch stands among all of an epoch, for this process's share of them."""
+        places = torch.arange(self.images_in(epoch)).split(self.size_in(epoch))
+        return [self.processes.shard(batch) for batch in places]
+
     def epoch(self, epoch: int, skip: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (inputs float32 (n, C, H, W), labels int64 (n,)), both on the device: this process's share.
 

@@ -1,13 +1,14 @@
 """Everything that training changes, and so everything that a checkpoint holds."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from common.inside.watch import Watch
+from common.models.dropout import Dropout, hash_dropouts
 from common.optim.ema import EMA
 from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
@@ -20,7 +21,8 @@ from common.system.log import info
 class TrainState:
     """A network in training, with all that changes along with it.
 
-    `forward` runs the network: it is the network itself, or a compiled form of it. `ema` and `watch` are None unless
+    `forward` runs the network: it is the network itself, or a compiled form of it. `dropouts` are those of its layers
+    whose masks belong to their image. `ema` and `watch` are None unless
     the recipe asks for them. `under_way` is what a run that was interrupted within an epoch goes on from, else None;
     `after_step(steps done, counted)` is called within an epoch; `counted()` is what its meter has come to.
     """
@@ -30,6 +32,7 @@ class TrainState:
     schedule: Schedule
     scaler: torch.amp.GradScaler
     forward: Callable[[torch.Tensor], torch.Tensor]
+    dropouts: Sequence[Dropout] = ()
     ema: EMA | None = None
     watch: Watch | None = None
     under_way: dict | None = None
@@ -43,6 +46,7 @@ class TrainState:
         return cls(
             model, optimizer, schedule, machine.scaler(),
             forward=compiled(model) if recipe.compile else model,
+            dropouts=() if recipe.compile else hash_dropouts(model),  # compiled, a mask costs nothing
             ema=EMA(model, recipe.ema) if recipe.ema else None,
             watch=Watch(model, recipe.watch) if recipe.watch else None,
         )  # fmt: skip

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.data.batches import Batches
+from common.models.dropout import set_draws
 from common.optim.recipe import Recipe
 from common.runs.state import TrainState
 from common.system.device import Machine
@@ -33,6 +34,7 @@ from common.system.errors import Diverged
 from common.system.log import info, progress
 from common.training.meter import Meter
 from common.transforms.mixup import Mix
+from common.transforms.random_streams import Draws
 
 # A loss scale starts at 2^16 and halves at each overflow. Below this, thirty steps in a row (on balance) have changed
 # nothing; on the way to 0 it would end as NaN in every weight.
@@ -64,8 +66,10 @@ def train_one_epoch(
     with progress(batches.images_in(epoch), f"epoch {epoch}/{recipe.epochs}") as bar:
         bar.update(meter.images)
         for step, (micro_batches, images) in enumerate(_steps(batches, epoch, recipe.accumulate, done), done + 1):
-            for number, (inputs, labels) in enumerate(micro_batches, (step - 1) * recipe.accumulate):
+            for number, (inputs, labels, places) in enumerate(micro_batches, (step - 1) * recipe.accumulate):
                 targets = labels
+                if state.dropouts:
+                    set_draws(state.dropouts, Draws(batches.seed, epoch, places, "dropout"))
                 if mix:
                     inputs, targets = mix(inputs, labels, epoch, number)
                 with machine.autocast():
@@ -111,9 +115,10 @@ def _steps(batches: Batches, epoch: int, accumulate: int, done: int) -> Iterator
     The first steps, which are `done`, are left out.
     """
     skip = done * accumulate
-    coming = zip(batches.epoch(epoch, skip), batches.sizes(epoch)[skip:], strict=True)
+    of_batches = (batches.epoch(epoch, skip), batches.places(epoch)[skip:], batches.sizes(epoch)[skip:])
+    coming = zip(*of_batches, strict=True)
     while group := list(islice(coming, accumulate)):
-        yield [batch for batch, _ in group], sum(size for _, size in group)
+        yield [(*batch, places) for batch, places, _ in group], sum(size for *_, size in group)
 
 
 def _take_step(state: TrainState, clip_grad: float | None, step: int) -> None:

@@ -13,7 +13,7 @@ import torch
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 / golden ratio, as a signed integer like all in here
 MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
-PURPOSES = ("augmentation", "order", "training", "windows", "mixing")
+PURPOSES = ("augmentation", "order", "training", "windows", "mixing", "dropout", "image")
 
 
 class Draws:
@@ -34,11 +34,19 @@ class Draws:
             key = _mix(key * GOLDEN + number)
         self._streams = _mix(indices * GOLDEN + key.item())
         self._count = 0
+        self.seed, self.epoch, self.indices = seed, epoch, indices
+
+    def __len__(self) -> int:
+        return len(self._streams)
 
     def __getitem__(self, places: torch.Tensor | slice) -> "Draws":
         part = copy.copy(self)
-        part._streams = self._streams[places]
+        part._streams, part.indices = self._streams[places], self.indices[places]
         return part
+
+    def of_images(self) -> "Draws":
+        """Return streams for the same indices that are the same in every epoch."""
+        return Draws(self.seed, 0, self.indices, "image")
 
     def branch(self) -> "Draws":
         """Return new streams for the same indices; however much is drawn from them, these move on by one number."""
@@ -82,11 +90,11 @@ def shuffled(indices: torch.Tensor, seed: int, epoch: int) -> torch.Tensor:
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:
-    x = (x ^ _shift_right(x, 30)) * MULTIPLIERS[0]
-    x = (x ^ _shift_right(x, 27)) * MULTIPLIERS[1]
-    return x ^ _shift_right(x, 31)
+    x = _shift_right(x, 30).bitwise_xor_(x).mul_(MULTIPLIERS[0])  # the others in place: twice as fast
+    x.bitwise_xor_(_shift_right(x, 27)).mul_(MULTIPLIERS[1])
+    return x.bitwise_xor_(_shift_right(x, 31))
 
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
     """Shift as if unsigned: torch.int64 would fill with copies of the sign."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
