@@ -29,6 +29,7 @@ from common.system.errors import BadInput, Diverged
 from common.system.files import write_bytes, write_json
 from common.system.log import info
 
+DRAWING_SHARE = 0.05  # of the time since the run was opened, for its pictures while it trains
 AGREED_EVERY = 10  # steps after which several processes ask the first whether it is time to save
 
 
@@ -64,6 +65,9 @@ class RunFolder:
     _train_json: dict
     _trackers: Trackers
     _saved_at: float = 0.0
+    _began: float = 0.0
+    _drawing_seconds: float = 0.0
+    _draw: Callable[[], None] | None = None  # what is newer than the pictures
 
     @_main_only
     def write_text(self, name: str, text: str) -> None:
@@ -124,6 +128,7 @@ class RunFolder:
 
     def restore(self) -> list[dict]:
         """Put the state of a resumed run back to the newest intact one; return the records of the epochs so far."""
+        self._began = time.monotonic()
         saved = self.processes.broadcast(self._newest_state) if self.is_resumed else None
         history = saved["history"] if saved else []
         if self.is_resumed and not saved:
@@ -163,13 +168,31 @@ class RunFolder:
 
     @_main_only
     def draw_epoch(self, history: list[dict], train: Batches) -> None:
-        """Draw the curves, and once the training images as the network sees them."""
-        from common.runs import plots  # imports matplotlib, which the first epoch need not wait for
+        """Draw the curves, and once the training images as the network sees them.
 
-        plots.draw_history(self.folder, history)
-        plots.draw_resources(self.folder / "resources.png", history)
-        if not (self.folder / "samples.png").exists():
-            plots.draw_samples(self.folder / "samples.png", train, self.config["classes"])
+        Epochs may be so short that this would take longer than they do: then some are left out, but `draw_now`.
+        """
+
+        def draw() -> None:
+            from common.runs import plots  # imports matplotlib, which the first epoch need not wait for
+
+            plots.draw_history(self.folder, history)
+            plots.draw_resources(self.folder / "resources.png", history)
+            if not (self.folder / "samples.png").exists():
+                plots.draw_samples(self.folder / "samples.png", train, self.config["classes"])
+
+        self._draw = draw
+        if self._drawing_seconds <= DRAWING_SHARE * (time.monotonic() - self._began):
+            self.draw_now()
+
+    @_main_only
+    def draw_now(self) -> None:
+        """Draw the last epoch, if it has been left out."""
+        if self._draw is not None:
+            started = time.monotonic()
+            self._draw()
+            self._draw = None
+            self._drawing_seconds += time.monotonic() - started
 
     @_main_only
     def finish(self) -> None:
@@ -177,6 +200,10 @@ class RunFolder:
         self._set_status("finished")
         self._trackers.finish(read_test_json(self.folder), sorted(self.folder.glob("*.png")))
         info(f"finished: {self.folder}")
+
+    def training_seconds(self) -> float:
+        """Return what all epochs took together, with their validation."""
+        return self._train_json["train_time"]
 
     def resume_command(self) -> str:
         """Return the shell command that continues this run."""
@@ -217,6 +244,8 @@ class RunFolder:
     def _end_badly(self, error: BaseException) -> None:
         with contextlib.suppress(OSError):  # a full disk: what was written before is whole, and stays
             self._set_status("diverged" if isinstance(error, Diverged) else "interrupted")
+        with contextlib.suppress(Exception):  # a picture must not hide what ended the run
+            self.draw_now()
         if isinstance(error, Diverged):
             has_weights = (self.folder / "best.pth").exists()
             info(f"{'the best' if has_weights else 'no'} weights so far are kept in {self.folder}")

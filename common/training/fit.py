@@ -92,6 +92,7 @@ def fit(
         run.save_epoch(history)
         info(_epoch_line(record, recipe.epochs, is_best=best_record(history) is record))
         run.draw_epoch(history, train)
+    run.draw_now()
 
 
 def _validate(model: nn.Module, val: Batches, machine: Machine, epoch: int, lr: float) -> tuple[float, float]:
