@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Callable
 
 import numpy as np
 import torch.nn.functional as F
@@ -16,6 +17,12 @@ from common.training.loop import evaluate
 from common.transforms.tta import views
 
 
+def evaluate_last(run: Run, model: nn.Module, test: Batches) -> None:
+    """Evaluate the weights that the training has ended with, as `evaluate_best` does with the best."""
+    weights = run.state.eval_model.state_dict()
+    _evaluate(run, model, test, lambda: weights, "nothing: the last epoch")
+
+
 def evaluate_best(run: Run, model: nn.Module, test: Batches, shown_classes: int = 0) -> None:
     """Evaluate the best weights of `run` on the test images and write scores, predictions and pictures.
 
@@ -23,13 +30,19 @@ def evaluate_best(run: Run, model: nn.Module, test: Batches, shown_classes: int 
     `test` switched off nothing of this happens: a run that may not be the chosen one must not see them. So many
     `shown_classes` are in `class_predictions.png`, ten images of each.
     """
+    _evaluate(run, model, test, run.best_weights, "validation", shown_classes)
+
+
+def _evaluate(
+    run: Run, model: nn.Module, test: Batches, weights: Callable[[], dict], selected_on: str, shown_classes: int = 0
+) -> None:
     from common.runs import plots  # imports matplotlib, which no run needs before its first epoch
 
     if not run.config["options"]["test"]:
         info(f"the test images are left alone; to test: {run.resume_command()} --test True")
         run.finish()
         return
-    model.load_state_dict(run.best_weights())
+    model.load_state_dict(weights())
     started = time.perf_counter()
     logits, labels = evaluate(model, test, run.machine, "testing")
     testing_time = time.perf_counter() - started
@@ -48,7 +61,7 @@ def evaluate_best(run: Run, model: nn.Module, test: Batches, shown_classes: int 
         result |= {
             "loss": F.cross_entropy(logits, labels).item(),
             "testing_time": testing_time,
-            "selected_on": "validation",
+            "selected_on": selected_on,
             "test_evaluations": run.config["earlier_test_evaluations"] + 1,
             **of_views,
         }

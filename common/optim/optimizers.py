@@ -1,7 +1,7 @@
 """Optimizers and learning rate schedules by name."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch.optim import lr_scheduler
@@ -9,7 +9,8 @@ from torch.optim import lr_scheduler
 from common.system.errors import BadInput
 
 OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop")
-SCHEDULES = ("none", "step", "multistep", "cosine", "plateau", "onecycle")
+SCHEDULES = ("none", "step", "multistep", "cosine", "linear", "plateau", "onecycle")
+WITH_WARMUP = ("cosine", "linear")
 # Their meaning does not depend on how many epochs there are, so that a finished run can be continued with more.
 OPEN_ENDED = ("none", "step", "multistep", "plateau")
 
@@ -42,8 +43,9 @@ class Schedule:
         name: one of SCHEDULES.
             none: constant. step: times `gamma` every `step_size` epochs. multistep: times `gamma` at each of
             `milestones` (epochs). cosine: from `warmup_epochs` of linear rise down to 0 along a half cosine, by step
-            (Loshchilov and Hutter, "SGDR", 2017). plateau: times `gamma` when the validation loss has not improved for
-            `plateau_patience` epochs. onecycle: up to the rate and down again, by step (Smith and Topin, 2018).
+            (Loshchilov and Hutter, "SGDR", 2017). linear: the same along a line. plateau: times `gamma` when the
+            validation loss has not improved for `plateau_patience` epochs. onecycle: up to the rate and down again, by
+            step (Smith and Topin, 2018).
         steps: optimizer steps of each epoch.
     """
 
@@ -59,12 +61,13 @@ class Schedule:
             "none": lambda: lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0),
             "step": lambda: lr_scheduler.StepLR(optimizer, step_size, gamma),
             "multistep": lambda: lr_scheduler.MultiStepLR(optimizer, milestones, gamma),
-            "cosine": lambda: lr_scheduler.LambdaLR(optimizer, _cosine(total, warmup_steps)),
+            "cosine": lambda: lr_scheduler.LambdaLR(optimizer, _falling(total, warmup_steps, _cosine)),
+            "linear": lambda: lr_scheduler.LambdaLR(optimizer, _falling(total, warmup_steps, _linear)),
             "plateau": lambda: lr_scheduler.ReduceLROnPlateau(optimizer, "min", gamma, plateau_patience),
             "onecycle": lambda: lr_scheduler.OneCycleLR(optimizer, rates, total + 1, cycle_momentum=False),
         }
         self.scheduler = makers[name]()
-        self.by_step, self.by_loss = name in ("cosine", "onecycle"), name == "plateau"
+        self.by_step, self.by_loss = name in ("cosine", "linear", "onecycle"), name == "plateau"
         self.state_dict, self.load_state_dict = self.scheduler.state_dict, self.scheduler.load_state_dict
 
     def after_step(self) -> None:
@@ -80,19 +83,29 @@ class Schedule:
 
 def check_schedule(name: str, epochs: int, warmup_epochs: float, milestones: Sequence[int]) -> None:
     """Raise BadInput if the options of a schedule contradict each other, or one that it needs is missing."""
-    if name == "cosine" and warmup_epochs >= max(epochs, 1):
+    if name in WITH_WARMUP and warmup_epochs >= max(epochs, 1):
         raise BadInput(f"--warmup_epochs {warmup_epochs:g} must be less than --epochs {epochs}")
     if name == "multistep" and not milestones:
         raise BadInput("--schedule multistep needs --milestones, for instance --milestones 30,40")
 
 
-def _cosine(steps: int, warmup_steps: int):
-    """Return the factor by which the rate is multiplied after `step` steps; the first step of a warm-up is not zero."""
+def _falling(steps: int, warmup_steps: int, shape: Callable[[float], float]) -> Callable[[int], float]:
+    """Return the factor by which the rate is multiplied after `step` steps; the first step of a warm-up is not zero.
+
+    After the warm-up it is `shape` of the share of the steps that is done, from 1 down to 0.
+    """
 
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / (warmup_steps + 1)
-        done = (step - warmup_steps) / max(1, steps - warmup_steps)
-        return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+        return shape(min((step - warmup_steps) / max(1, steps - warmup_steps), 1.0))
 
     return factor
+
+
+def _cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _linear(done: float) -> float:
+    return 1 - done

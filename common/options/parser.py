@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.optim.optimizers import OPEN_ENDED, check_schedule
+from common.optim.optimizers import OPEN_ENDED, WITH_WARMUP, check_schedule
 from common.options.types import absolute_path, nearest
 from common.runs.folder import read_config, unfinished_runs
 from common.runs.tracking import check_installed
@@ -24,7 +24,7 @@ TRACKERS = ("tensorboard", "wandb", "wandb_project", "wandb_entity")
 MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "save_minutes", "print_every", "compile", "test", *TRACKERS)
 # Options that do nothing unless another one has one of these values.
 WORKS_ONLY_WITH = {
-    "warmup_epochs": ("schedule", ("cosine",)),
+    "warmup_epochs": ("schedule", WITH_WARMUP),
     "step_size": ("schedule", ("step",)),
     "milestones": ("schedule", ("multistep",)),
     "gamma": ("schedule", ("step", "multistep", "plateau")),

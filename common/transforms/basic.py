@@ -111,6 +111,31 @@ class RandomHorizontalFlip:
         return change_where(draws.uniform() < self.p, images, lambda chosen, _: chosen.flip(self.axis))
 
 
+class AlternatingFlip:
+    """Mirrors each image left to right in every other epoch; where it begins is drawn for each image.
+
+    So any two epochs in a row show an image both ways (Jordan, "94% on CIFAR-10 in 3.29 Seconds", 2024).
+    """
+
+    def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        is_turn = (draws.of_images().integers(2) + draws.epoch) % 2 == 1
+        return change_where(is_turn, images, lambda chosen, _: chosen.flip(-1))
+
+
+class Grow:
+    """Resizes squares to `sizes`, one after the other in the course of `epochs`: small images are learned from faster.
+
+    Training at growing resolutions is from Howard's "Training Imagenet in 3 hours for 25 minutes" (fast.ai, 2018).
+    """
+
+    def __init__(self, sizes: Sequence[int], epochs: int):
+        self.sizes, self.epochs = list(sizes), epochs
+
+    def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+        size = self.sizes[min((draws.epoch - 1) * len(self.sizes) // max(1, self.epochs), len(self.sizes) - 1)]
+        return Resize((size, size))(images)
+
+
 class RandomVerticalFlip(RandomHorizontalFlip):
     """Turns each image upside down with probability `p`."""
 

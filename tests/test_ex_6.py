@@ -1,0 +1,101 @@
+"""EX-6: the fast lane's parts do what their names say, and together they are an experiment like the others."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import interrupt, noise, read, same_result, without_pictures
+from torch import nn
+
+import ex_6
+from common.transforms.basic import AlternatingFlip, Grow
+from common.transforms.random_streams import Draws
+
+SMALL = ["--dataset", "digits", "--limit", "200", "-b", "50", "--widths", "4,8,8", "-e", "2", "--sizes", "12,16"]
+
+
+def options(*words):
+    return ex_6.parse_options(list(words))
+
+
+def images(count, side=8):
+    return torch.from_numpy(np.stack([noise(seed, side, side) for seed in range(count)])).permute(0, 3, 1, 2)
+
+
+def test_any_two_epochs_in_a_row_show_an_image_both_ways():
+    pictures, flip = images(40), AlternatingFlip()
+    shown = [flip(pictures, Draws(0, epoch, torch.arange(40))) for epoch in (1, 2, 3)]
+    assert torch.equal(shown[0], shown[1].flip(-1)) and torch.equal(shown[0], shown[2])
+    mirrored = [not torch.equal(one, other) for one, other in zip(shown[0], pictures, strict=True)]
+    assert 8 < sum(mirrored) < 32
+    part = flip(pictures[[5, 30]], Draws(0, 1, torch.tensor([5, 30])))
+    assert torch.equal(part, shown[0][[5, 30]])
+    assert torch.equal(
+        flip(pictures, Draws(0, 1, torch.arange(60))[20:]), flip(pictures, Draws(0, 1, torch.arange(20, 60)))
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "epochs", "expected"),
+    [([20, 24, 28, 32], 4, [20, 24, 28, 32]), ([24, 28, 32], 6, [24, 24, 28, 28, 32, 32]),
+     ([20, 32], 3, [20, 20, 32]), ([16, 20, 32], 1, [16]), ([32], 2, [32, 32])],
+)  # fmt: skip
+def test_images_grow_in_the_course_of_the_epochs(sizes, epochs, expected):
+    grow = Grow(sizes, epochs)
+    sides = [grow(images(2, 32), Draws(0, epoch, torch.arange(2))).shape[-1] for epoch in range(1, epochs + 1)]
+    assert sides == expected
+    assert grow(images(2, 32), Draws(0, epochs + 5, torch.arange(2))).shape[-1] == sizes[-1]
+
+
+def test_whitened_patches_are_uncorrelated():
+    pictures = images(300, 12).float() / 255
+    pictures += 0.5 * pictures.mean(1, keepdim=True).roll(1, -1)  # that neighbors and colors have something in common
+    layer = nn.Conv2d(3, 24, 2)
+    ex_6.whiten(layer, pictures)
+    with torch.no_grad():
+        layer.bias.zero_()
+        out = layer(pictures)
+    assert torch.equal(layer.weight[:12], -layer.weight[12:]) and not layer.weight.requires_grad
+    of_patches = out[:, :12].permute(1, 0, 2, 3).flatten(1)
+    torch.testing.assert_close(of_patches.cov(), torch.eye(12), atol=0.12, rtol=0)
+
+
+def test_the_target_chooses_network_sizes_and_epochs():
+    for target, of_target in ex_6.TARGETS.items():
+        chosen = options("--target", target)
+        assert {name: getattr(chosen, name) for name in of_target} == of_target
+    assert options("--target", "0.90", "-e", "3").epochs == 3
+
+
+@pytest.mark.parametrize("side", [10, 20, 32])
+@pytest.mark.parametrize("words", [[], ["--whiten", "False"], ["--pool_first", "False"], ["--dirac", "False"]])
+def test_the_network_takes_images_of_any_size(side, words):
+    model = ex_6.build_model(options(*words), 7)
+    assert model(torch.randn(2, 3, side, side)).shape == (2, 7)
+
+
+def test_convolutions_begin_by_passing_on_what_they_get():
+    layer = next(layer for layer in ex_6.build_model(options(), 10) if getattr(layer, "in_channels", 0) == 64)
+    inputs = torch.randn(2, 64, 5, 5)
+    torch.testing.assert_close(layer(inputs)[:, :64], inputs)
+
+
+def test_a_run_tests_its_last_weights_and_is_resumed_to_the_same_bits(tmp_path):
+    whole = without_pictures([*SMALL, "--output_dir", str(tmp_path / "whole")], ex_6)
+    scores = read(whole, "test.json")
+    assert scores["selected_on"] == "nothing: the last epoch"
+    folder = interrupt(
+        lambda: without_pictures([*SMALL, "--output_dir", str(tmp_path / "part")], ex_6),
+        tmp_path / "part",
+        before_epoch=2,
+    )
+    without_pictures(["--resume", str(folder)], ex_6)
+    assert same_result(folder, whole)
+    last = torch.load(whole / "last.pth", weights_only=True)["model"]
+    assert not last["1.bias" if "1.bias" in last else "2.weight"].isnan().any()
+    assert read(whole, "clock.json").keys() == {"training_seconds", "process_seconds"}
+
+
+def test_it_learns(tmp_path):
+    words = ["--dataset", "digits", "-b", "100", "--widths", "8,16,16", "-e", "6", "--sizes", "16,32"]
+    folder = without_pictures([*words, "--flip", "none", "--output_dir", str(tmp_path)], ex_6)
+    assert read(folder, "test.json")["accuracy"] > 0.8
