@@ -21,7 +21,7 @@ from torch import nn
 from common.evaluation.testing import evaluate_last
 from common.experiment import run_experiment
 from common.options.shared import experiment_parser
-from common.options.types import SWITCH, integers, number, one_of, one_or_several
+from common.options.types import SWITCH, integers, one_of, one_or_several
 from common.system.log import info
 from common.system.resources import process_seconds
 from common.training.fit import fit
@@ -49,16 +49,13 @@ def parse_options(argv=None):
     add = parser.own.add_argument
     add("--target", type=one_of(tuple(TARGETS)), default="0.80", metavar="X",
         help=f"test accuracy to aim at, which chooses the three below: {', '.join(TARGETS)}")  # fmt: skip
-    add(
-        "--widths", type=one_or_several(3), metavar="N,N,N", help="channels of the three blocks (default: the target's)"
-    )
+    add("--widths", type=one_or_several(3), metavar="N,N,N", help="channels of the blocks (default: the target's)")
     add("--sizes", type=integers, metavar="N,...", help="sides of the training images, as the epochs go on (likewise)")
     add("--whiten", **SWITCH, default=True, help="compute the first layer from training images; False learns it")
     add("--dirac", **SWITCH, default=True, help="begin with convolutions that pass on what they get")
     add("--pool_first", **SWITCH, default=True, help="halve the images before they are normalized, not after")
     add("--flip", type=one_of(("alternate", "random", "none")), default="alternate", metavar="NAME",
         help="mirror training images in every other epoch (alternate), at random, or not at all")  # fmt: skip
-    add("--bias_rate", type=number(above=0), default=BIAS_RATE, metavar="X", help="of the biases, times --lr")
     parser.derived |= {name: lambda options, name=name: TARGETS[options.target][name] for name in TARGETS["0.80"]}
     return parser.parse(argv)
 
@@ -86,20 +83,14 @@ def build_model(options, num_classes):
 
 def _block(channels_in, channels_out, options):
     """Return two convolutions, between which the images are halved."""
-
-    def conv(channels_in):
-        layer = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False)
+    convs = [nn.Conv2d(channels, channels_out, 3, padding=1, bias=False) for channels in (channels_in, channels_out)]
+    norms = [nn.BatchNorm2d(channels_out, eps=1e-12, momentum=0.4) for _ in convs]
+    for conv, norm in zip(convs, norms, strict=True):
+        norm.weight.requires_grad = False  # no gain: the layer behind it has one
         if options.dirac:
-            nn.init.dirac_(layer.weight[:channels_in])
-        return layer
-
-    def norm():
-        layer = nn.BatchNorm2d(channels_out, eps=1e-12, momentum=0.4)
-        layer.weight.requires_grad = False  # no gain: the layer behind it has one
-        return layer
-
-    halve = [nn.MaxPool2d(2), norm()] if options.pool_first else [norm(), nn.MaxPool2d(2)]
-    return [conv(channels_in), *halve, nn.GELU(), conv(channels_out), norm(), nn.GELU()]
+            nn.init.dirac_(conv.weight[: conv.in_channels])
+    halve = [nn.MaxPool2d(2), norms[0]] if options.pool_first else [norms[0], nn.MaxPool2d(2)]
+    return [convs[0], *halve, nn.GELU(), convs[1], norms[1], nn.GELU()]
 
 
 class Scale(nn.Module):
@@ -145,14 +136,10 @@ def train_and_test(run, options):
 
 def parameter_groups(model, options):
     """Return the weights, and the biases of the batch norms, which have a rate of their own and decay as much."""
-    biases = [layer.bias for layer in model if isinstance(layer, nn.BatchNorm2d)]
-    of_norms = {id(bias) for bias in biases}
-    weights = [each for each in model.parameters() if each.requires_grad and id(each) not in of_norms]
-    rate = options.bias_rate
-    return [
-        {"params": weights},
-        {"params": biases, "lr": rate * options.lr, "weight_decay": options.weight_decay / rate},
-    ]
+    norms = [layer for layer in model if isinstance(layer, nn.BatchNorm2d)]
+    weights = [each for layer in model if layer not in norms for each in layer.parameters() if each.requires_grad]
+    of_biases = {"lr": BIAS_RATE * options.lr, "weight_decay": options.weight_decay / BIAS_RATE}
+    return [{"params": weights}, {"params": [norm.bias for norm in norms], **of_biases}]
 
 
 def tell_times(run):

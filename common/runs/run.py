@@ -24,6 +24,7 @@ from common.system.device import Machine
 from common.system.errors import BadInput
 from common.system.files import remove_partial_files
 from common.system.log import info, log_to, stop_log
+from common.system.threads import Behind
 
 
 class Run(RunFolder):
@@ -48,6 +49,7 @@ class Run(RunFolder):
         self.script, self.options, self.data, self.machine = Path(script).resolve(), options, data, machine
         self.processes, self.num_classes = machine.processes, len(data.classes)
         self.recipe, self.weights, self.fit = Recipe.of(options), weights, fit
+        self._behind = Behind()
 
     def batches(self, train_transform, eval_transform) -> tuple[Batches, Batches, Batches]:
         """Return the batches of the training, validation and test images."""

@@ -22,12 +22,13 @@ from common.runs.history import best_record
 from common.runs.resuming import load_best, newest_state
 from common.runs.state import TrainState
 from common.runs.tracking import Trackers
-from common.system.checkpoints import save_checkpoint
+from common.system.checkpoints import pack, save_checkpoint
 from common.system.device import Machine
 from common.system.distributed import Processes
 from common.system.errors import BadInput, Diverged
 from common.system.files import write_bytes, write_json
 from common.system.log import info
+from common.system.threads import Behind
 
 DRAWING_SHARE = 0.05  # of the time since the run was opened, for its pictures while it trains
 AGREED_EVERY = 10  # steps after which several processes ask the first whether it is time to save
@@ -63,6 +64,7 @@ class RunFolder:
     state: TrainState | None = None
     machine: Machine
     _train_json: dict
+    _behind: Behind
     _trackers: Trackers
     _saved_at: float = 0.0
     _began: float = 0.0
@@ -87,18 +89,29 @@ class RunFolder:
 
     @_main_only
     def save_epoch(self, history: list[dict]) -> None:
-        """Save the end of an epoch. Killed between any two of these writes, a resume ends alike.
+        """Save the end of an epoch, in a thread. Killed before or between these writes, a resume ends alike.
 
         Args:
             history: the records of all epochs so far.
         """
-        epoch, every = history[-1]["epoch"], self.recipe.save_every
-        state = self._state_of_run(history)
-        save_state(self.folder, state, epoch, keep=bool(every) and epoch % every == 0)
-        if best_record(history) is history[-1]:  # after the state, from which a resume can take the weights
-            self._save_best(self.state.eval_model.state_dict(), history[-1])
-        self._write_train_json(history)
-        self._track_epoch(history)
+        record, every = history[-1], self.recipe.save_every
+        keep = bool(every) and record["epoch"] % every == 0
+        state, best = pack(self._state_of_run(history)), None
+        if best_record(history) is record:
+            best = pack(self._content_of_best(self.state.eval_model.state_dict(), record))
+
+        def write() -> None:
+            save_state(self.folder, state, record["epoch"], keep)
+            if best is not None:  # after the state, from which a resume can take the weights
+                save_checkpoint(self.folder / "best.pth", best)
+            self._write_train_json(history)
+            self._track_epoch(history)
+
+        self._behind.do(write)
+
+    def wait_for_files(self) -> None:
+        """Wait until what is being saved lies on the disk."""
+        self._behind.wait()
 
     @_main_only
     def save_untrained(self, model: nn.Module, accuracy: float) -> None:
@@ -123,7 +136,8 @@ class RunFolder:
         of_all = self.processes.gather(own)
         if self.processes.is_main:
             under_way = {"lr": lr, "step": step, "meter": counted(), "processes": of_all}
-            save_state(self.folder, self._state_of_run(history) | {"under_way": under_way}, 0, keep=False)
+            state = pack(self._state_of_run(history) | {"under_way": under_way})
+            self._behind.do(lambda: save_state(self.folder, state, 0, keep=False))
         self._saved_at = time.monotonic()
 
     def restore(self) -> list[dict]:
@@ -223,8 +237,10 @@ class RunFolder:
         return self.state.state_dict() | {"history": history, "run_id": self.config.get("run_id")}
 
     def _save_best(self, weights: dict, record: dict) -> None:
-        of_epoch = {name: record[name] for name in ("epoch", "val_accuracy")}
-        save_checkpoint(self.folder / "best.pth", {"model": weights, "config": self.config} | of_epoch)
+        save_checkpoint(self.folder / "best.pth", self._content_of_best(weights, record))
+
+    def _content_of_best(self, weights: dict, record: dict) -> dict:
+        return {"model": weights, "config": self.config} | {name: record[name] for name in ("epoch", "val_accuracy")}
 
     def _write_train_json(self, history: list[dict]) -> None:
         best = best_record(history) or {"val_accuracy": None, "epoch": None}
@@ -242,6 +258,8 @@ class RunFolder:
         self._trackers.epoch(history[-1], {"best_val_accuracy": best["val_accuracy"], "best_epoch": best["epoch"]})
 
     def _end_badly(self, error: BaseException) -> None:
+        with contextlib.suppress(Exception):  # it has been raised already, or comes too late
+            self.wait_for_files()
         with contextlib.suppress(OSError):  # a full disk: what was written before is whole, and stays
             self._set_status("diverged" if isinstance(error, Diverged) else "interrupted")
         with contextlib.suppress(Exception):  # a picture must not hide what ended the run
@@ -254,7 +272,7 @@ class RunFolder:
             info(f"{done} epoch(s) are saved; to go on: {self.resume_command()}")
 
 
-def save_state(folder: Path, state: dict, epoch: int, keep: bool) -> None:
+def save_state(folder: Path, state: dict | bytes, epoch: int, keep: bool) -> None:
     """Save the training state after an epoch as `last.pth`, and with `keep` as `epoch-<n>.pth` too."""
     if keep:
         save_checkpoint(folder / f"epoch-{epoch}.pth", state)

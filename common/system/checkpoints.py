@@ -24,12 +24,20 @@ class Damaged(BadInput):
     """A checkpoint is not what was written."""
 
 
-def save_checkpoint(path: Path, content: dict, keep_old_as: Path | None = None) -> None:
-    """Write `content` (tensors, numbers, strings, lists, dicts) to `path`, whole or not at all; see `write_bytes`."""
+def save_checkpoint(path: Path, content: dict | bytes, keep_old_as: Path | None = None) -> None:
+    """Write `content` to `path`, whole or not at all; see `write_bytes`.
+
+    It is a dict of tensors, numbers, strings, lists and dicts, or what `pack` has made of one.
+    """
+    packed = content if isinstance(content, bytes) else pack(content)
+    write_bytes(path, packed + _seal(packed), keep_old_as)
+
+
+def pack(content: dict) -> bytes:
+    """Return what `torch.save` writes of `content`: it is then free to change."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    buffer.write(_seal(buffer.getvalue()))
-    write_bytes(path, buffer.getbuffer(), keep_old_as)
+    return buffer.getvalue()
 
 
 def load_checkpoint(path: Path, keys: set[str] = frozenset()) -> dict:

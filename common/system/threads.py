@@ -3,7 +3,7 @@
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 
 def read_ahead(read: Callable, items: Iterable, threads: int = 1, ahead: int = 1) -> Iterator:
@@ -20,3 +20,26 @@ def read_ahead(read: Callable, items: Iterable, threads: int = 1, ahead: int = 1
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+class Behind:
+    """Does one piece of work after the other in a thread, while the caller goes on."""
+
+    def __init__(self):
+        self._pool, self._under_way = ThreadPoolExecutor(1), None
+
+    _under_way: Future | None
+
+    def do(self, work: Callable[[], None]) -> None:
+        """Begin `work` as soon as the work before is done; what that has raised is raised here."""
+        self.wait()
+        self._under_way = self._pool.submit(work)
+
+    def wait(self) -> None:
+        """Wait until all is done, and raise what it has raised."""
+        if self._under_way is not None:
+            try:
+                self._under_way.result()
+            finally:  # Ctrl-C may have come first
+                if self._under_way.done():
+                    self._under_way = None

@@ -93,6 +93,7 @@ def fit(
         info(_epoch_line(record, recipe.epochs, is_best=best_record(history) is record))
         run.draw_epoch(history, train)
     run.draw_now()
+    run.wait_for_files()
 
 
 def _validate(model: nn.Module, val: Batches, machine: Machine, epoch: int, lr: float) -> tuple[float, float]:
