@@ -52,11 +52,14 @@ class Results:
             rows.append((trial.number, STATES[trial.state], value, *cells))
         write_table(self.folder / "trials.csv", rows)
 
-    def remove_states(self, folder: str) -> None:
-        """Remove what the ended trial in `folder` would need to go on: gigabytes with a large network."""
-        for pattern in ("last.pth", "previous.pth", "epoch-*.pth"):
-            for path in Path(folder).glob(f"*/*/*/{pattern}"):
-                path.unlink(missing_ok=True)
+    def remove_states(self, trials: list[FrozenTrial]) -> None:
+        """Remove what ended `trials` would need to go on, gigabytes with a large network; the best keeps all it has."""
+        best = self.storage.best()
+        ended = {t.user_attrs["folder"] for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)}
+        for folder in ended - {best.user_attrs["folder"] if best else None}:
+            for pattern in ("last.pth", "previous.pth", "epoch-*.pth"):
+                for path in Path(folder).glob(f"*/*/*/{pattern}"):
+                    path.unlink(missing_ok=True)
 
     def write_best(self, options: dict) -> None:
         """Write the options of the best trial to `best.yaml`, a recipe for --config."""

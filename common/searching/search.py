@@ -22,6 +22,7 @@ from common.system.files import first_free
 from common.system.log import info, progress, warn
 
 POLL = 0.3  # seconds between two looks at the trials
+TABLE_SHARE = 0.02  # of the time of the search, for writing the table of its trials
 REFUSED, DIVERGED = 2, 3  # exit codes of trials that would end in the same way again
 MOST_CRASHES = 3  # of a trial, in as many starts of the search; then it is left
 
@@ -34,6 +35,7 @@ class Search:
         self._sweep, self._storage = results.sweep, results.storage
         self._metric = ALIASES.get(self._sweep.metric, self._sweep.metric)
         self._running: dict[int, tuple[Trial, TrialProcess]] = {}  # by slot
+        self._began, self._table_seconds = time.monotonic(), 0.0
 
     def run(self) -> None:
         """Try until the cap or the target is reached, here and on all machines that share the storage.
@@ -47,6 +49,7 @@ class Search:
                 while self._step():
                     self._show(bar)
                     time.sleep(POLL)
+            self.results.remove_states(self._storage.trials())
             self.results.write_table()  # once more: other machines may have ended trials since ours
         except BaseException as error:
             ended, self._running = list(self._running.values()), {}
@@ -62,6 +65,7 @@ class Search:
                 raise BadInput(lost) from error
             for trial, process in ended:
                 self._record(trial, process, is_interrupted=True)
+            self.results.write_table()
             info(f"{len(self._storage.finished())} trials are finished; the same command goes on")
             raise
 
@@ -144,7 +148,7 @@ class Search:
         trial.set_user_attr("same_as", twin.number)
         self._storage.study.tell(trial, twin.value)
         info(f"trial {trial.number}: the same options as trial {twin.number}, which is finished")
-        self.results.write_table()
+        self._write_table()
 
     def _is_surplus(self, trial: Trial, earlier: list[FrozenTrial]) -> bool:
         """Tell whether another machine, at the same moment, has taken the last place or the same point of the grid."""
@@ -184,14 +188,22 @@ class Search:
             outcome = "interrupted, to be continued" if is_interrupted else f"failed: {facts['reason']}"
         for key, value in facts.items():
             trial.set_user_attr(key, value)
+        best_before = self._storage.best()
         self._storage.study.tell(trial, best, state, skip_if_finished=True)
         latest = self._storage.latest(trial)
         if is_interrupted and state == TrialState.FAIL:
             try_again(self._storage.study, latest)
         words = [f"{name}={short(value)}" for name, value in self.results.values_of(latest).items()]
         info(f"trial {trial.number}: {outcome}   {' '.join(words)}")
-        self.results.remove_states()
-        self.results.write_table()
+        self.results.remove_states([latest, *([best_before] if best_before else [])])
+        self._write_table()
+
+    def _write_table(self) -> None:
+        """Write the table of all trials, but spend no more than a share of the time on it: it grows with every one."""
+        if self._table_seconds <= TABLE_SHARE * (time.monotonic() - self._began):
+            started = time.monotonic()
+            self.results.write_table()
+            self._table_seconds += time.monotonic() - started
 
     def _values(self, process: TrialProcess) -> list[tuple[int, float]]:
         """Return (epoch, value of the metric) of all epochs so far."""

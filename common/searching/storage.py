@@ -53,7 +53,7 @@ class Storage:
 
     def best(self) -> FrozenTrial | None:
         """Return the best of the finished trials, if there is one."""
-        return next(iter(self.finished()), None)
+        return min(self.trials(TrialState.COMPLETE), key=lambda trial: self.sign * trial.value, default=None)
 
     def latest(self, trial: Trial) -> FrozenTrial:
         """Return what is known of a trial by now."""
