@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import interrupt, noise, read, same_result, without_pictures
+from helpers import ROOT, interrupt, noise, read, same_result, small_run, without_pictures
 from torch import nn
 
 import ex_6
@@ -99,3 +99,22 @@ def test_it_learns(tmp_path):
     words = ["--dataset", "digits", "-b", "100", "--widths", "8,16,16", "-e", "6", "--sizes", "16,32"]
     folder = without_pictures([*words, "--flip", "none", "--output_dir", str(tmp_path)], ex_6)
     assert read(folder, "test.json")["accuracy"] > 0.8
+
+
+def test_a_submission_is_run_by_the_rules(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import fast_lane
+
+    for seed in (0, 1):
+        without_pictures([*SMALL, "-s", str(seed), "--output_dir", str(tmp_path / f"seed-{seed}")], ex_6)
+    row = fast_lane.main(["ex_6.py", "--seeds", "2", "--output_dir", str(tmp_path)])
+    accuracies = [read(path, "test.json")["accuracy"] for path in sorted(tmp_path.glob("*/*/*/*"))]
+    assert row["test_accuracy"] == pytest.approx(sum(accuracies) / 2)
+    low, high = row["interval_95_of_the_mean"]
+    assert low <= row["test_accuracy"] <= high
+    assert row["training_seconds_range"][0] <= row["training_seconds_median"] < row["process_seconds_range"][1]
+    small_run(tmp_path / "other" / "seed-0")
+    for folder in tmp_path.glob("other/*/*/*/*"):
+        (folder / "clock.json").write_text('{"training_seconds": 1, "process_seconds": 2}')
+    with pytest.raises(SystemExit, match="the last ones"):
+        fast_lane.row([*tmp_path.glob("other/*/*/*/*")])
