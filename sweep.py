@@ -10,10 +10,13 @@ is chosen on validation images; the test images are looked at by the best alone,
 
 from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
 
+import contextlib
 import os
 import shlex
+import shutil
 import sys
 
+from common.data.decoded import FOLDER as DECODED_IMAGES
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
 from common.searching.results import Results, draw_search
@@ -77,9 +80,22 @@ def main(argv=None):
         storage.study.pruner = Bands(sweep.bands, sweep.eta, sweep.is_strict)
         search = Search(Results(sweep, storage, folder), launcher, cap)
         info(f"{folder}: {sweep.method}, {cap} trials of {experiment.path.name}, {len(launcher.slots)} at a time")
-        search.run()
-        report(search, experiment)
+        with decoded_once(folder, launcher):
+            search.run()
+            report(search, experiment)
     return folder
+
+
+@contextlib.contextmanager
+def decoded_once(folder, launcher):
+    """Let the trials of this block decode image files once: the first keeps what it has decoded for the others."""
+    decoded = folder.resolve() / ".decoded"
+    decoded.mkdir(exist_ok=True)
+    launcher.slots = [slot | {DECODED_IMAGES: str(decoded)} for slot in launcher.slots]
+    try:
+        yield
+    finally:
+        shutil.rmtree(decoded, ignore_errors=True)
 
 
 def number_of_trials(typed, sweep):

@@ -1,3 +1,4 @@
+import functools
 import itertools
 import os
 import random
@@ -574,3 +575,29 @@ def test_limit_takes_as_many_of_each_class_from_the_training_images_only(tmp_pat
     assert ids_of(limited.val) == ids_of(full.val) and ids_of(limited.test) == ids_of(full.test)
     assert load(tmp_path, limit=10_000).digest == full.digest
     assert "--limit 1" in refusal(tmp_path, limit=1)
+
+
+def test_decoded_images_are_kept_for_the_processes_that_come_after(tmp_path, monkeypatch):
+    for number, name in enumerate("ab"):
+        write_class(tmp_path / "images" / name, 5, first_seed=10 * number)
+    Image.new("L", (SIZE, SIZE), 7).save(tmp_path / "images" / "a" / "grey.png")
+    (tmp_path / "decoded").mkdir()
+    load = functools.partial(load_folder, str(tmp_path / "images"), SIZE, 2)
+    plain, told = load()
+    monkeypatch.setenv("DECODED_IMAGES", str(tmp_path / "decoded"))
+    load()
+    [kept] = (tmp_path / "decoded").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr("common.data.folders.read_frame", lambda *_: pytest.fail("decoded again"))
+        again, told_again = load()
+    assert torch.equal(again["train"].dataset.pixels, plain["train"].dataset.pixels)
+    assert again["train"].hashes == plain["train"].hashes and again["train"].labels == plain["train"].labels
+    assert told_again == told and told.converted["greyscale"] == 1
+    content = bytearray(kept.read_bytes())
+    content[len(content) // 2] ^= 1
+    kept.write_bytes(content)  # damaged: decoded anew
+    assert torch.equal(load()[0]["train"].dataset.pixels, plain["train"].dataset.pixels)
+    Image.fromarray(noise(99)).save(tmp_path / "images" / "a" / "000.png")  # another picture
+    changed = load()[0]["train"]
+    assert not torch.equal(changed.dataset.pixels, plain["train"].dataset.pixels)
+    assert len(list((tmp_path / "decoded").iterdir())) == 2

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from common.data.arrays import ArrayDataset, Split, pixel_hash
+from common.data.decoded import keep, recall
 from common.data.images import DIM, opened, read_frame, square, stored_shape
 from common.system.device import fits_in_memory
 from common.system.errors import BadInput
@@ -274,10 +275,15 @@ def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) 
     Files that cannot be read are in `reading.skipped`, and not in the split that is returned.
     """
     are_squares = dataset.fit != "slide"
+    if in_memory and are_squares and (known := recall(dataset.paths, dataset.size, dataset.fit)):
+        pixels, hashes, converted = known
+        reading.converted.update(converted)
+        held = ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids)
+        return Split(held, torch.arange(len(hashes)), hashes)
     pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8) if in_memory and are_squares else None
-    readable, hashes = [], []
+    readable, hashes, converted = [], [], Counter()
     for index, image, kinds in dataset.readable(range(len(dataset)), title, reading.skipped):
-        reading.converted.update(kinds)
+        converted.update(kinds)
         readable.append(index)
         hashes.append(pixel_hash(image))
         dataset.hashes[index] = hashes[-1]
@@ -285,6 +291,9 @@ def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) 
             pixels[index] = image
         elif in_memory:
             dataset.held[index] = image
+    reading.converted.update(converted)
+    if pixels is not None and len(readable) == len(dataset):
+        keep(dataset.paths, dataset.fit, pixels, hashes, converted)
     held = dataset if pixels is None else ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids)
     return Split(held, torch.tensor(readable, dtype=torch.int64), hashes)
 
