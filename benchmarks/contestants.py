@@ -14,8 +14,8 @@ HDF5_IMAGES = 20_000  # of 32x32 pixels
 
 def floor(experiment: str, steps: int, photographs: Path) -> dict:
     """Time the bare step on one batch."""
-    model, optimizer, batches, _, _ = prepare(experiment, 1, photographs)
-    step = bare_step(model, optimizer, *next(batches.epoch(1)))
+    model, optimizer, batches, machine, _ = prepare(experiment, 1, photographs)
+    step = bare_step(machine.autocast, model, optimizer, *next(batches.epoch(1)))
     model.train()
     return timed((step() for _ in range(WARM_UP_STEPS + steps)), batches.batch_size)
 
@@ -28,7 +28,7 @@ def ours(experiment: str, steps: int, photographs: Path) -> dict:
     from common.training.loop import train_one_epoch
 
     model, optimizer, batches, machine, reading_seconds = prepare(experiment, steps // TURNS, photographs)
-    step = bare_step(model, optimizer, *(tensor.clone() for tensor in next(batches.epoch(1))))
+    step = bare_step(machine.autocast, model, optimizer, *(tensor.clone() for tensor in next(batches.epoch(1))))
     schedule = Schedule(optimizer, "none", [batches.batches_in(1)])
     recipe = Recipe.of(vars(experiment_and_options(experiment)[1]))
     state = TrainState.of(model, optimizer, schedule, recipe, machine)
@@ -52,12 +52,14 @@ def ours(experiment: str, steps: int, photographs: Path) -> dict:
     }
 
 
-def bare_step(model, optimizer, inputs, labels):
-    """Return a function that does one step on this batch."""
+def bare_step(autocast, model, optimizer, inputs, labels):
+    """Return a function that does one step on this batch; `autocast` makes the context of its forward pass."""
     from torch.nn import functional as F
 
     def step():
-        F.cross_entropy(model(inputs), labels).backward()
+        with autocast():
+            loss = F.cross_entropy(model(inputs), labels)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 

@@ -30,3 +30,16 @@ def test_the_first_bar_shows_on_a_terminal(monkeypatch):
     from speed import time_first_bar
 
     assert 0 < time_first_bar([str(ROOT / "ex_1.py"), "--dataset", "digits", "-e", "1"]) < 120
+
+
+def test_variants_of_a_step_are_compared(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import steps
+
+    monkeypatch.setattr(steps, "SECONDS", 0.0)
+    monkeypatch.setitem(steps.NETWORKS, "ex_5", (*steps.NETWORKS["ex_5"][:3], 8))
+    results = steps.main(["ex_5", "--blocks", "2", "--output_dir", str(tmp_path)])
+    assert list(results) == ["ex_5"] and {"fp32, PyTorch's dropout", "fp32"} <= set(results["ex_5"])
+    assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in results["ex_5"].values())
+    with pytest.raises(SystemExit):
+        steps.main(["ex_7"])
