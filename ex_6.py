@@ -22,8 +22,8 @@ from common.evaluation.testing import evaluate_last
 from common.experiment import run_experiment
 from common.options.shared import experiment_parser
 from common.options.types import SWITCH, integers, one_of, one_or_several
+from common.system.clock import process_seconds
 from common.system.log import info
-from common.system.resources import process_seconds
 from common.training.fit import fit
 from common.transforms.basic import AlternatingFlip, Compose, Grow, Normalize, RandomCrop, RandomHorizontalFlip, Resize
 

@@ -16,7 +16,6 @@ import shlex
 import shutil
 import sys
 
-from common.data.decoded import FOLDER as DECODED_IMAGES
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
 from common.searching.results import Results, draw_search
@@ -89,6 +88,8 @@ def main(argv=None):
 @contextlib.contextmanager
 def decoded_once(folder, launcher):
     """Let the trials of this block decode image files once: the first keeps what it has decoded for the others."""
+    from common.data.decoded import FOLDER as DECODED_IMAGES  # imports PyTorch, which checking options does not need
+
     decoded = folder.resolve() / ".decoded"
     decoded.mkdir(exist_ok=True)
     launcher.slots = [slot | {DECODED_IMAGES: str(decoded)} for slot in launcher.slots]

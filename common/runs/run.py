@@ -20,11 +20,14 @@ from common.runs.config import describe, differences
 from common.runs.folder import lock, make_folder, read_config, read_train_json, write_config
 from common.runs.saving import RunFolder
 from common.runs.tracking import Trackers
+from common.system.clock import TimeShare
 from common.system.device import Machine
 from common.system.errors import BadInput
 from common.system.files import remove_partial_files
 from common.system.log import info, log_to, stop_log
 from common.system.threads import Behind
+
+DRAWING_SHARE = 0.05  # of the time of a run, for its pictures while it trains
 
 
 class Run(RunFolder):
@@ -49,7 +52,7 @@ class Run(RunFolder):
         self.script, self.options, self.data, self.machine = Path(script).resolve(), options, data, machine
         self.processes, self.num_classes = machine.processes, len(data.classes)
         self.recipe, self.weights, self.fit = Recipe.of(options), weights, fit
-        self._behind = Behind()
+        self._behind, self._drawing = Behind(), TimeShare(DRAWING_SHARE)
 
     def batches(self, train_transform, eval_transform) -> tuple[Batches, Batches, Batches]:
         """Return the batches of the training, validation and test images."""

@@ -23,6 +23,7 @@ from common.runs.resuming import load_best, newest_state
 from common.runs.state import TrainState
 from common.runs.tracking import Trackers
 from common.system.checkpoints import pack, save_checkpoint
+from common.system.clock import TimeShare
 from common.system.device import Machine
 from common.system.distributed import Processes
 from common.system.errors import BadInput, Diverged
@@ -30,7 +31,6 @@ from common.system.files import write_bytes, write_json
 from common.system.log import info
 from common.system.threads import Behind
 
-DRAWING_SHARE = 0.05  # of the time since the run was opened, for its pictures while it trains
 AGREED_EVERY = 10  # steps after which several processes ask the first whether it is time to save
 
 
@@ -67,8 +67,7 @@ class RunFolder:
     _behind: Behind
     _trackers: Trackers
     _saved_at: float = 0.0
-    _began: float = 0.0
-    _drawing_seconds: float = 0.0
+    _drawing: TimeShare
     _draw: Callable[[], None] | None = None  # what is newer than the pictures
 
     @_main_only
@@ -142,7 +141,6 @@ class RunFolder:
 
     def restore(self) -> list[dict]:
         """Put the state of a resumed run back to the newest intact one; return the records of the epochs so far."""
-        self._began = time.monotonic()
         saved = self.processes.broadcast(self._newest_state) if self.is_resumed else None
         history = saved["history"] if saved else []
         if self.is_resumed and not saved:
@@ -196,17 +194,16 @@ class RunFolder:
                 plots.draw_samples(self.folder / "samples.png", train, self.config["classes"])
 
         self._draw = draw
-        if self._drawing_seconds <= DRAWING_SHARE * (time.monotonic() - self._began):
+        if self._drawing.is_left():
             self.draw_now()
 
     @_main_only
     def draw_now(self) -> None:
         """Draw the last epoch, if it has been left out."""
         if self._draw is not None:
-            started = time.monotonic()
-            self._draw()
+            with self._drawing.spending():
+                self._draw()
             self._draw = None
-            self._drawing_seconds += time.monotonic() - started
 
     @_main_only
     def finish(self) -> None:

@@ -17,6 +17,7 @@ from common.searching.results import Results, short
 from common.searching.storage import DATABASE_ERRORS, cause_of, try_again
 from common.searching.sweep_file import ALIASES
 from common.searching.trials import Launcher, TrialProcess, run_in
+from common.system.clock import TimeShare
 from common.system.errors import BadInput
 from common.system.files import first_free
 from common.system.log import info, progress, warn
@@ -35,7 +36,7 @@ class Search:
         self._sweep, self._storage = results.sweep, results.storage
         self._metric = ALIASES.get(self._sweep.metric, self._sweep.metric)
         self._running: dict[int, tuple[Trial, TrialProcess]] = {}  # by slot
-        self._began, self._table_seconds = time.monotonic(), 0.0
+        self._writing = TimeShare(TABLE_SHARE)
 
     def run(self) -> None:
         """Try until the cap or the target is reached, here and on all machines that share the storage.
@@ -200,10 +201,9 @@ class Search:
 
     def _write_table(self) -> None:
         """Write the table of all trials, but spend no more than a share of the time on it: it grows with every one."""
-        if self._table_seconds <= TABLE_SHARE * (time.monotonic() - self._began):
-            started = time.monotonic()
-            self.results.write_table()
-            self._table_seconds += time.monotonic() - started
+        if self._writing.is_left():
+            with self._writing.spending():
+                self.results.write_table()
 
     def _values(self, process: TrialProcess) -> list[tuple[int, float]]:
         """Return (epoch, value of the metric) of all epochs so far."""

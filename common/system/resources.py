@@ -1,9 +1,7 @@
-"""What an epoch takes of the machine: memory, and of a GPU its utilization and power."""
+"""What is taken of the machine: memory, and of a GPU its utilization and power."""
 
 import threading
-import time
 
-import psutil
 import torch
 
 from common.system.device import Machine
@@ -47,8 +45,3 @@ class ResourceMonitor:
                 self._samples.append((torch.cuda.utilization(), torch.cuda.power_draw()))
         except Exception:  # no library, no permission, a GPU that does not tell: that is no reason to stop a run
             return
-
-
-def process_seconds() -> float:
-    """Return how long ago this process began, its imports included."""
-    return time.time() - psutil.Process().create_time()
