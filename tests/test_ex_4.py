@@ -50,8 +50,8 @@ def test_pretrained_networks_are_trained_at_three_rates():
 
 @pytest.mark.slow
 def test_fine_tuning_of_the_published_network_trains(tmp_path):
-    for name in "ab":
-        write_class(tmp_path / "images" / name, 6)
+    for number, name in enumerate("ab"):
+        write_class(tmp_path / "images" / name, 8, first_seed=8 * number)
     words = ["--data", str(tmp_path / "images"), "--pretrained", "--weights", "none", "-e", "1", "-b", "4"]
     folder = without_pictures([*words, "--model", "resnet18", "--output_dir", str(tmp_path / "out")], ex_4)
     assert len(read(folder, "train.json")["epochs"]) == 1

@@ -194,6 +194,6 @@ def test_hostile_names_survive_everything(tmp_path, capsys):
     assert all(row["id"].startswith(f"val/{row['true']}/") for row in rows)
     assert (folder / "class_predictions.png").stat().st_size > 10_000
     assert all(
-        line.startswith(("run folder:", "epoch", "test acc", "not significantly better", "finished"))
+        line.startswith(("run folder:", "cpu, ", "epoch", "test acc", "not significantly better", "finished"))
         for line in capsys.readouterr().out.splitlines()
     )

@@ -26,7 +26,7 @@ from common.system.checkpoints import pack, save_checkpoint
 from common.system.clock import TimeShare
 from common.system.device import Machine
 from common.system.distributed import Processes
-from common.system.errors import BadInput, Diverged
+from common.system.errors import BadInput, Diverged, Terminated
 from common.system.files import write_bytes, write_json
 from common.system.log import info
 from common.system.threads import Behind
@@ -255,18 +255,18 @@ class RunFolder:
         self._trackers.epoch(history[-1], {"best_val_accuracy": best["val_accuracy"], "best_epoch": best["epoch"]})
 
     def _end_badly(self, error: BaseException) -> None:
-        with contextlib.suppress(Exception):  # it has been raised already, or comes too late
+        with contextlib.suppress(Exception, Terminated):  # the end may come from two sides
             self.wait_for_files()
         with contextlib.suppress(OSError):  # a full disk: what was written before is whole, and stays
             self._set_status("diverged" if isinstance(error, Diverged) else "interrupted")
-        with contextlib.suppress(Exception):  # a picture must not hide what ended the run
-            self.draw_now()
         if isinstance(error, Diverged):
             has_weights = (self.folder / "best.pth").exists()
             info(f"{'the best' if has_weights else 'no'} weights so far are kept in {self.folder}")
         else:
             done = len(self._train_json["epochs"])
             info(f"{done} epoch(s) are saved; to go on: {self.resume_command()}")
+        with contextlib.suppress(Exception):  # a picture must not hide what ended the run
+            self.draw_now()
 
 
 def save_state(folder: Path, state: dict | bytes, epoch: int, keep: bool) -> None:
