@@ -6,7 +6,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import h5py
@@ -18,7 +17,7 @@ from helpers import ROOT, environment
 import common.data.hdf5
 import common.system.device
 from common.data.arrays import ArrayDataset, balanced_subset, stratified_split
-from common.data.hdf5 import HDF5Dataset, damage_is_bad_input, load_hdf5, open_hdf5
+from common.data.hdf5 import HDF5Dataset, damage_is_bad_input, load_hdf5
 from common.data.load import Source
 from common.system.errors import BadInput
 
@@ -566,17 +565,3 @@ def test_whatever_is_damaged_is_told_in_one_line(tmp_path, layout):
             endless.append(last)
         first = last + 1
     assert len(endless) <= SEEDS // 50, f"{layout}: no end with the seeds {endless}"
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nobody reads the texts first")
-@pytest.mark.parametrize("ending", ["never", "crash"])
-def test_texts_on_which_the_library_does_not_end_are_refused(tmp_path, monkeypatch, ending):
-    path = write_file(tmp_path / "a.hdf5")
-    assert open_hdf5(str(path))
-    endings = {"never": lambda: time.sleep(3600), "crash": lambda: os.kill(os.getpid(), signal.SIGKILL)}
-    monkeypatch.setattr("common.data.hdf5._read_texts", lambda *_: endings[ending]())
-    monkeypatch.setattr("common.data.hdf5.TEXT_SECONDS", 0.3)
-    started = time.monotonic()
-    with pytest.raises(BadInput, match="does not come to an end with its texts"):
-        open_hdf5(str(path))
-    assert time.monotonic() - started < 5

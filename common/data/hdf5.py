@@ -13,11 +13,7 @@ import contextlib
 import hashlib
 import math
 import os
-import signal
-import sys
 import threading
-import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -40,7 +36,6 @@ LARGEST_CHUNK = 2**28  # bytes; the HDF5 library holds whole chunks in memory
 READING = threading.Lock()  # threads share the position in a file
 BLOCK = 2**22  # bytes read between two movements of the bar
 TEXTS = 4096  # names read at once
-TEXT_SECONDS, TEXTS_A_SECOND = 10.0, 20_000  # that reading them may take, ten times what it does
 FINGERPRINTED = 100  # images of each split that are read to tell two files apart
 LISTED, LONGEST_LINE, LONGEST_REASON = 40, 110, 400  # lines and characters told of a file that is not as expected
 # What h5py raises for damaged files, depending on where the damage is.
@@ -167,10 +162,6 @@ def open_hdf5(location: str | None) -> dict[str, HDF5Dataset]:
             sides = f"{other.shape[1]} pixels, those of images-train {side}; all must have the same"
             _require(other.shape[1] == side, file, f"the images of images-{split} have a side of {sides}")
         labels = {split: _labels(file, f"labels-{split}", len(images[split])) for split in images}
-        keys = [f"files-{split}" for split in images if _has(file, f"files-{split}")]
-        for key in keys:
-            _check_names(file, key, len(images[key.removeprefix("files-")]))
-        _check_end_of_texts(file, keys)
         classes = _class_names(file, labels["train"])
         for split, numbers in labels.items():
             _check_range(file, f"labels-{split}", numbers, len(classes))
@@ -312,49 +303,12 @@ def _ids(file: h5py.File, key: str, count: int) -> Sequence[str]:
     """Return the names of the images, which are their numbers unless the file has others."""
     if not _has(file, key):
         return Numbered("%d", count)
-    texts = _dataset(file, key).asstr("utf-8", "backslashreplace")
-    return [text for start in range(0, count, TEXTS) for text in texts[start : start + TEXTS]]
-
-
-def _check_names(file: h5py.File, key: str, count: int) -> None:
     names = _dataset(file, key)
     are_names = h5py.check_string_dtype(names.dtype) is not None and names.shape == (count,)
     _require(are_names, file, f"{key} is {names.dtype} of shape {names.shape}; it must be {count:,} names")
     _check_lengths(_whole(names))
-
-
-def _read_texts(file: h5py.File, keys: Sequence[str]) -> None:
-    file.attrs.get("classes")
-    for key in keys:
-        _dataset(file, key)[:]
-
-
-def _check_end_of_texts(file: h5py.File, keys: Sequence[str]) -> None:
-    """Let a child read the texts first: on damaged ones the HDF5 library may run on for ever, or crash.
-
-    The child is a fork, which takes milliseconds; other systems than Linux have none that is safe here.
-    """
-    if sys.platform != "linux":
-        return
-    with warnings.catch_warnings(action="ignore"):  # of the threads of this process, which the child does not need
-        child = os.fork()
-    if child == 0:
-        try:
-            _read_texts(file, keys)
-        finally:  # what is wrong with them the parent will tell
-            os._exit(0)
-    end = time.monotonic() + TEXT_SECONDS + sum(len(_dataset(file, key)) for key in keys) / TEXTS_A_SECOND
-    status = None
-    try:
-        while status is None and time.monotonic() < end:
-            time.sleep(0.001)
-            finished, found = os.waitpid(child, os.WNOHANG)
-            status = found if finished else None
-    finally:
-        if status is None:
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
-    _require(status == 0, file, "it is damaged: the HDF5 library does not come to an end with its texts")
+    texts = names.asstr("utf-8", "backslashreplace")
+    return [text for start in range(0, count, TEXTS) for text in texts[start : start + TEXTS]]
 
 
 def _check_lengths(names: h5py.Dataset) -> None:
