@@ -228,6 +228,16 @@ def test_names_in_the_file_are_the_names_of_the_images(tmp_path, anywhere):
     assert list(parts["val"].dataset.ids) == ["x"] * 6 and parts["test"].dataset.ids[3] == "3"
 
 
+def test_a_text_that_says_it_is_longer_than_the_file_takes_no_memory(tmp_path, anywhere):
+    path = write_file(tmp_path / "a.hdf5", files_train=["x"] * 12)
+    with h5py.File(path) as file:
+        offset = file["files-train"].id.get_offset()
+    content = bytearray(path.read_bytes())
+    content[offset + 16 + 3] = 255  # four gigabytes
+    path.write_bytes(content)
+    assert "files-train is damaged" in refusal(path)
+
+
 def test_a_file_may_lack_test_images(tmp_path, anywhere):
     assert list(load_hdf5(str(write_file(tmp_path / "a.hdf5", without=["images-test"])))) == ["train", "val"]
 

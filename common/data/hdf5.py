@@ -306,8 +306,22 @@ def _ids(file: h5py.File, key: str, count: int) -> Sequence[str]:
     names = _dataset(file, key)
     are_names = h5py.check_string_dtype(names.dtype) is not None and names.shape == (count,)
     _require(are_names, file, f"{key} is {names.dtype} of shape {names.shape}; it must be {count:,} names")
-    texts = _whole(names).asstr("utf-8", "backslashreplace")
+    _check_lengths(_whole(names))
+    texts = names.asstr("utf-8", "backslashreplace")
     return [text for start in range(0, count, TEXTS) for text in texts[start : start + TEXTS]]
+
+
+def _check_lengths(names: h5py.Dataset) -> None:
+    """Refuse texts that are longer than the file: the HDF5 library takes memory for them before it looks for them.
+
+    Looked at is what `pack.py` writes: (length, place) of each text, 16 bytes, one after the other.
+    """
+    path, offset = names.file.filename, names.id.get_offset()
+    if offset is None or names.file.userblock_size or names.id.get_storage_size() != 16 * len(names):
+        return
+    lengths = np.fromfile(path, "<u4", 4 * len(names), offset=offset)[::4]
+    is_fixed = h5py.check_string_dtype(names.dtype).length is not None
+    _require(is_fixed or lengths.sum() <= os.path.getsize(path), names.file, f"{names.name.strip('/')} is damaged")
 
 
 def _image_offsets(images: h5py.Dataset) -> np.ndarray | None:
