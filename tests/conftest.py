@@ -23,3 +23,10 @@ def exact_small_numbers():
     """Undo what a run does to vanishing numbers, which hypothesis wants to draw."""
     yield
     torch.set_flush_denormal(False)
+
+
+@pytest.fixture
+def half_precision(monkeypatch):
+    """Let runs on this CPU compute in float16, which is refused for its slowness: its loss scale needs no GPU."""
+    monkeypatch.setattr("common.system.device._check_precision", lambda *_: None)
+    monkeypatch.setattr("common.models.precision._choose", lambda *_: ("fp16", "a test wants it"))

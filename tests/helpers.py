@@ -65,12 +65,6 @@ def no_drawing():
         yield
 
 
-def allow_half_precision(monkeypatch):
-    """Let runs on this CPU compute in float16, which is refused for its slowness: its loss scale needs no GPU."""
-    monkeypatch.setattr("common.system.device._check_precision", lambda *_: None)
-    monkeypatch.setattr("common.models.precision._choose", lambda *_: ("fp16", "a test wants it"))
-
-
 def interrupt(run, output_dir, before_epoch):
     """Give what `run` starts a Ctrl-C in front of an epoch; return the folder that it has made in `output_dir`."""
     honest = training.train_one_epoch

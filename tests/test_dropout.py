@@ -115,6 +115,11 @@ def test_places_of_all_processes_are_those_of_one(count):
         batches.images_in(1)))  # fmt: skip
 
 
+def test_on_other_devices_it_is_left_alone():
+    model = nn.Sequential(nn.Linear(2, 2, device="meta"), nn.Dropout())
+    assert hash_dropouts(model) == [] and type(model[1]) is nn.Dropout
+
+
 def test_a_type_of_its_own_is_left_alone():
     class Mine(nn.Dropout):
         pass

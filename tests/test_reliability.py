@@ -14,18 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import (
-    ROOT,
-    allow_half_precision,
-    command,
-    environment,
-    interrupt,
-    read,
-    same_result,
-    small_run,
-    table,
-    without_pictures,
-)
+from helpers import ROOT, command, environment, interrupt, read, same_result, small_run, table, without_pictures
 
 import ex_1
 import ex_3
@@ -283,9 +272,9 @@ WITHIN = [
 
 
 @pytest.mark.parametrize("options", WITHIN)
-def test_a_run_killed_within_an_epoch_goes_on_from_that_step(tmp_path, capsys, monkeypatch, options):
+def test_a_run_killed_within_an_epoch_goes_on_from_that_step(tmp_path, capsys, request, options):
     if "fp16" in options:
-        allow_half_precision(monkeypatch)
+        request.getfixturevalue("half_precision")
     every_step = ["--save_minutes", "1e-9", "-b", "20", *options]
     wanted = small_run(tmp_path / "whole", *OPTIONS, *every_step)
     words = ["--dataset", "digits", *OPTIONS, *every_step, "--output_dir", str(tmp_path / "part")]

@@ -10,17 +10,7 @@ import time
 
 import pytest
 import torch
-from helpers import (
-    ROOT,
-    allow_half_precision,
-    command,
-    environment,
-    interrupt,
-    read,
-    same_result,
-    small_run,
-    without_pictures,
-)
+from helpers import ROOT, command, environment, interrupt, read, same_result, small_run, without_pictures
 
 import ex_1
 from common.runs.folder import lock, write_config
@@ -104,8 +94,7 @@ def test_without_the_draws_of_the_epoch_the_end_differs(interrupted, uninterrupt
 
 
 @pytest.mark.slow
-def test_the_loss_scale_is_part_of_the_state(tmp_path, monkeypatch):
-    allow_half_precision(monkeypatch)
+def test_the_loss_scale_is_part_of_the_state(tmp_path, half_precision):
     folder = interrupt(lambda: small_run(tmp_path, "--precision", "fp16", "--limit", "20"), tmp_path, before_epoch=2)
     state = load_checkpoint(folder / "last.pth")
     assert state["scaler"]["scale"] >= 1024

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import __version__ as pillow_version
 
+from common.data.arrays import HASH_BYTES
 from common.system.checkpoints import Damaged, load_checkpoint, save_checkpoint
 
 FOLDER = "DECODED_IMAGES"  # the environment names the folder; without it nothing is kept
@@ -34,7 +35,7 @@ def keep(paths: Sequence[Path], fit: str, pixels: np.ndarray, hashes: list[bytes
     place = _place(paths, pixels.shape[1], fit)
     if place is None or pixels.nbytes > LARGEST:
         return
-    of_all = torch.from_numpy(np.frombuffer(b"".join(hashes), np.uint8).reshape(len(hashes), -1).copy())
+    of_all = torch.from_numpy(np.frombuffer(b"".join(hashes), np.uint8).reshape(len(hashes), HASH_BYTES).copy())
     content = {"pixels": torch.from_numpy(pixels), "hashes": of_all, "converted": dict(converted)}
     with contextlib.suppress(OSError):
         save_checkpoint(place, content)

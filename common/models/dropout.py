@@ -43,7 +43,7 @@ class Dropout(nn.Dropout):
 
 def hash_dropouts(model: nn.Module) -> list[Dropout]:
     """Let the dropouts of a `model` on the CPU draw in parallel, and return them."""
-    on_cpu = all(not parameter.is_cuda for parameter in model.parameters())
+    on_cpu = all(parameter.is_cpu for parameter in model.parameters())
     found = [module for module in model.modules() if type(module) in (nn.Dropout, Dropout)] if on_cpu else []
     for module in found:
         module.__class__, module.inplace = Dropout, False

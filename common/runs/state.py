@@ -22,9 +22,9 @@ class TrainState:
     """A network in training, with all that changes along with it.
 
     `forward` runs the network: it is the network itself, or a compiled form of it. `dropouts` are those of its layers
-    whose masks belong to their image. `ema` and `watch` are None unless
-    the recipe asks for them. `under_way` is what a run that was interrupted within an epoch goes on from, else None;
-    `after_step(steps done, counted)` is called within an epoch; `counted()` is what its meter has come to.
+    whose masks belong to their image. `ema` and `watch` are None unless the recipe asks for them. `under_way` is what a
+    run that was interrupted within an epoch goes on from, else None; `after_step(steps done, counted)` is called within
+    an epoch; `counted()` is what its meter has come to.
     """
 
     model: nn.Module

@@ -26,9 +26,8 @@ class Behind:
     """Does one piece of work after the other in a thread, while the caller goes on."""
 
     def __init__(self):
-        self._pool, self._under_way = ThreadPoolExecutor(1), None
-
-    _under_way: Future | None
+        self._pool = ThreadPoolExecutor(1)
+        self._under_way: Future | None = None
 
     def do(self, work: Callable[[], None]) -> None:
         """Begin `work` as soon as the work before is done; what that has raised is raised here."""
