@@ -10,10 +10,8 @@ is chosen on validation images; the test images are looked at by the best alone,
 
 from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
 
-import contextlib
 import os
 import shlex
-import shutil
 import sys
 
 from common.options.parser import Parser
@@ -79,24 +77,10 @@ def main(argv=None):
         storage.study.pruner = Bands(sweep.bands, sweep.eta, sweep.is_strict)
         search = Search(Results(sweep, storage, folder), launcher, cap)
         info(f"{folder}: {sweep.method}, {cap} trials of {experiment.path.name}, {len(launcher.slots)} at a time")
-        with decoded_once(folder, launcher):
+        with launcher.decoding_once(folder):
             search.run()
             report(search, experiment)
     return folder
-
-
-@contextlib.contextmanager
-def decoded_once(folder, launcher):
-    """Let the trials of this block decode image files once: the first keeps what it has decoded for the others."""
-    from common.data.decoded import FOLDER as DECODED_IMAGES  # imports PyTorch, which checking options does not need
-
-    decoded = folder.resolve() / ".decoded"
-    decoded.mkdir(exist_ok=True)
-    launcher.slots = [slot | {DECODED_IMAGES: str(decoded)} for slot in launcher.slots]
-    try:
-        yield
-    finally:
-        shutil.rmtree(decoded, ignore_errors=True)
 
 
 def number_of_trials(typed, sweep):

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import io
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,19 @@ class Launcher:
             _wait_until_free(earlier)
             values, more = {"resume": str(earlier)}, ["--test=True"] if test else []
         return TrialProcess(self._expand(self.command, values, more), folder, self.slots[slot])
+
+    @contextlib.contextmanager
+    def decoding_once(self, folder: Path) -> Iterator[None]:
+        """Let the trials of this block decode image files once: the first keeps them in `folder` for the others."""
+        from common.data.decoded import FOLDER  # imports PyTorch, which checking options does not need
+
+        decoded = folder.resolve() / ".decoded"
+        decoded.mkdir(exist_ok=True)
+        self.slots = [slot | {FOLDER: str(decoded)} for slot in self.slots]
+        try:
+            yield
+        finally:
+            shutil.rmtree(decoded, ignore_errors=True)
 
     def _expand(self, command: list[str], values: dict, more: list[str]) -> list[str]:
         """Return the words that stand for the macros in `command`, with `more` options behind those of `values`."""
