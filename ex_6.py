@@ -37,7 +37,7 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the trainin
 SHIFT = 2  # pixels by which training images are moved at most
 VAL_FRACTION = 0.02  # of the training images, to draw curves with: nothing is chosen by them
 SHARED = {"dataset": ["cifar10"], "epochs": None, "batch_size": 512, "optimizer": "sgd", "lr": 0.75, "momentum": 0.85,
-          "weight_decay": 1.33e-3, "schedule": "linear", "warmup_epochs": 1.0, "label_smoothing": 0.2}  # fmt: skip
+          "weight_decay": 1.33e-3, "schedule": "linear", "warmup_epochs": None, "label_smoothing": 0.2}  # fmt: skip
 BIAS_RATE = 64  # times the rate of the weights, which pays in a short training
 PATCHES = 5000  # training images that the first layer is computed from
 LOGIT_SCALE = 1 / 9
@@ -57,6 +57,7 @@ def parse_options(argv=None):
     add("--flip", type=one_of(("alternate", "random", "none")), default="alternate", metavar="NAME",
         help="mirror training images in every other epoch (alternate), at random, or not at all")  # fmt: skip
     parser.derived |= {name: lambda options, name=name: TARGETS[options.target][name] for name in TARGETS["0.80"]}
+    parser.derived["warmup_epochs"] = lambda options: min(1.0, options.epochs / 4)
     return parser.parse(argv)
 
 

@@ -66,6 +66,12 @@ def test_the_target_chooses_network_sizes_and_epochs():
     assert options("--target", "0.90", "-e", "3").epochs == 3
 
 
+@pytest.mark.parametrize(("epochs", "warmup"), [(0, 0), (1, 0.25), (3, 0.75), (4, 1), (10, 1)])
+def test_the_rate_rises_for_an_epoch_or_a_quarter_of_few(epochs, warmup):
+    assert options("-e", str(epochs)).warmup_epochs == warmup
+    assert options("-e", "2", "--warmup_epochs", "1.5").warmup_epochs == 1.5
+
+
 @pytest.mark.parametrize("side", [10, 20, 32])
 @pytest.mark.parametrize("words", [[], ["--whiten", "False"], ["--pool_first", "False"], ["--dirac", "False"]])
 def test_the_network_takes_images_of_any_size(side, words):

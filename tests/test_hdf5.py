@@ -19,6 +19,7 @@ import common.system.device
 from common.data.arrays import ArrayDataset, balanced_subset, stratified_split
 from common.data.hdf5 import HDF5Dataset, damage_is_bad_input, load_hdf5
 from common.data.load import Source
+from common.data.packing import fixed_length
 from common.system.errors import BadInput
 
 SIDE = 8
@@ -505,7 +506,10 @@ for seed in range(first, last):
     taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     assert taken < 2**19 + 2**17, (seed, taken)  # kilobytes: half of what was said to be free, and some
 """
-SEEDS = 700  # of each of three layouts
+SEEDS = 700  # of each of three files
+FUZZED = {  # what the HDF5 library never ends with, at most: a known fault of it, of damaged texts of several lengths
+    "packed": SEEDS // 50, "contiguous": SEEDS // 50, "as pack.py writes it": 0,
+}  # fmt: skip
 
 
 def read_damaged(path, seed):
@@ -529,13 +533,16 @@ def read_damaged(path, seed):
 def write_small_file(path, layout):
     """Write a file whose images are so small that a random byte of it is as likely to be HDF5's own as a pixel."""
     pixels = {f"images_{part}": pixels_of(part)[:, :2, :2] for part in COUNTS}
-    write_file(path, files_train=[f"{place}.png" for place in range(12)], **pixels)
+    names, attributes = [f"{place}.png" for place in range(12)], {"classes": CLASSES}
+    if layout == "as pack.py writes it":
+        names, attributes = fixed_length(names), {"classes": fixed_length(CLASSES)}
+    write_file(path, files_train=names, attributes=attributes, **pixels)
     if layout == "contiguous":
         return path
     with h5py.File(path, "r+") as file:
         for part in COUNTS:
             del file[f"images-{part}"]
-            compression = LAYOUTS[layout].get("compression")
+            compression = "gzip" if layout == "packed" else None
             file.create_dataset(
                 f"images-{part}", data=pixels[f"images_{part}"], chunks=(1, 2, 2, 3), compression=compression
             )
@@ -550,9 +557,8 @@ def test_a_hundred_damaged_files_are_read_or_told_of(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "alarm"), reason="needs a clock that ends a process inside the library")
-@pytest.mark.parametrize("layout", ["contiguous", "one image a chunk", "packed"])
+@pytest.mark.parametrize("layout", FUZZED)
 def test_whatever_is_damaged_is_told_in_one_line(tmp_path, layout):
-    """The HDF5 library itself never ends with some damaged texts, a known fault of it: few, and nothing worse."""
     path = write_small_file(tmp_path / "a.hdf5", layout)
     first, endless = 0, []
     paths = environment(PYTHONPATH=os.pathsep.join((str(ROOT), str(ROOT / "tests"))))
@@ -564,4 +570,4 @@ def test_whatever_is_damaged_is_told_in_one_line(tmp_path, layout):
         if done.returncode:
             endless.append(last)
         first = last + 1
-    assert len(endless) <= SEEDS // 50, f"{layout}: no end with the seeds {endless}"
+    assert len(endless) <= FUZZED[layout], f"{layout}: no end with the seeds {endless}"

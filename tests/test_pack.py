@@ -74,8 +74,8 @@ def test_the_file_is_what_other_programs_expect(tmp_path):
         assert (images.dtype, images.shape) == (np.uint8, (8, SIZE, SIZE, 3))
         assert images.chunks == (1, SIZE, SIZE, 3) and images.compression is None
         assert file["labels-val"].dtype == np.int64 and file["labels-val"][:].tolist() == [0] * 4 + [1] * 4
-        assert list(file.attrs["classes"]) == ["Ant", "bee"]
-        assert h5py.check_string_dtype(file["files-train"].dtype) == ("utf-8", None)
+        assert list(file.attrs["classes"]) == [b"Ant", b"bee"]
+        assert h5py.check_string_dtype(file["files-train"].dtype) == ("utf-8", len("Ant/000.png"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "data.hdf5"]
 
 
@@ -258,7 +258,7 @@ def test_what_does_not_read_back_the_same_gets_no_name(tmp_path, monkeypatch, wh
 
 def test_more_class_names_than_an_old_header_holds(tmp_path):
     with packing._new_file(tmp_path / "a.hdf5") as file:
-        file.attrs.create("classes", [f"class {number}" for number in range(30_000)], dtype=packing.NAME)
+        file.attrs["classes"] = packing.fixed_length([f"class {number}" for number in range(30_000)])
     with h5py.File(tmp_path / "a.hdf5") as file:
         assert len(set(file.attrs["classes"])) == 30_000
 

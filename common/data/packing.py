@@ -33,7 +33,6 @@ VAL_FRACTION, VAL_SEED = 0.1, 0  # set aside of the training images of a folder 
 ENDINGS = (".hdf5", ".h5")  # by which --data knows such a file
 BLOCK = 256  # images read back at once
 FORMAT = ("v108", "v108")  # every HDF5 library since 2008 reads it; the one before has no room for 10,000 class names
-NAME = h5py.string_dtype("utf-8")
 
 
 def find_splits(location: str, size: int, fit: str, workers: int) -> dict[str, Split]:
@@ -88,8 +87,7 @@ def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[
     with lock(target.with_name(f".{target.name}.lock"), str(target)), partial_file(target) as partial:
         remove_partial_files(target.parent, target.name)  # of processes that were killed
         with _new_file(partial) as file:
-            classes = [_text(name) for name in splits["train"].dataset.classes]
-            file.attrs.create("classes", classes, dtype=NAME)
+            file.attrs["classes"] = fixed_length([_text(name) for name in splits["train"].dataset.classes])
             for name, split in splits.items():
                 written[name] = _write_split(file, name, split, failures, converted)
             _check_failures(failures, skip_unreadable, written)
@@ -152,12 +150,18 @@ def _write_split(file: h5py.File, name: str, split: Split, failures: list[str], 
     written = Split(split.dataset, torch.tensor(kept, dtype=torch.int64), hashes)
     if max(split.labels) >= 0:
         file.create_dataset(f"labels-{name}", data=np.array(written.labels, np.int64))
-    file.create_dataset(f"files-{name}", data=_names(written), dtype=NAME)
+    file.create_dataset(f"files-{name}", data=fixed_length(_names(written)))
     return written
 
 
 def _names(split: Split) -> list[str]:
     return [_text(split.dataset.ids[index]) for index in split.indices.tolist()]
+
+
+def fixed_length(names: list[str]) -> np.ndarray:
+    """Return (N,) texts of one length: damaged texts of several lengths can keep the HDF5 library busy for ever."""
+    stored = [name.encode() for name in names]
+    return np.array(stored, h5py.string_dtype("utf-8", max(map(len, stored), default=1)))
 
 
 def _text(name: str) -> str:

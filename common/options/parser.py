@@ -56,6 +56,13 @@ class Parser(argparse.ArgumentParser):
         """Change what an option that all experiments have takes and says in this one."""
         vars(self._option_string_actions[option]).update(settings)
 
+    def format_help(self) -> str:
+        for name in self.derived:
+            action = self._option_string_actions[f"--{name}"]
+            if "default" not in action.help:
+                action.help += " (default: depends on other options)"
+        return super().format_help()
+
     def error(self, message: str):
         raise BadInput(f"{message.removeprefix('argument ')} (--help lists all options)")
 
@@ -104,8 +111,10 @@ class Parser(argparse.ArgumentParser):
         return self._with_derived(options)
 
     def _with_derived(self, options: dict) -> dict:
-        found = {name: derive(argparse.Namespace(**options)) for name, derive in self.derived.items()}
-        return options | {name: value for name, value in found.items() if options[name] is None}
+        for name, derive in self.derived.items():
+            if options[name] is None:
+                options = options | {name: derive(argparse.Namespace(**options))}
+        return options
 
     def _given(self, words: list[str]) -> dict:
         """Return the values of the options that are among `words`."""
