@@ -3,6 +3,8 @@
 import importlib
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -12,22 +14,22 @@ TURNS = 4  # of floor and ours within one process
 HDF5_IMAGES = 20_000  # of 32x32 pixels
 
 
-def floor(experiment: str, steps: int, photographs: Path) -> dict:
+def floor(experiment: str, steps: int, photographs: Path, precision: str = "fp32") -> dict:
     """Time the bare step on one batch."""
-    model, optimizer, batches, machine, _ = prepare(experiment, 1, photographs)
+    model, optimizer, batches, machine, _ = prepare(experiment, 1, photographs, precision)
     step = bare_step(machine.autocast, model, optimizer, *next(batches.epoch(1)))
     model.train()
     return timed((step() for _ in range(WARM_UP_STEPS + steps)), batches.batch_size)
 
 
-def ours(experiment: str, steps: int, photographs: Path) -> dict:
+def ours(experiment: str, steps: int, photographs: Path, precision: str = "fp32") -> dict:
     """Time whole calls of `train_one_epoch`, in turn with as many bare steps, after the images have been read."""
     from common.optim.optimizers import Schedule
     from common.optim.recipe import Recipe
     from common.runs.state import TrainState
     from common.training.loop import train_one_epoch
 
-    model, optimizer, batches, machine, reading_seconds = prepare(experiment, steps // TURNS, photographs)
+    model, optimizer, batches, machine, reading_seconds = prepare(experiment, steps // TURNS, photographs, precision)
     step = bare_step(machine.autocast, model, optimizer, *(tensor.clone() for tensor in next(batches.epoch(1))))
     schedule = Schedule(optimizer, "none", [batches.batches_in(1)])
     recipe = Recipe.of(vars(experiment_and_options(experiment)[1]))
@@ -67,7 +69,44 @@ def bare_step(autocast, model, optimizer, inputs, labels):
 
 
 def usual(experiment: str, steps: int, photographs: Path) -> dict:
-    """Time the loop of the tutorials."""
+    """Time the loop of the tutorials: the loss is summed as a number."""
+    losses = []
+    return looped(experiment, steps, photographs, lambda loss, *_: losses.append(loss.item()))
+
+
+def kuangliu(experiment: str, steps: int, photographs: Path) -> dict:
+    """Time the loop of kuangliu/pytorch-cifar: loss and hits are summed as numbers, with a line at each step."""
+    sums = {"loss": 0.0, "correct": 0, "total": 0}
+
+    def note(loss, outputs, labels):
+        sums["loss"] += loss.item()
+        _, predicted = outputs.max(1)
+        sums["total"] += labels.size(0)
+        sums["correct"] += predicted.eq(labels).sum().item()
+        sys.stderr.write(f"\r{sums['loss']:.3f} {100 * sums['correct'] / sums['total']:.3f}%")
+        sys.stderr.flush()
+
+    return looped(experiment, steps, photographs, note)
+
+
+def imagenet(experiment: str, steps: int, photographs: Path) -> dict:
+    """Time the loop of pytorch/examples/imagenet: top-1 and top-5 of each batch, and a line at each tenth step."""
+    meters = {"loss": [], "top1": [], "top5": []}
+
+    def note(loss, outputs, labels):
+        _, best = outputs.topk(5, 1)
+        is_hit = best.t().eq(labels.expand(5, -1))
+        meters["loss"].append(loss.item())
+        for name, count in (("top1", 1), ("top5", 5)):
+            meters[name].append(is_hit[:count].reshape(-1).float().sum(0).mul(100 / len(labels)).item())
+        if len(meters["loss"]) % 10 == 1:
+            print({name: sum(values) / len(values) for name, values in meters.items()}, file=sys.stderr)
+
+    return looped(experiment, steps, photographs, note)
+
+
+def looped(experiment: str, steps: int, photographs: Path, note: Callable) -> dict:
+    """Time a loop over what people write; `note` gets (loss, outputs, labels) of each step."""
     from torch import nn
 
     model, optimizer, loader = as_in_tutorials(experiment, steps, photographs)
@@ -75,13 +114,13 @@ def usual(experiment: str, steps: int, photographs: Path) -> dict:
     model.train()
 
     def loop():
-        running_loss = 0.0
         for inputs, labels in loader:
+            outputs = model(inputs)
+            loss = criterion(outputs, labels)
+            note(loss, outputs, labels)
             optimizer.zero_grad()
-            loss = criterion(model(inputs), labels)
             loss.backward()
             optimizer.step()
-            running_loss += loss.item()
             yield
 
     return timed(loop(), loader.batch_size)
@@ -129,7 +168,7 @@ def speed(ends: list[float], batch_size: int) -> dict:
     return {"images_per_second": (len(ends) - WARM_UP_STEPS) * batch_size / (ends[-1] - ends[WARM_UP_STEPS - 1])}
 
 
-def prepare(experiment: str, steps: int, photographs: Path):
+def prepare(experiment: str, steps: int, photographs: Path, precision: str):
     """Return (model, optimizer, batches of so many steps, machine, seconds of reading) as the experiment makes them."""
     from common.data.batches import Batches
     from common.models.placement import place
@@ -137,7 +176,7 @@ def prepare(experiment: str, steps: int, photographs: Path):
     from common.system.device import prepare_machine
 
     script, options = experiment_and_options(experiment)
-    machine = prepare_machine("cpu", "fp32", deterministic=False)
+    machine = prepare_machine("cpu", precision, deterministic=False)
     model = place(script.build_model(options, 10), machine)
     optimizer = build_optimizer(model.parameters(), "adam", options.lr)
     transform, _ = script.build_transforms(options)
@@ -297,4 +336,7 @@ def write_photographs(folder: Path, count: int = 640) -> None:
         Image.fromarray(pixels).save(folder / "train" / str(number % 10) / f"{number}.jpg", quality=75)
 
 
-CONTESTANTS = {"floor": floor, "ours": ours, "usual": usual, "lightning": lightning}
+CONTESTANTS = {
+    "floor": floor, "ours": ours, "usual": usual, "kuangliu": kuangliu, "imagenet": imagenet, "lightning": lightning,
+    "floor bf16": partial(floor, precision="bf16"), "ours bf16": partial(ours, precision="bf16"),
+}  # fmt: skip

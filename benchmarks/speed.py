@@ -1,9 +1,9 @@
 """How fast is training on this CPU, against the machine itself and against the loops that people write?
 
-    python benchmarks/speed.py                    everything, about half an hour on a quiet machine
-    python benchmarks/speed.py --rounds 1         a quick look
+    python benchmarks/speed.py                                    everything, an hour on a quiet machine
+    python benchmarks/speed.py --rounds 1 --experiments ex_1      a quick look
 
-Four contestants train the networks of ex_1, ex_2, ex_3 (ResNet-18) and trainA on the same images, each in a process of
+All contestants train the networks of ex_1, ex_2, ex_3 (ResNet-18) and trainA on the same images, each in a process of
 its own, in turn, round after round, so that a machine whose speed drifts treats all alike. Evaluation and start-up are
 in none of them.
 
@@ -11,11 +11,16 @@ in none of them.
     ours       `train_one_epoch`: order, augmentation, progress and sums included
     usual      torchvision data set, PIL transforms, DataLoader(num_workers=2), `loss.item()` at every step; trainA's
                is an ImageFolder of JPEG files, ex_3's an HDF5 file read image by image
-    lightning  Lightning's Trainer on that same loader
+    kuangliu   the loop of kuangliu/pytorch-cifar over that same loader, with a line drawn at every step
+    imagenet   the loop of pytorch/examples/imagenet over it, with top-1 and top-5 of every batch
+    lightning  Lightning's Trainer on it
 
-Ours is so near the floor that two processes after each other differ by more than the two do: for that one ratio, floor
-and ours take turns within a process. ex_3 reads its images from an HDF5 file as if they did not fit into memory. Of
-trainA, ours is measured twice: a first epoch, which reads and decodes all files, and later ones, which need not.
+Floor and ours are measured in bf16 too where the CPU has it. The loops are written anew from what the originals do at
+each step. Ours changes how memory is given back to the system, so the others cannot run in its process; but ours is so
+near the floor that two processes after each other differ by more than the two do: for that one ratio, floor and ours
+take turns within a process. A ratio is that of one round; shown are the median and the range. ex_3 reads its images
+from an HDF5 file as if they did not fit into memory. Of trainA, ours is measured twice: a first epoch, which reads and
+decodes all files, and later ones, which need not.
 
 Then the start of a script: how long until `--help`, a wrong option and the first progress bar answer, against
 `python -c "import torch"`. Prints two tables and writes outputs/benchmarks/speed.json.
@@ -34,9 +39,13 @@ import tempfile
 import time
 from pathlib import Path
 
-from contestants import CONTESTANTS, write_photographs
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from contestants import CONTESTANTS, write_photographs  # noqa: E402
+
+from common.models.precision import has_bf16  # noqa: E402
+from common.system.device import cpu_name  # noqa: E402
 
 STEPS = {"ex_1": 200, "ex_2": 24, "ex_3": 24, "trainA": 40}
 FIRST_BAR = b"epoch 1/"
@@ -66,7 +75,12 @@ def main(argv=None):
 def measure_all(options: argparse.Namespace, images: dict[str, Path]) -> None:
     """Measure, write and print everything; `images` is a folder for the image files of each experiment."""
     result = {
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.platform()},
+        "machine": {
+            "processor": cpu_name(),
+            "bf16": has_bf16(),
+            "cores": os.cpu_count(),
+            "system": platform.platform(),
+        },
         "rounds": options.rounds,
         "training": {name: compare(name, options.rounds, images[name]) for name in options.experiments},
         "start": compare_starts(options.rounds),
@@ -79,23 +93,24 @@ def measure_all(options: argparse.Namespace, images: dict[str, Path]) -> None:
 
 def compare(experiment: str, rounds: int, photographs: Path) -> dict:
     """Return each contestant's median images/s, its ratio to the floor's in the same round, and its peak memory."""
-    runs = {name: [] for name in CONTESTANTS if name != "lightning" or importlib.util.find_spec("lightning")}
+    runs = {name: [] for name in contestants_here()}
     for turn in range(rounds):
         for name, measured in runs.items():
-            command = [sys.executable, __file__, "--one", experiment, name, "--photographs", photographs]
-            done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT)
-            measured.append(json.loads(done.stdout.splitlines()[-1]))
+            measured.append(measure_in_a_process(experiment, name, photographs))
             print(f"{experiment} {turn + 1}/{rounds} {name}: {measured[-1]['images_per_second']:,.0f} images/s")
     speeds = {name: [run["images_per_second"] for run in measured] for name, measured in runs.items()}
-    paired = statistics.median(ratio for run in runs["ours"] for ratio in run["floor_time_ratios"])
+    paired = {
+        name: [ratio for run in measured for ratio in run.get("floor_time_ratios", ())]
+        for name, measured in runs.items()
+    }
     if experiment == "trainA":
         runs["ours, first epoch"] = runs["ours"]
         speeds["ours, first epoch"] = [run["first_epoch_images_per_second"] for run in runs["ours"]]
     return {
         name: {
             "images_per_second": statistics.median(speeds[name]),
-            "floor_time_ratio": paired if name == "ours" else median_ratio(speeds["floor"], speeds[name]),
-            "ours_is_faster_by": median_ratio(speeds["ours"], speeds[name]),
+            "floor_time_ratio": spread(paired.get(name) or ratios(speeds["floor"], speeds[name])),
+            "ours_is_faster_by": spread(ratios(speeds["ours"], speeds[name])),
             "peak_memory_mb": statistics.median(run["peak_memory_mb"] for run in runs[name]),
             "all_images_per_second": speeds[name],
         }
@@ -103,9 +118,27 @@ def compare(experiment: str, rounds: int, photographs: Path) -> dict:
     }
 
 
-def median_ratio(numerators: list[float], denominators: list[float]) -> float:
-    """Return the median of the ratios within each round."""
-    return statistics.median(a / b for a, b in zip(numerators, denominators, strict=True))
+def contestants_here() -> list[str]:
+    """Return those that this machine can run."""
+    lacks = {"lightning": not importlib.util.find_spec("lightning"), "bf16": not has_bf16()}
+    return [name for name in CONTESTANTS if not any(lacks.get(word) for word in name.split())]
+
+
+def ratios(numerators: list[float], denominators: list[float]) -> list[float]:
+    """Return the ratios within each round."""
+    return [a / b for a, b in zip(numerators, denominators, strict=True)]
+
+
+def spread(values: list[float]) -> list[float]:
+    """Return [median, smallest, largest]."""
+    return [statistics.median(values), min(values), max(values)]
+
+
+def measure_in_a_process(experiment: str, contestant: str, photographs: Path) -> dict:
+    """Return what `measure` returns in a process of its own."""
+    command = [sys.executable, __file__, "--one", experiment, contestant, "--photographs", photographs]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, cwd=ROOT)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def measure(experiment: str, contestant: str, photographs: Path) -> dict:
@@ -127,7 +160,7 @@ def compare_starts(rounds: int) -> dict:
     for _ in range(max(5, rounds)):
         for name, arguments in commands.items():
             seconds[name].append(time_first_bar(arguments) if name == "the first bar" else time_command(arguments))
-    return {name: median_ratio(values, seconds["import torch"]) for name, values in seconds.items()}
+    return {name: spread(ratios(values, seconds["import torch"])) for name, values in seconds.items()}
 
 
 def time_command(arguments: list[str]) -> float:
@@ -157,28 +190,27 @@ def time_first_bar(arguments: list[str]) -> float:
     return seconds
 
 
-def processor() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def show(result: dict) -> None:
     """Print the tables."""
-    print(f"\n{result['machine']['processor']}, {result['machine']['cores']} cores, {result['rounds']} rounds")
-    print(f"{'':6} {'':17} {'images/s':>9} {'time / floor':>13} {'ours faster by':>15} {'peak MB':>8}")
+    machine = result["machine"]
+    print(f"\n{machine['processor']}, {machine['cores']} cores, bf16: {machine['bf16']}, {result['rounds']} rounds\n")
+    columns = ("network", "contestant", "images/s", "time / floor", "ours is faster by", "peak memory")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for experiment, contestants in result["training"].items():
         for name, row in contestants.items():
-            print(
-                f"{experiment:6} {name:17} {row['images_per_second']:9,.0f} {row['floor_time_ratio']:13.3f} "
-                f"{row['ours_is_faster_by']:15.2f} {row['peak_memory_mb']:8,.0f}"
+            figures = (
+                f"{row['images_per_second']:,.0f} | {told(row['floor_time_ratio'])} | {told(row['ours_is_faster_by'])}"
             )
+            print(f"| {experiment} | {name} | {figures} | {row['peak_memory_mb']:,.0f} MB |")
     print("\nuntil it answers, as a multiple of `import torch`:")
     for name, ratio in result["start"].items():
-        print(f"  {name:15} {ratio:5.2f}")
+        print(f"  {name:15} {told(ratio)}")
+
+
+def told(ratio: list[float]) -> str:
+    """Return a ratio with its range as text."""
+    median, low, high = ratio
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from helpers import ROOT
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("contestant", ["ours", "floor", "usual"])
+@pytest.mark.parametrize("contestant", ["ours", "floor", "usual", "kuangliu", "imagenet"])
 @pytest.mark.parametrize(
     "experiment", ["ex_1", *(pytest.param(one, marks=pytest.mark.long) for one in ("ex_3", "trainA"))]
 )
@@ -30,6 +30,21 @@ def test_the_first_bar_shows_on_a_terminal(monkeypatch):
     from speed import time_first_bar
 
     assert 0 < time_first_bar([str(ROOT / "ex_1.py"), "--dataset", "digits", "-e", "1"]) < 120
+
+
+def test_ratios_are_told_with_their_range(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import speed
+
+    floor = {"images_per_second": 100, "peak_memory_mb": 7}
+    runs = {"floor": [floor] * 3, "ours": [floor | {"floor_time_ratios": [1.0, 1.1, 1.3]}] * 3,
+            "usual": [floor | {"images_per_second": each} for each in (50, 40, 80)]}  # fmt: skip
+    monkeypatch.setattr(speed, "contestants_here", lambda: list(runs))
+    measured = iter([runs[name][turn] for turn in range(3) for name in runs])
+    monkeypatch.setattr(speed, "measure_in_a_process", lambda *_: next(measured))
+    row = speed.compare("ex_1", 3, ROOT)["usual"]
+    assert row["ours_is_faster_by"] == [2, 1.25, 2.5] and row["floor_time_ratio"] == [2, 1.25, 2.5]
+    assert speed.told(row["ours_is_faster_by"]) == "2.00 (1.25 to 2.50)"
 
 
 def test_variants_of_a_step_are_compared(monkeypatch, tmp_path):
