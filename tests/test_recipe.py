@@ -209,7 +209,7 @@ def test_a_compiled_network_is_what_runs(monkeypatch):
 
 @pytest.mark.slow
 def test_a_really_compiled_run_ends_near_the_plain_one(tmp_path):
-    words = ["ex_1.py", "--dataset", "digits", "--limit", "300", "-e", "2", "--output_dir"]
+    words = ["ex_1.py", "--dataset", "digits", "--limit", "300", "-b", "150", "-e", "2", "--output_dir"]
     losses = []
     for place, extra in enumerate(([], ["--compile"])):
         done = command(*words, tmp_path / str(place), *extra, cwd=ROOT)

@@ -223,7 +223,7 @@ def six_epochs(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "seed", [pytest.param(seed, marks=pytest.mark.slow if seed < 2 else pytest.mark.long) for seed in range(10)]
+    "seed", [pytest.param(seed, marks=pytest.mark.slow if seed == 0 else pytest.mark.long) for seed in range(10)]
 )
 def test_killed_three_times_and_resumed_it_ends_the_same(tmp_path, six_epochs, seed):
     whole, seconds = six_epochs
@@ -247,14 +247,14 @@ def test_killed_three_times_and_resumed_it_ends_the_same(tmp_path, six_epochs, s
 
 
 @pytest.mark.slow
-def test_eight_starts_in_the_same_second_make_eight_complete_folders(tmp_path):
+def test_four_starts_in_the_same_second_make_four_complete_folders(tmp_path):
     words = [ROOT / "ex_1.py", "--dataset", "digits", "-e", "0", "--output_dir", tmp_path]
-    processes = [start(*words, env=environment(OMP_NUM_THREADS="1")) for _ in range(8)]
+    processes = [start(*words, env=environment(OMP_NUM_THREADS="1")) for _ in range(4)]
     for process in processes:
         _, err = process.communicate()
         assert (process.returncode, err) == (0, "")
     folders = list(tmp_path.glob("*/*/*"))
-    assert len(folders) == 8
+    assert len(folders) == 4
     for folder in folders:
         assert read(folder, "train.json")["status"] == "finished"
         assert read(folder, "test.json")["images"] == 359
