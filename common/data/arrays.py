@@ -23,13 +23,13 @@ class ArrayDataset:
     """Images held in memory.
 
     `pixels` are (N, H, W, C) uint8; channels last, so that a batch has the layout which convolutions are fastest with.
-    `rows_sha256` is of the middle row of every image, if anybody needs it.
+    `middles_sha256` is of some pixels in the middle of every image, if anybody needs it.
     """
 
-    def __init__(self, pixels, labels, classes: list[str], ids: Sequence[str], rows_sha256: str | None = None):
+    def __init__(self, pixels, labels, classes: list[str], ids: Sequence[str], middles_sha256: str | None = None):
         self.pixels = torch.as_tensor(pixels)
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.classes, self.ids, self.rows_sha256 = list(classes), ids, rows_sha256
+        self.classes, self.ids, self.middles_sha256 = list(classes), ids, middles_sha256
 
     @property
     def size(self) -> int:

@@ -36,17 +36,17 @@ class Data:
     def digest(self) -> str:
         """SHA-256 of which image is in which split: equal for two runs exactly if they saw the same data.
 
-        Of an HDF5 file it has seen some of the pixels only, see `rows_sha256`.
+        Of an HDF5 file it has seen some of the pixels only, see `middles_sha256`.
         """
         return split_digest(**{name: (split.labels, split.hashes) for name, split in self.splits.items()})
 
     @property
-    def rows_sha256(self) -> dict[str, str]:
-        """SHA-256 of the middle rows of all images of each split, where `digest` has seen some images: in an HDF5 file.
+    def middles_sha256(self) -> dict[str, str]:
+        """SHA-256 of the middles of all images of each split, where `digest` has seen some images: in an HDF5 file.
 
         There is none of a file that does not fit into memory.
         """
-        digests = {name: getattr(split.dataset, "rows_sha256", None) for name, split in self.splits.items()}
+        digests = {name: getattr(split.dataset, "middles_sha256", None) for name, split in self.splits.items()}
         return {name: digest for name, digest in digests.items() if digest}
 
 

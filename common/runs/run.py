@@ -164,7 +164,7 @@ class Run(RunFolder):
 
 def _images_of(config: dict) -> dict:
     """Return what tells the images of a run from others; what an older version did not write is left out."""
-    return {"split": config["split_sha256"], "classes": config["classes"]} | config.get("rows_sha256", {})
+    return {"split": config["split_sha256"], "classes": config["classes"]} | config.get("middles_sha256", {})
 
 
 def _check_memory(config: dict, batch_schedule: list, machine: Machine) -> None:
