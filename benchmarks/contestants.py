@@ -290,9 +290,9 @@ class WorksheetHDF5:
 def streamed(folder: Path):
     """Return the training images of an HDF5 file, read from it batch by batch as if they did not fit into memory."""
     from common.data.hdf5 import load_hdf5
-    from common.system import device
+    from common.system import memory
 
-    device.MEMORY_SHARE = 0.0
+    memory.MEMORY_SHARE = 0.0
     return load_hdf5(str(write_hdf5(folder)))["train"]
 
 

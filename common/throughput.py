@@ -13,10 +13,11 @@ from common.optim.optimizers import build_optimizer
 from common.optim.recipe import Recipe
 from common.runs.config import describe_network, describe_origin
 from common.runs.folder import make_folder
-from common.system.device import MEMORY_SHARE, Machine, available_memory
+from common.system.device import Machine
 from common.system.errors import BadInput, is_out_of_memory, is_single_value
 from common.system.files import write_json
 from common.system.log import info, progress
+from common.system.memory import MEMORY_SHARE, available_memory
 
 WARM_STEPS = 2
 MIN_STEPS, MIN_SECONDS = 3, 2.0  # of the timed part: whichever takes longer

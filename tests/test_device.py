@@ -4,12 +4,7 @@ import psutil
 import torch
 
 from common.system import device
-from common.system.device import Machine, fits_in_memory
-
-
-def test_half_of_the_free_memory_may_be_filled(monkeypatch):
-    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=1000, total=10_000))
-    assert fits_in_memory(500) and not fits_in_memory(501)
+from common.system.device import Machine
 
 
 def test_the_most_memory_of_the_process_is_known_on_every_system(monkeypatch):

@@ -197,7 +197,7 @@ def test_packed_images_train_alike_in_memory_and_from_the_file(unlabelled, tmp_p
     words = ["--data", str(file), "-b", "8", "--schedule", "none", "--output_dir", str(tmp_path / "out"), "-e"]
     held, part = without_pictures([*words, "3"], ex_3), without_pictures([*words, "1"], ex_3)
     assert held.parent == tmp_path / "out" / "ex_3" / "packed images.hdf5"
-    monkeypatch.setattr("common.system.device.MEMORY_SHARE", 0.0)
+    monkeypatch.setattr("common.system.memory.MEMORY_SHARE", 0.0)
     streamed = without_pictures([*words, "3"], ex_3)
     without_pictures(["--resume", str(part), "-e", "3"], ex_3)
     assert "do not fit into memory" in (streamed / "log.txt").read_text()

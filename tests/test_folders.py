@@ -15,7 +15,7 @@ from helpers import noise, write_class
 from PIL import Image
 
 import common.data.folders
-import common.system.device
+import common.system.memory
 from common.data.arrays import ArrayDataset
 from common.data.batches import make_batches
 from common.data.folders import FolderDataset, load_folder
@@ -66,7 +66,7 @@ def pixels_by_id(part):
 
 @pytest.fixture
 def never_fits(monkeypatch):
-    monkeypatch.setattr(common.system.device, "available_memory", lambda: 0)
+    monkeypatch.setattr(common.system.memory, "available_memory", lambda: 0)
 
 
 def test_class_names_are_sorted_and_labels_follow_them(tmp_path):
@@ -314,7 +314,7 @@ SHORT_HEADER = b"\x89PNG\r\n\x1a\n\0\0\0\x0cIHDR" + bytes(20)
 )
 def test_files_that_cannot_be_read_are_named_before_anything_starts(tmp_path, monkeypatch, memory, content, reason):
     if memory != "fits":
-        monkeypatch.setattr(common.system.device, "available_memory", lambda: 0)
+        monkeypatch.setattr(common.system.memory, "available_memory", lambda: 0)
     write_classes(tmp_path, {"ant": 5, "bee": 5})
     broken = tmp_path / "bee" / "003.png"
     broken.write_bytes(broken.read_bytes()[:300] if content is None else content)
@@ -444,7 +444,7 @@ def test_images_decoded_on_demand_equal_those_held_in_memory(tmp_path, request):
 def test_training_sees_all_of_a_long_photograph_and_the_others_its_middle(tmp_path, monkeypatch, memory):
     """Columns of a photograph tell where a square of it was cut out."""
     if memory != "fits":
-        monkeypatch.setattr(common.system.device, "available_memory", lambda: 0)
+        monkeypatch.setattr(common.system.memory, "available_memory", lambda: 0)
     columns = np.broadcast_to(np.arange(40, dtype=np.uint8)[None, :, None], (SIZE, 40, 3))
     for number, name in itertools.product(range(12), ("ant", "bee")):
         pixels = columns.copy()

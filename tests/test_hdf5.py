@@ -15,7 +15,7 @@ import torch
 from helpers import ROOT, environment
 
 import common.data.hdf5
-import common.system.device
+import common.system.memory
 from common.data.arrays import ArrayDataset, balanced_subset, stratified_split
 from common.data.hdf5 import HDF5Dataset, damage_is_bad_input, load_hdf5
 from common.data.load import Source
@@ -81,7 +81,7 @@ def all_of(part):
 
 @pytest.fixture
 def never_fits(monkeypatch):
-    monkeypatch.setattr(common.system.device, "available_memory", lambda: 0)
+    monkeypatch.setattr(common.system.memory, "available_memory", lambda: 0)
 
 
 @pytest.fixture(params=["in memory", "in the file"])
@@ -446,7 +446,7 @@ def test_a_signal_that_arrives_in_the_library_is_no_damage(tmp_path):
 @pytest.mark.parametrize("memory", ["fits", "does not fit"])
 def test_chunks_that_cannot_be_unpacked_are_found_at_once(tmp_path, monkeypatch, memory):
     if memory != "fits":
-        monkeypatch.setattr(common.system.device, "available_memory", lambda: 0)
+        monkeypatch.setattr(common.system.memory, "available_memory", lambda: 0)
     path = write_file(tmp_path / "a.hdf5", **LAYOUTS["packed"])
     with h5py.File(path) as file:
         chunk = file["images-train"].id.get_chunk_info(0)
@@ -460,8 +460,8 @@ MEMORY_PROGRAM = """
 import resource, sys
 import torch
 from common.data.hdf5 import load_hdf5
-from common.system import device
-device.available_memory = lambda: 8 * 2**30
+from common.system import memory
+memory.available_memory = lambda: 8 * 2**30
 dataset = load_hdf5(sys.argv[1])["train"].dataset
 order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))
 for indices in order[: 300 * 128].split(128):
@@ -494,12 +494,12 @@ def test_memory_does_not_grow_with_the_file(tmp_path):
 FUZZ_PROGRAM = """
 import resource, signal, sys
 from pathlib import Path
-from common.system import device
+from common.system import memory
 from test_hdf5 import read_damaged
 path, first, last = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for seed in range(first, last):
-    device.available_memory = lambda: seed % 2 * 2**30
+    memory.available_memory = lambda: seed % 2 * 2**30
     print("seed", seed, flush=True)
     signal.alarm(5)
     read_damaged(path, seed)

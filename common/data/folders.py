@@ -14,9 +14,9 @@ import torch
 from common.data.arrays import ArrayDataset, Split, pixel_hash
 from common.data.decoded import keep, recall
 from common.data.images import DIM, opened, read_frame, square, stored_shape
-from common.system.device import fits_in_memory
 from common.system.errors import BadInput
 from common.system.log import info, progress, warn
+from common.system.memory import fits_in_memory
 from common.system.threads import read_ahead
 from common.transforms.random_streams import Draws
 

@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from common.data.arrays import ArrayDataset, Split, pixel_hash
-from common.system.device import fits_in_memory
 from common.system.errors import BadInput, Terminated
 from common.system.log import info, progress, warn
+from common.system.memory import fits_in_memory
 from common.system.text import printable
 from common.transforms.random_streams import Draws
 

@@ -14,11 +14,11 @@ import torch
 from common.system.distributed import Processes, join
 from common.system.errors import BadInput
 from common.system.log import info
+from common.system.memory import available_memory
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 AUTOCAST_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-MEMORY_SHARE = 0.5  # of the main memory that is free, for what may as well stay out of it
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,10 @@ class Machine:
         """Return the most main memory that the process has used so far."""
         if sys.platform == "win32":
             return round(psutil.Process().memory_info().peak_wset / 1e6, 1)
+        with contextlib.suppress(OSError):  # Linux; getrusage would begin with the peak of whoever started the process
+            for line in Path("/proc/self/status").read_text().splitlines():
+                if line.startswith("VmHWM"):
+                    return round(int(line.split()[1]) * 1024 / 1e6, 1)
         import resource  # does not exist on Windows
 
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -108,16 +112,6 @@ def cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def available_memory() -> int:
-    """Return the bytes of main memory that are free."""
-    return psutil.virtual_memory().available
-
-
-def fits_in_memory(n_bytes: float) -> bool:
-    """Tell whether so many bytes take no more than their share of the main memory that is free."""
-    return n_bytes <= MEMORY_SHARE * available_memory()
 
 
 def prepare_machine(device: str, precision: str, deterministic: bool, sync_batch_norm: bool = False) -> Machine:

@@ -9,9 +9,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from common.system.errors import BadInput
 from common.system.log import info
 
 RENDEZVOUS = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what torchrun tells its processes, beside their number
+JOINING = timedelta(minutes=2)  # within which all processes must have started
 TIMEOUT = timedelta(minutes=30)  # one process may decode, test or draw for so long while the others wait
 
 
@@ -75,13 +77,23 @@ class Processes:
 
 def started_by_torchrun() -> bool:
     """Tell whether this process is one of several: a number of them alone may be left of another job in this shell."""
-    return _promised() > 1 and set(RENDEZVOUS) <= os.environ.keys()
+    return _number("WORLD_SIZE") > 1 and set(RENDEZVOUS) <= os.environ.keys()
 
 
-def _promised() -> int:
-    """Return the number of processes that the environment tells of."""
-    number = os.environ.get("WORLD_SIZE", "")
-    return int(number) if number.isdecimal() else 1
+def is_restarted() -> bool:
+    """Tell whether torchrun has started the processes again because one has ended (its `--max-restarts`)."""
+    return started_by_torchrun() and _number("TORCHELASTIC_RESTART_COUNT", 0) > 0
+
+
+def processes_here() -> int:
+    """Return the number of processes of this run on this machine."""
+    return _number("LOCAL_WORLD_SIZE") if started_by_torchrun() else 1
+
+
+def _number(name: str, default: int = 1) -> int:
+    """Return what the environment says a number is."""
+    number = os.environ.get(name, "")
+    return int(number) if number.isdecimal() else default
 
 
 @contextlib.contextmanager
@@ -96,13 +108,32 @@ def local_main_first() -> Iterator[None]:
 
 
 def join(device: str) -> Processes:
-    """Meet the other processes, if there are any, and return all of them; `device` is "cpu" or "cuda"."""
+    """Meet the other processes, if there are any, and return all of them; `device` is "cpu" or "cuda".
+
+    BadInput is raised if some do not come, or if there are others that nothing is known of.
+    """
     if not started_by_torchrun():
-        if _promised() > 1:
-            info(f"note: WORLD_SIZE is {_promised()}, but {', '.join(RENDEZVOUS)} are not all set: working alone")
+        if _number("WORLD_SIZE") > 1:
+            missing = f"but {', '.join(RENDEZVOUS)} are not all set"
+            info(f"note: WORLD_SIZE is {_number('WORLD_SIZE')}, {missing}: working alone")
+        if _number("SLURM_STEP_NUM_TASKS") > 1:
+            raise BadInput(
+                f"srun has started this {_number('SLURM_STEP_NUM_TASKS')} times, and they would all do the same; let "
+                "torchrun start them: srun --ntasks-per-node=1 torchrun --nproc_per_node=N SCRIPT OPTIONS"
+            )
         return Processes()
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=TIMEOUT)
+        try:
+            store, rank, world_size = next(dist.rendezvous("env://", timeout=JOINING))
+            # torchrun keeps its store when it restarts the processes, and with it where the old ones could be found.
+            store = dist.PrefixStore(f"start {_number('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+            store.set(f"joined/{rank}", "")
+            store.wait([f"joined/{one}" for one in range(world_size)], JOINING)
+        except dist.DistError as error:
+            waited = f"not all {os.environ['WORLD_SIZE']} processes have started within {JOINING}"
+            raise BadInput(f"{waited}; see what the others said") from error
+        backend = "nccl" if device == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
     return Processes(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")))
 
 
@@ -110,12 +141,6 @@ def leave() -> None:
     """Split from the other processes, at the end."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def is_peer_failure(error: BaseException) -> bool:
-    """Tell whether `error` is how a process learns that another one has gone."""
-    texts = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
-    return started_by_torchrun() and isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
 
 
 class SumOverProcesses(torch.autograd.Function):

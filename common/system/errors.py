@@ -6,7 +6,7 @@
 
 import errno
 
-from common.system.distributed import is_peer_failure
+import torch.distributed as dist
 
 
 class BadInput(Exception):
@@ -53,8 +53,15 @@ def explain(error: BaseException) -> tuple[int, str] | None:
     if isinstance(error, Terminated):
         return 143, f"terminated ({error})"
     if is_peer_failure(error):
-        return 143, "another process of this run has ended, so this one ends too; see what it said, and resume"
+        return 143, "another process of this run has ended or hangs, so this one ends too; see what it said, and resume"
     return None
+
+
+def is_peer_failure(error: BaseException) -> bool:
+    """Tell whether `error` is how a process learns that another one has gone, or has hung for too long."""
+    texts = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "gloo", "NCCL")
+    is_told = isinstance(error, RuntimeError) and any(text in str(error) for text in texts)
+    return is_told and dist.is_available() and dist.is_initialized()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
