@@ -15,6 +15,7 @@ import torch
 from helpers import ROOT, command, environment, part, same_result, without_pictures
 
 from common.data.batches import Batches
+from common.runs.run import _check_equal
 from common.system.device import Machine
 from common.system.distributed import Processes, join
 from common.system.errors import BadInput
@@ -188,3 +189,114 @@ def test_a_killed_process_ends_the_job_and_the_run_can_be_resumed(tmp_path):
     resumed = torchrun("ex_1.py", "--resume", config.parent)
     assert resumed.returncode == 0, resumed.stderr
     assert len(curve(tmp_path)) == 12
+
+
+FAILING_PROGRAM = """
+import os, signal, sys, time
+from common.system.start import run_script
+import ex_1
+from common.system.errors import BadInput
+from common.training import fit
+
+honest = fit.train_one_epoch
+
+def train_one_epoch(state, batches, epoch, *arguments, **settings):
+    if epoch == 2 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        print("FAILS", flush=True)
+        {failure}
+    return honest(state, batches, epoch, *arguments, **settings)
+
+fit.train_one_epoch = train_one_epoch
+run_script(lambda: ex_1.main(sys.argv[1:]))
+"""
+SMALL_WORDS = ["--dataset", "digits", "--limit", "200", "-b", "50", "-e", "3"]
+
+
+def failing(tmp_path, failure, *launcher):
+    """Start a job of two processes, the second of which fails in epoch 2; return it when that has happened."""
+    program = tmp_path / "program.py"
+    program.write_text(FAILING_PROGRAM.format(failure=failure))
+    words = [*launcher, "--nproc_per_node=2", str(program), *SMALL_WORDS, "--output_dir", str(tmp_path / "out")]
+    paths = environment(OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    job = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *words], cwd=tmp_path, text=True, env=paths,
+                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    for line in job.stdout:
+        if line.startswith("FAILS"):
+            return job
+    raise AssertionError(f"the job has ended before: {job.wait()}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("failure", "line"),
+    [("raise BadInput('its disk is gone')", "process 1: error: its disk is gone"),
+     ("raise ValueError('a fault')", "process 1: ends with an internal error, see above")],
+)  # fmt: skip
+def test_an_error_of_one_process_ends_all_and_is_told(tmp_path, failure, line):
+    job, started = failing(tmp_path, failure), time.monotonic()
+    said = job.communicate(timeout=60)[0]
+    assert job.returncode != 0 and time.monotonic() - started < 10
+    assert line in said.splitlines() and ("ValueError: a fault" in said) == ("ValueError" in failure)
+    assert said.count("to go on: torchrun") == 1
+    [path] = tmp_path.glob("out/*/*/*/train.json")
+    assert json.loads(path.read_text())["status"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_job_with_a_process_that_hangs_ends_when_it_is_asked_to(tmp_path):
+    job = failing(tmp_path, "time.sleep(1000)")
+    time.sleep(1)  # so that the other one waits for it, inside of PyTorch
+    started = time.monotonic()
+    job.send_signal(signal.SIGTERM)
+    said = job.communicate(timeout=60)[0]
+    assert job.returncode != 0 and time.monotonic() - started < 10, said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_torchrun_restarts_the_run_that_it_began(tmp_path):
+    job = failing(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", "--max-restarts=1")
+    said = job.communicate(timeout=200)[0]
+    assert job.returncode == 0, said
+    assert len(curve(tmp_path / "out")) == 3 and len(list(tmp_path.glob("out/*/*/*/config.json"))) == 1
+    assert "resuming " in said
+
+
+STUCK_PROGRAM = """
+import ctypes
+from common.system import start
+start.STUCK = 0.5
+start._catch_signals(True)
+lock = ctypes.create_string_buffer(64)
+print("ready", flush=True)
+for _ in range(2):
+    ctypes.CDLL(None).pthread_mutex_lock(lock)  # the second time it waits for ever, whatever signals come
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a lock there looks different")
+def test_a_process_that_is_stuck_inside_a_library_ends_at_a_signal():
+    process = subprocess.Popen([sys.executable, "-c", STUCK_PROGRAM], cwd=ROOT, env=environment(RANK="1"), text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(1)  # until it waits
+    process.terminate()
+    _, said = process.communicate(timeout=20)
+    assert (process.returncode, said) == (143, "process 1: ended while it waited for another one\n")
+
+
+def test_srun_alone_is_refused_with_the_command_that_works(monkeypatch):
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "4")
+    with pytest.raises(BadInput, match="srun has started this 4 times.*srun --ntasks-per-node=1 torchrun"):
+        join("cpu")
+
+
+def test_processes_with_other_images_or_options_are_named():
+    class Four(Processes):
+        def gather(self, value):
+            return [value, value, value | {"images": 1}, value | {"images": 1, "options": 2}]
+
+    with pytest.raises(BadInput, match="process 2 has other images than the first one"):
+        _check_equal(Four(0, 4), {"images": 0, "options": 0})
+    _check_equal(Processes(), {"images": 0})

@@ -13,6 +13,7 @@ from common.optim.optimizers import OPEN_ENDED, WITH_WARMUP, check_schedule
 from common.options.types import absolute_path, nearest
 from common.runs.folder import read_config, unfinished_runs
 from common.runs.tracking import check_installed
+from common.system.distributed import is_restarted
 from common.system.errors import BadInput
 from common.system.files import read_yaml
 from common.system.log import info
@@ -86,6 +87,8 @@ class Parser(argparse.ArgumentParser):
         for name in files.config:
             given |= self._read(_options_in(name), f"--config {name}")
         given |= self._read(dict(map(_pair, files.override)), "--override") | self._given(typed)
+        if is_restarted():
+            given.setdefault("resume", "auto")
         options = self._resumed(given) if given.get("resume", "auto") != "auto" else self._completed(given)
         if options["resume"] == "auto":
             options["resume"] = None

@@ -22,11 +22,19 @@ from common.runs.saving import RunFolder
 from common.runs.tracking import Trackers
 from common.system.clock import TimeShare
 from common.system.device import Machine
+from common.system.distributed import Processes
 from common.system.errors import BadInput
 from common.system.files import remove_partial_files
 from common.system.log import info, log_to, stop_log
 from common.system.threads import Behind
 
+OF_A_MACHINE = (
+    "data",
+    "workers",
+    "output_dir",
+    "weights",
+    "resume",
+)  # options that processes on several may have of their own
 DRAWING_SHARE = 0.05  # of the time of a run, for its pictures while it trains
 
 
@@ -83,10 +91,13 @@ class Run(RunFolder):
         Raises:
             BadInput: the folder cannot be made, is in use, or belongs to other data or another script.
         """
+        self.is_resumed = bool(self.options["resume"])
         config = describe(self.script.stem, self.options, self.data, model, train, self.machine) | {"fit": self.fit}
+        options = {name: value for name, value in self.options.items() if name not in OF_A_MACHINE}
+        facts = {"images": config["split_sha256"], "code": config["code_sha256"], "options": options}
+        _check_equal(self.processes, facts | {"--resume": self.is_resumed})
         summary = summarize(model, train.input_shape)  # in all processes: synchronized batch norms wait for each other
         _check_memory(config, self.options["batch_schedule"], self.machine)
-        self.is_resumed = bool(self.options["resume"])
         self._choose_precision(config)
         self.folder, self.config = self._reopened(config) if self.is_resumed else self._made(config)
         if not self.processes.is_main:
@@ -165,6 +176,17 @@ class Run(RunFolder):
 def _images_of(config: dict) -> dict:
     """Return what tells the images of a run from others; what an older version did not write is left out."""
     return {"split": config["split_sha256"], "classes": config["classes"]} | config.get("middles_sha256", {})
+
+
+def _check_equal(processes: Processes, facts: dict[str, object]) -> None:
+    """Raise BadInput, in all processes, if some of the `facts` are not the same in all of them."""
+    first, *others = processes.gather(facts)
+    for rank, other in enumerate(others, start=1):
+        if differing := [name for name in facts if other[name] != first[name]]:
+            raise BadInput(
+                f"process {rank} has other {' and '.join(differing)} than the first one: each machine needs the same "
+                "code, images and command, and where a run is resumed its folder"
+            )
 
 
 def _check_memory(config: dict, batch_schedule: list, machine: Machine) -> None:

@@ -27,6 +27,7 @@ OUTPUT = "output.txt"  # what a trial's process says, in the folder of the trial
 PATIENCE = 60  # seconds that an ended trial has for saving its state
 # Linux ends a trial when the search that started it is killed: none is left running unseen. (1 is PR_SET_PDEATHSIG.)
 END_WITH_SEARCH = functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM) if sys.platform == "linux" else None
+ALONE = {"SLURM_STEP_NUM_TASKS": "1"}  # srun may have started several searches on one file, but no trial
 REASONS = {-9: "killed, perhaps because memory ran out", 1: "a fault of the program", 2: "refused"}
 
 
@@ -182,7 +183,7 @@ class TrialProcess:
                     # In a session of its own, so that Ctrl-C in the terminal reaches the search alone.
                     self._process = subprocess.Popen(
                         words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                        env=os.environ | environment, start_new_session=True, preexec_fn=END_WITH_SEARCH,
+                        env=os.environ | ALONE | environment, start_new_session=True, preexec_fn=END_WITH_SEARCH,
                     )  # fmt: skip
             except OSError as error:
                 raise BadInput(f"command: {words[0]} cannot be started ({error.strerror})") from error
