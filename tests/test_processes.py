@@ -13,12 +13,14 @@ import psutil
 import pytest
 import torch
 from helpers import ROOT, command, environment, part, same_result, without_pictures
+from torch import nn
 
 from common.data.batches import Batches
 from common.runs.run import _check_equal
 from common.system.device import Machine
 from common.system.distributed import Processes, join
 from common.system.errors import BadInput
+from common.training.features import FeatureBatches
 
 
 def torchrun(*words, processes=2, **settings):
@@ -55,6 +57,31 @@ def test_shares_make_up_the_batches_of_one_process(count, images, batch_size):
     assert [len(batch) for batch in together] == batches(True)[0].sizes(3)
     evaluated = [sample for one in batches(False) for share in one.order(0) for sample in share.tolist()]
     assert evaluated == list(range(images))
+
+
+def test_each_process_extracts_features_of_its_share_and_has_those_of_all(monkeypatch):
+    extractor = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)).requires_grad_(False)
+    seen, shares = [], []
+
+    def of_rank(rank, count):
+        machine = Machine(torch.device("cpu"), None, Processes(rank, count))
+        images = Batches(part(50), lambda inputs, _: inputs.float(), 8, machine, seed=0, training=True)
+        return FeatureBatches(images, extractor, machine, views=2)
+
+    extractor.register_forward_hook(lambda _, inputs, outputs: seen.append(len(outputs)))
+    monkeypatch.setattr(Processes, "gather", lambda self, value: shares.append(value) or [value])
+    for rank in range(3):
+        seen.clear()
+        of_rank(rank, 3)._extract()
+        assert sum(seen) == 2 * len(Processes(rank, 3).shard(torch.arange(50)))
+    together, alone, gathered = of_rank(1, 3), of_rank(0, 1), []  # shares: view 1, view 2 of the first process, …
+    monkeypatch.setattr(
+        Processes, "gather", lambda self, value: gathered.append(value) or shares[len(gathered) - 1 :: 2]
+    )
+    together._extract()
+    alone._extract()
+    for one, other in zip(together._kept, alone._kept, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("left", [{"WORLD_SIZE": "2"}, {"WORLD_SIZE": "2", "RANK": "0"}, {"WORLD_SIZE": "many"}])

@@ -107,8 +107,8 @@ class Batches:
         return self._inputs(self.order(epoch)[skip:], epoch)
 
     def in_order(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield every image as `epoch` does, augmented as in that epoch, but in the order of the data set."""
-        return self._inputs(self.split.indices.split(self.batch_size), epoch)
+        """Yield this process's share of all images, augmented as in that epoch, but in the order of the data set."""
+        return self._inputs(self.processes.shard(self.split.indices).split(self.batch_size), epoch)
 
     def _inputs(self, batches: Sequence[torch.Tensor], epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for indices, (images, labels) in self._read(batches, epoch):

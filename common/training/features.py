@@ -48,13 +48,13 @@ class FeatureBatches:
     def _extract(self) -> None:
         self._extractor.eval()
         for view in range(1, self._views + 1):
-            features = []
+            mine = []
             with progress(len(self.split), f"features, view {view}/{self._views}") as bar:
                 for images, _ in self._source.in_order(view):
                     with self._machine.autocast():
-                        features.append(self._extractor(images).float())
-                    bar.update(len(images))
-            features = torch.cat(features)
+                        mine.append(self._extractor(images).float())
+                    bar.update(len(images) * self.processes.world_size)
+            features = self._of_all(mine)
             size = self._views * features.nbytes
             stays = self.device.type != "cuda" or size <= GPU_MEMORY_SHARE * self._machine.free_memory()
             self._kept.append(features if stays else features.cpu())
@@ -62,3 +62,10 @@ class FeatureBatches:
             size = sum(features.nbytes for features in self._kept) / 1e6
             count = f"{len(self.split):,} training images"
             info(f"the features of {count} are kept in {self._views} view(s): {size:.1f} MB")
+
+    def _of_all(self, mine: list[torch.Tensor]) -> torch.Tensor:
+        """Return the features (N, F) of all images, of which each process has extracted its share."""
+        if self.processes.world_size == 1:
+            return torch.cat(mine)
+        shares = self.processes.gather(torch.cat(mine).cpu() if mine else None)
+        return torch.cat([share for share in shares if share is not None]).to(self.device)
