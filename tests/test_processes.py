@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from helpers import ROOT, command, environment, part, same_result, without_pictures
+from helpers import ROOT, command, environment, part, same_result, small_run, without_pictures
 from torch import nn
 
 from common.data.batches import Batches
@@ -287,6 +287,39 @@ def test_torchrun_restarts_the_run_that_it_began(tmp_path):
     assert job.returncode == 0, said
     assert len(curve(tmp_path / "out")) == 3 and len(list(tmp_path.glob("out/*/*/*/config.json"))) == 1
     assert "resuming " in said
+
+
+ON_TWO_MACHINES_PROGRAM = """
+import sys
+from datetime import timedelta
+from common.system import distributed
+from common.system.start import run_script
+import ex_1
+distributed.JOINING = timedelta(seconds=15)
+run_script(lambda: ex_1.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.long
+def test_a_second_machine_without_the_run_folder_says_so_and_both_end(tmp_path):
+    folder = small_run(tmp_path / "first" / "out", "-e", "1")
+    (tmp_path / "second").mkdir()
+    (tmp_path / "program.py").write_text(ON_TWO_MACHINES_PROGRAM)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d",
+             f"--rdzv_endpoint=127.0.0.1:{port}", "--rdzv_id=test", "../program.py",
+             "--resume", folder.relative_to(tmp_path / "first"), "-e", "2"]  # fmt: skip
+    paths = environment(OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
+    agents = [subprocess.Popen(words, cwd=tmp_path / name, env=paths, text=True, stdout=subprocess.DEVNULL,
+                               stderr=subprocess.PIPE) for name in ("first", "second")]  # fmt: skip
+    said = [agent.communicate(timeout=120)[1] for agent in agents]
+    assert all(agent.returncode for agent in agents)
+    told = [[line for line in text.splitlines() if "error: " in line] for text in said]
+    assert [len(lines) for lines in told] == [1, 1], told
+    assert any("there is no run in that folder" in line for line in told[1]), told
+    assert "not all 2 processes have started within 0.25 minutes" in told[0][0]
 
 
 STUCK_PROGRAM = """

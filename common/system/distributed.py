@@ -130,7 +130,7 @@ def join(device: str) -> Processes:
             store.set(f"joined/{rank}", "")
             store.wait([f"joined/{one}" for one in range(world_size)], JOINING)
         except dist.DistError as error:
-            waited = f"not all {os.environ['WORLD_SIZE']} processes have started within {JOINING}"
+            waited = f"not all {os.environ['WORLD_SIZE']} processes have started within {JOINING.total_seconds() / 60:g} minutes"
             raise BadInput(f"{waited}; see what the others said") from error
         backend = "nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
