@@ -571,4 +571,5 @@ def test_whatever_is_damaged_is_told_in_one_line(tmp_path, layout):
         if done.returncode:
             endless.append(last)
         first = last + 1
+    print(f"{layout}: no end for {len(endless)} of {SEEDS}")
     assert len(endless) <= FUZZED[layout], f"{layout}: no end with the seeds {endless}"
