@@ -10,12 +10,12 @@ all are read back and compared before the file gets its name.
 
 from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
 
-import os
 from pathlib import Path
 
 from common.data.packing import check_target, find_splits, pack, report
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
+from common.system.distributed import usable_cores
 
 SIZE = 96  # pixels: that of Medium ImageNet
 FITS = ("crop", "squash")
@@ -32,7 +32,7 @@ def parse_options(argv=None):
     add("--size", type=integer(1, LARGEST_SIZE), default=SIZE, metavar="N", help="side of the squares in pixels")
     add("--fit", type=one_of(FITS), default=FITS[0], metavar="NAME",
         help="how a picture becomes a square: crop takes its middle, squash all of it, out of proportion")  # fmt: skip
-    add("--workers", type=integer(1, 1024), default=os.cpu_count() or 1, metavar="N", help="threads that decode files")
+    add("--workers", type=integer(1, 1024), default=usable_cores(), metavar="N", help="threads that decode files")
     add("--skip_unreadable", "--skip-unreadable", action="store_true",
         help="leave out image files that cannot be read, and list them")  # fmt: skip
     add("--overwrite", action="store_true", help="replace the file if it exists")

@@ -18,7 +18,7 @@ from torch import nn
 from common.data.batches import Batches
 from common.runs.run import _check_equal
 from common.system.device import Machine
-from common.system.distributed import Processes, join
+from common.system.distributed import Processes, join, usable_cores
 from common.system.errors import BadInput
 from common.training.features import FeatureBatches
 
@@ -344,6 +344,22 @@ def test_a_process_that_is_stuck_inside_a_library_ends_at_a_signal():
     process.terminate()
     _, said = process.communicate(timeout=20)
     assert (process.returncode, said) == (143, "process 1: ended while it waited for another one\n")
+
+
+def test_cores_are_those_of_the_job_divided_among_its_processes(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    assert usable_cores() == 12
+    for name, value in {
+        "WORLD_SIZE": "8",
+        "LOCAL_WORLD_SIZE": "4",
+        "RANK": "1",
+        "MASTER_ADDR": "x",
+        "MASTER_PORT": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    assert usable_cores() == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert usable_cores() == 1
 
 
 def test_srun_alone_is_refused_with_the_command_that_works(monkeypatch):

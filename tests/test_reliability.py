@@ -328,6 +328,12 @@ def test_resume_auto_knows_options_that_follow_from_others(tmp_path):
     assert ex_3.parse_options([*words, "--resume", "auto", "-a", "ReLU"]).resume is None
 
 
+def test_resume_auto_finds_a_run_of_a_machine_with_more_cores(tmp_path):
+    words = ["--dataset", "digits", *OPTIONS, "--output_dir", str(tmp_path), "--resume", "auto"]
+    folder = interrupt(lambda: without_pictures([*words, "--workers", "7"]), tmp_path, before_epoch=2)
+    assert ex_1.parse_options([*words, "--workers", "3"]).resume == folder
+
+
 def test_resume_auto_is_for_one_data_set():
     with pytest.raises(BadInput, match="one data set"):
         ex_1.parse_options(["--resume", "auto"])

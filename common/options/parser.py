@@ -159,9 +159,10 @@ class Parser(argparse.ArgumentParser):
         """Return the folder of the newest run with these options that has not come to its end and is not under way."""
         if len(options["dataset"]) > 1:
             raise BadInput("--resume auto continues the run of one data set: choose one with --dataset")
+        of_here = {"workers": options["workers"]}  # whose default is another one on a machine with more cores
         for folder in unfinished_runs(Path(options["output_dir"], self.script)):
             with contextlib.suppress(BadInput):  # a run that cannot go on
-                if self._run_in(folder)[1] == options:
+                if self._run_in(folder)[1] | of_here == options:
                     return folder
         info("--resume auto: there is no unfinished run of these options; starting one")
         return None

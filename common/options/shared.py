@@ -21,6 +21,7 @@ from common.options.types import (
 )
 from common.runs.tracking import PROJECT
 from common.system.device import DEVICES, PRECISIONS
+from common.system.distributed import usable_cores
 from common.transforms.tta import MOST_VIEWS
 
 SUBMISSION_LABELS = ("names", "indices")
@@ -71,7 +72,8 @@ def _add_data_options(add) -> None:
     add("--skip_unreadable", **SWITCH, default=False, help="leave out image files that cannot be read, and list them")
     add("--submission_labels", type=one_of(SUBMISSION_LABELS), default="names", metavar="WHAT",
         help="where test images have no labels: submission.csv holds names or indices of classes")
-    add("--workers", type=integer(1), default=2, metavar="N", help="threads that decode image files")
+    add("--workers", type=integer(1), default=usable_cores(), metavar="N",
+        help="threads that decode image files; by default as many as there are cores for this process")
 
 
 def _add_training_options(add) -> None:

@@ -90,6 +90,12 @@ def processes_here() -> int:
     return _number("LOCAL_WORLD_SIZE") if started_by_torchrun() else 1
 
 
+def usable_cores() -> int:
+    """Return the number of CPU cores that are this process's: its part of those that its job may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // processes_here())
+
+
 def _number(name: str, default: int = 1) -> int:
     """Return what the environment says a number is."""
     number = os.environ.get(name, "")
@@ -130,7 +136,8 @@ def join(device: str) -> Processes:
             store.set(f"joined/{rank}", "")
             store.wait([f"joined/{one}" for one in range(world_size)], JOINING)
         except dist.DistError as error:
-            waited = f"not all {os.environ['WORLD_SIZE']} processes have started within {JOINING.total_seconds() / 60:g} minutes"
+            all_of_them, minutes = os.environ["WORLD_SIZE"], JOINING.total_seconds() / 60
+            waited = f"not all {all_of_them} processes have started within {minutes:g} minutes"
             raise BadInput(f"{waited}; see what the others said") from error
         backend = "nccl" if device == "cuda" else "gloo"
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
