@@ -6,6 +6,7 @@ Scripts import this before all else. Importing PyTorch takes seconds, in which C
 import os
 import signal
 import sys
+import threading
 from pathlib import Path
 
 # Asked to end; the terminal was closed; a cluster's warning that the machine will be taken away.
@@ -29,18 +30,21 @@ def run_script(main) -> None:
     from common.system.errors import BadInput, Diverged, explain
     from common.system.log import mute, warn
 
-    _catch_signals()
+    before = _catch_signals()
     rank = int(os.environ.get("RANK", "0")) if started_by_torchrun() else 0
     if rank > 0:
         mute()
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             main()
         finally:
-            _end_at_a_signal()
+            # There is nothing left to save: a script ends at a signal again, a notebook does what it did.
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)  # None: it was not Python's
     except BaseException as error:
         explained = explain(error)
         if explained is None:
@@ -56,26 +60,27 @@ def run_script(main) -> None:
         leave()
 
 
-def _catch_signals() -> None:
-    """Let signals raise exceptions, so that what is under way is saved; `nohup` and its like have some ignored."""
+def _catch_signals() -> dict:
+    """Let signals raise exceptions, so that what is under way is saved; return {signal: what it did before}.
+
+    What `nohup` and its like have ignored stays so, and nothing can be set in a thread, as some notebooks run scripts.
+    """
     from common.system.errors import Terminated
 
     def terminate(number, frame):
         raise Terminated(signal.Signals(number).name)
 
-    for number in (signal.SIGINT, *ENDING):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else terminate)
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    caught = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in caught:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else terminate)
+    return caught
 
 
-def _end_at_a_signal() -> None:
-    """From now on let signals end the process, as there is nothing to save: exceptions would hit the interpreter."""
-    for number in (signal.SIGINT, *ENDING):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-
-
-# Only where a script of ours is the program: a notebook, or a program that imports one, has its own ways.
+# Only where a script of ours is the program: notebooks, IDLE and programs that import one have their own ways.
 _program = getattr(sys.modules["__main__"], "__file__", None)
-if _program and Path(_program).resolve().parent == Path(__file__).resolve().parents[2] and "IPython" not in sys.modules:
+_is_ours = _program and Path(_program).resolve().parent == Path(__file__).resolve().parents[2]
+if _is_ours and not {"IPython", "idlelib"} & sys.modules.keys():
     _begin()
