@@ -18,6 +18,7 @@ import pytest
 import torch
 from helpers import ROOT, SMALL, command
 
+from common.runs.folder import make_folder
 from common.runs.saving import RunFolder
 from common.system import device, files, start, text
 from common.system.device import cpu_name, prepare_machine
@@ -42,48 +43,52 @@ def test_the_command_that_goes_on_is_quoted_as_the_shell_wants_it(monkeypatch):
 
 @pytest.fixture
 def virus_scanner(monkeypatch):
-    """Return a function: so many times the system refuses to replace a file, as Windows does while it is open."""
+    """Return a function: so many times the system refuses something, as Windows does while others have a file open."""
 
-    def scan(times):
-        honest, refusals = os.replace, itertools.count()
+    def scan(owner, name, times):
+        honest, refusals = getattr(owner, name), itertools.count()
 
-        def replace(source, target):
+        def refusing(*words, **settings):
             if next(refusals) < times:
-                raise PermissionError(13, "Access is denied", str(source))
-            honest(source, target)
+                raise PermissionError(13, "Access is denied", str(words[0]))
+            return honest(*words, **settings)
 
-        monkeypatch.setattr(os, "replace", replace)
+        monkeypatch.setattr(owner, name, refusing)
         monkeypatch.setattr(time, "sleep", lambda seconds: None)
         return refusals
 
     return scan
 
 
-def test_a_file_that_is_open_elsewhere_is_replaced_when_it_is_closed(tmp_path, monkeypatch, virus_scanner):
+def test_what_others_have_open_is_waited_for(tmp_path, monkeypatch, virus_scanner):
     monkeypatch.setattr(files, "sys", WINDOWS)
-    virus_scanner(times=5)
-    files.write_bytes(tmp_path / "train.json", b"old")
-    files.write_bytes(tmp_path / "train.json", b"new")
-    assert (tmp_path / "train.json").read_bytes() == b"new"
+    virus_scanner(os, "replace", times=5)
+    for number in (1, 2):
+        files.write_json(tmp_path / "train.json", {"number": number})
+    virus_scanner(Path, "read_text", times=5)
+    assert files.read_json(tmp_path / "train.json") == {"number": 2}
+    virus_scanner(os, "rename", times=5)
+    assert make_folder(tmp_path / "runs", {}).is_dir()
 
 
 @pytest.mark.parametrize(("system", "tries"), [(WINDOWS, files.PATIENCE + 1), (MACOS, 1)])
 def test_a_file_that_stays_open_is_told(tmp_path, monkeypatch, virus_scanner, system, tries):
     monkeypatch.setattr(files, "sys", system)
-    refusals = virus_scanner(times=1000)
+    refusals = virus_scanner(os, "replace", times=1000)
     with pytest.raises(PermissionError):
         files.write_bytes(tmp_path / "train.json", b"new")
     assert next(refusals) == tries
     assert not list(tmp_path.iterdir())
 
 
-def test_signals_that_windows_lacks_are_not_asked_for(monkeypatch):
+def test_of_signals_those_are_asked_for_that_there_are(monkeypatch):
     for name in ("SIGHUP", "SIGUSR1", "SIGKILL"):
         monkeypatch.delattr(signal, name, raising=False)
+    monkeypatch.setattr(signal, "SIGBREAK", signal.SIGTERM, raising=False)  # any that this system has
     spec = importlib.util.spec_from_file_location("fresh_start", start.__file__)
     fresh = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(fresh)
-    assert fresh.ENDING == [signal.SIGTERM]
+    assert fresh.ENDING == [signal.SIGTERM, signal.SIGBREAK]
     assert fresh.run_script(lambda: None) is None
 
 

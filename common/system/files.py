@@ -45,7 +45,7 @@ def write_bytes(path: Path, content: bytes | memoryview, keep_old_as: Path | Non
             file.flush()
             os.fsync(file.fileno())
         if keep_old_as and path.is_file():
-            _replace(path, keep_old_as)
+            patiently(lambda: os.replace(path, keep_old_as))
 
 
 @contextlib.contextmanager
@@ -57,7 +57,7 @@ def partial_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         yield partial
-        _replace(partial, path)
+        patiently(lambda: os.replace(partial, path))
         _sync_folder(path.parent)
     except OSError as error:
         if path.is_dir():
@@ -69,13 +69,16 @@ def partial_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-def _replace(source: Path, target: Path) -> None:
-    """Rename a file. Windows refuses it while another process has one of the two open: a virus scanner, a search."""
+def patiently(work: Callable):
+    """Return `work()`, which renames or opens a file: on Windows it is refused while another process is at that file.
+
+    That is a virus scanner, or a search that looks at its trials, and lasts for moments.
+    """
     for _ in range(PATIENCE if sys.platform == "win32" else 0):
         with contextlib.suppress(PermissionError):
-            return os.replace(source, target)
+            return work()
         time.sleep(0.05)
-    os.replace(source, target)
+    return work()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -167,7 +170,7 @@ def read_json(path: Path) -> dict:
             raise Unreadable(f"there is no {path.name}")
         if path.stat().st_size > LARGEST_JSON:
             raise Unreadable(f"{path.name} is too large")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(patiently(lambda: path.read_text(encoding="utf-8")))
         json_text(content)
     except OSError as error:
         raise Unreadable(f"{path.name} cannot be read ({error.strerror})") from error

@@ -9,8 +9,9 @@ import sys
 import threading
 from pathlib import Path
 
-# Asked to end; the terminal was closed; a cluster's warning that the machine will be taken away.
-ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+# Asked to end; the terminal was closed, on Windows too; a cluster's warning that the machine will be taken away.
+NAMES = ("SIGTERM", "SIGHUP", "SIGBREAK", "SIGUSR1")
+ENDING = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 def _begin() -> None:
