@@ -11,7 +11,6 @@ is chosen on validation images; the test images are looked at by the best alone,
 from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
 
 import os
-import shlex
 import sys
 
 from common.options.parser import Parser
@@ -24,6 +23,7 @@ from common.searching.sweep_file import read_sweep
 from common.searching.trials import Experiment, Launcher, slots_for
 from common.system.errors import BadInput
 from common.system.log import info
+from common.system.text import shell_line
 
 TRIALS = 20  # where neither the command, nor the file, nor a grid says how many
 MOST_TRIALS = 100_000
@@ -103,7 +103,7 @@ def report(search, experiment):
     search.test_best()
     draw_search(results)
     command = ["python", os.path.relpath(experiment.path), "--config", str(results.folder / "best.yaml")]
-    info(f"to run the best again: {shlex.join(command)}")
+    info(f"to run the best again: {shell_line(command)}")
 
 
 if __name__ == "__main__":

@@ -313,7 +313,8 @@ def test_a_run_from_elsewhere_without_terminal_with_plain_output(tmp_path):
     done = command(ROOT / "ex_1.py", *options, cwd=tmp_path, env=plain)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[1].startswith("cpu, fp32: ") and lines[2].startswith("epoch 1/1  train loss ")
+    assert lines[1].startswith("device: cpu (") and lines[1].endswith("images in main memory")
+    assert lines[2].startswith("precision: fp32 (") and lines[3].startswith("epoch 1/1  train loss ")
     [folder] = (tmp_path / "outputs" / "ex_1" / "digits").iterdir()
     assert {path.name for path in folder.iterdir()} == FILES - {"previous.pth"}
     assert json.loads((folder / "config.json").read_text())["command"].startswith(sys.executable.rpartition("/")[2])

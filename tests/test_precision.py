@@ -57,7 +57,7 @@ def test_the_record_says_which_and_why(tmp_path, capsys):
     folder = small_run(tmp_path, "-e", "1")
     config = read(folder, "config.json")
     assert config["machine"]["precision"] == "fp32" and config["precision_because"]
-    assert f"cpu, fp32: {config['precision_because']}" in capsys.readouterr().out
+    assert f"precision: fp32 ({config['precision_because']})" in capsys.readouterr().out
 
 
 def test_a_run_chooses_by_its_own_network_and_is_resumed_in_its_format(tmp_path, monkeypatch, capsys):
@@ -72,7 +72,7 @@ def test_a_run_chooses_by_its_own_network_and_is_resumed_in_its_format(tmp_path,
     monkeypatch.setattr(precision, "has_bf16", lambda: False)
     capsys.readouterr()
     without_pictures(["--resume", str(other), "-e", "2"], ex_2)
-    assert "cpu, bf16: as the run began, but this CPU is many times slower at it" in capsys.readouterr().out
+    assert "precision: bf16 (as the run began, but this CPU is many times slower at it)" in capsys.readouterr().out
     assert read(other, "config.json")["machine"]["precision"] == "bf16"
 
 

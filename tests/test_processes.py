@@ -324,8 +324,8 @@ def test_a_second_machine_without_the_run_folder_says_so_and_both_end(tmp_path):
 
 STUCK_PROGRAM = """
 import ctypes
-from common.system import start
-start.STUCK = 0.5
+from common.system import ending, start
+ending.STUCK = 0.5
 start._catch_signals(True)
 lock = ctypes.create_string_buffer(64)
 print("ready", flush=True)

@@ -107,9 +107,11 @@ def test_help_on_a_terminal_without_unicode():
 @pytest.mark.parametrize("name", ["SIGINT", pytest.param("SIGTERM", marks=pytest.mark.slow)])
 def test_a_signal_when_all_is_done_shows_no_traceback(name):
     code = (
-        "import atexit, os, signal, common.system.start\n"
-        f"atexit.register(os.kill, os.getpid(), signal.{name})\n"
+        "import atexit, os, signal, sys\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "sys.modules['__main__'].__file__ = 'ex_1.py'  # as in a script\n"
+        "import common.system.start\n"
+        f"atexit.register(os.kill, os.getpid(), signal.{name})\n"
         "common.system.start.run_script(lambda: None)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

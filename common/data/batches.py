@@ -64,6 +64,13 @@ class Batches:
         return -(-self.images_in(epoch) // self.size_in(epoch))
 
     @property
+    def place(self) -> str:
+        """Where the images lie, in words."""
+        if not isinstance(self.dataset, ArrayDataset):
+            return "read from files"
+        return "in main memory" if self.dataset.pixels.is_cpu else "on the device"
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape (C, H, W) of what the network takes."""
         inputs, _ = next(self._inputs([self.split.indices[:1]], epoch=0))

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import shlex
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from common.data.hdf5 import SPLITS, open_hdf5
 from common.system.errors import BadInput
 from common.system.files import check_writable, lock, partial_file, remove_partial_files
 from common.system.log import info, progress
+from common.system.text import shell_line
 
 VAL_FRACTION, VAL_SEED = 0.1, 0  # set aside of the training images of a folder without val/
 ENDINGS = (".hdf5", ".h5")  # by which --data knows such a file
@@ -104,7 +104,7 @@ def report(target: Path, written: dict[str, Split]) -> None:
     images = ", ".join(f"{len(split):,} {name}" for name, split in written.items())
     size, classes = written["train"].dataset.size, len(written["train"].dataset.classes)
     info(f"{target}: {images} images of {size}x{size}, {classes} classes, {target.stat().st_size / 1e6:,.1f} MB")
-    info(f"python ex_3.py --data {shlex.quote(str(target))}")
+    info(shell_line(["python", "ex_3.py", "--data", str(target)]))
 
 
 @contextlib.contextmanager

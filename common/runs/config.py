@@ -2,7 +2,6 @@
 
 import hashlib
 import platform
-import shlex
 import subprocess
 import sys
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from common.data.batches import Batches
 from common.data.load import Data
 from common.models.cost import cost
 from common.system.device import Machine
+from common.system.text import shell_line
 
 PACKAGES = ("torchvision", "numpy", "scikit-learn", "matplotlib", "pillow")
 
@@ -68,7 +68,7 @@ def describe_network(model: nn.Module, input_shape: tuple[int, ...], images: int
 def describe_origin(machine: Machine) -> dict:
     """Return where results come from: the command, the code, the versions, the machine."""
     return {
-        "command": shlex.join([Path(sys.executable).name, *sys.argv]),
+        "command": shell_line([Path(sys.executable).name, *sys.argv]),
         "git_commit": _git_commit(),
         "code_sha256": _code_sha256(),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)}

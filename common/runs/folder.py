@@ -51,7 +51,7 @@ def _remove_litter(parent: Path) -> None:
 def _rename_folder(source: Path, target: Path) -> None:
     """Rename a folder; unlike `os.rename` say "file exists" in one way on all systems."""
     try:
-        os.rename(source, target)
+        files.patiently(lambda: os.rename(source, target))
     except OSError as error:
         if target.exists():
             raise FileExistsError(error.errno, error.strerror, str(target)) from error

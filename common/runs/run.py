@@ -109,7 +109,7 @@ class Run(RunFolder):
             remove_partial_files(self.folder)
             log_to(self.folder / "log.txt")
             info(f"{'resuming' if self.is_resumed else 'run folder:'} {self.folder}")
-            info(f"{self.machine.device.type}, {self.machine.precision}: {config['precision_because']}")
+            info(_device_line(config, train), f"precision: {self.machine.precision} ({config['precision_because']})")
             try:
                 if self.is_resumed:
                     write_config(self.folder, self.config)
@@ -171,6 +171,17 @@ class Run(RunFolder):
             info("so the last bits may differ from those of a run that was never interrupted")
         resumed = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "command": now["command"], "differences": found}
         config["resumed"] = [*config.get("resumed", []), resumed]
+
+
+def _device_line(config: dict, train: Batches) -> str:
+    """Return what a run computes on and where its images lie, so that nobody trains on a CPU unawares."""
+    machine = config["machine"]
+    name = machine["device_name"]
+    if machine["device"] == "cpu":
+        name += f", {machine['threads']} thread(s)"
+        name += "; PyTorch finds no GPU" if config["options"]["device"] == "auto" else ""
+    processes = f", {machine['processes']} processes" if machine["processes"] > 1 else ""
+    return f"device: {machine['device']} ({name}){processes}, images {train.place}"
 
 
 def _images_of(config: dict) -> dict:

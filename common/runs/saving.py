@@ -7,7 +7,6 @@ which run it is of.
 
 import contextlib
 import functools
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from common.system.distributed import Processes
 from common.system.errors import BadInput, Diverged, Terminated
 from common.system.files import write_bytes, write_json
 from common.system.log import info
+from common.system.text import shell_line
 from common.system.threads import Behind
 
 AGREED_EVERY = 10  # steps after which several processes ask the first whether it is time to save
@@ -223,7 +223,7 @@ class RunFolder:
         script = self.script
         with contextlib.suppress(ValueError):  # below the current folder, the command is as it was typed
             script = script.relative_to(Path.cwd())
-        return shlex.join([*start, str(script), "--resume", str(self.folder)])
+        return shell_line([*start, str(script), "--resume", str(self.folder)])
 
     def _set_status(self, status: str) -> None:
         self._train_json["status"] = status

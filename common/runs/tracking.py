@@ -8,7 +8,6 @@ import contextlib
 import importlib.util
 import math
 import secrets
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from common.system.errors import BadInput
 from common.system.files import write_bytes
 from common.system.log import info, warn
+from common.system.text import shell_line
 
 PROJECT = "image-classification"  # of W&B, unless an option or WANDB_PROJECT names another
 INIT_SECONDS = 30  # to reach W&B's server
@@ -152,7 +152,7 @@ class WeightsAndBiases:
         for old in (folder / "wandb").glob("offline-run-*"):
             shutil.rmtree(old, ignore_errors=True)  # a resumed run is recorded again from its first epoch on
         run = wandb.init(mode="offline", **arguments)
-        upload = shlex.join(["wandb", "sync", run.settings.sync_dir])
+        upload = shell_line(["wandb", "sync", run.settings.sync_dir])
         info(f"note: --wandb records offline ({reason}); to upload that: {upload}")
         return run
 

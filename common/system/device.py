@@ -4,10 +4,12 @@ import contextlib
 import ctypes
 import os
 import platform
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 
@@ -107,7 +109,10 @@ class Machine:
 
 def cpu_name() -> str:
     """Return what the system calls the CPU: its kernels differ from kind to kind, and with them the last bits."""
-    with contextlib.suppress(OSError):  # Linux, where Python knows no more than the architecture
+    with contextlib.suppress(OSError):  # of Linux and macOS, Python knows no more than the architecture
+        if sys.platform == "darwin":
+            question = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            return subprocess.run(question, capture_output=True, text=True).stdout.strip() or platform.machine()
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
@@ -132,6 +137,7 @@ def prepare_machine(device: str, precision: str, deterministic: bool, sync_batch
     _check_precision(chosen.type, precision)
     if chosen.type == "cpu":
         _keep_freed_memory()
+        _show_numpy_vanishing_numbers()
         torch.set_flush_denormal(True)  # arithmetic on vanishing numbers is many times slower
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -160,6 +166,12 @@ def _check_precision(device: str, precision: str) -> None:
     """Refuse what takes 29 times as long as fp32: a product of 512x512 matrices, on an AMD EPYC."""
     if device == "cpu" and precision == "fp16":
         raise BadInput("--precision fp16: a CPU is many times slower at it than at fp32; take auto, bf16 or fp32")
+
+
+def _show_numpy_vanishing_numbers() -> None:
+    """Let NumPy look at its smallest numbers now: older versions look once, and warn if those are zero then."""
+    for dtype in (np.float32, np.float64):
+        np.finfo(dtype)
 
 
 def _keep_freed_memory() -> None:

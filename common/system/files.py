@@ -10,7 +10,9 @@ import math
 import os
 import re
 import secrets
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from common.system.log import info
 from common.system.text import printable
 
 PARTIAL = ".partial"
+PATIENCE = 20  # twentieths of a second, for others to close a file
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a text that begins so for a formula
 LARGEST_JSON = 50 * 2**20  # bytes; 10,000 epochs are 5 MB
 LARGEST_YAML = 100_000  # bytes; people write a few hundred, and more take seconds to read
@@ -42,7 +45,7 @@ def write_bytes(path: Path, content: bytes | memoryview, keep_old_as: Path | Non
             file.flush()
             os.fsync(file.fileno())
         if keep_old_as and path.is_file():
-            os.replace(path, keep_old_as)
+            patiently(lambda: os.replace(path, keep_old_as))
 
 
 @contextlib.contextmanager
@@ -54,7 +57,7 @@ def partial_file(path: Path) -> Iterator[Path]:
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     try:
         yield partial
-        os.replace(partial, path)
+        patiently(lambda: os.replace(partial, path))
         _sync_folder(path.parent)
     except OSError as error:
         if path.is_dir():
@@ -64,6 +67,18 @@ def partial_file(path: Path) -> Iterator[Path]:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def patiently(work: Callable):
+    """Return `work()`, which renames or opens a file: on Windows it is refused while another process is at that file.
+
+    That is a virus scanner, or a search that looks at its trials, and lasts for moments.
+    """
+    for _ in range(PATIENCE if sys.platform == "win32" else 0):
+        with contextlib.suppress(PermissionError):
+            return work()
+        time.sleep(0.05)
+    return work()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -155,7 +170,7 @@ def read_json(path: Path) -> dict:
             raise Unreadable(f"there is no {path.name}")
         if path.stat().st_size > LARGEST_JSON:
             raise Unreadable(f"{path.name} is too large")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(patiently(lambda: path.read_text(encoding="utf-8")))
         json_text(content)
     except OSError as error:
         raise Unreadable(f"{path.name} cannot be read ({error.strerror})") from error

@@ -5,18 +5,14 @@ Scripts import this before all else. Importing PyTorch takes seconds, in which C
 
 import os
 import signal
-import socket
 import sys
 import threading
-import time
 import traceback
 from pathlib import Path
 
-# Asked to end; the terminal was closed; a cluster's warning that the machine will be taken away.
-ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
-
-PAUSE = 3  # seconds that torchrun has for ending a process because another one has met the same error
-STUCK = 5  # seconds in which Python gets to a signal, unless it waits for another process
+# Asked to end; the terminal was closed, on Windows too; a cluster's warning that the machine will be taken away.
+NAMES = ("SIGTERM", "SIGHUP", "SIGBREAK", "SIGUSR1")
+ENDING = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
 
 
 def _begin() -> None:
@@ -33,69 +29,46 @@ def _begin() -> None:
 def run_script(main) -> None:
     """Run `main()` as a process of its own: signals are caught, errors become one line on stderr and an exit code."""
     from common.system.distributed import leave, started_by_torchrun
-    from common.system.log import mute
+    from common.system.errors import explain
+    from common.system.log import mute, warn
 
     is_one_of_several = started_by_torchrun()
-    _catch_signals(is_one_of_several)
+    before = _catch_signals(is_one_of_several)
     if is_one_of_several and os.environ["RANK"] != "0":
         mute()
     sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show must not end a run
+        if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not end a run
+            stream.reconfigure(errors="backslashreplace")
     try:
         try:
             main()
         finally:
-            _end_at_a_signal()
+            # There is nothing left to save: a script ends at a signal again, a notebook does what it did.
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)  # None: it was not Python's
         leave()
-    except SystemExit:
-        raise
     except BaseException as error:
-        if is_one_of_several:
-            _end_alone(error)
-        code, line = _explained(error)
-        if line is None:
+        explained = explain(error)
+        if isinstance(error, SystemExit) or (explained is None and not is_one_of_several):
             raise  # an internal error shows its traceback
-        _warn(line)
+        if explained is None:
+            traceback.print_exception(error)
+        code, line = explained or (1, "ends with an internal error, see above")
+        line = f"error: {line}" if code < 100 and explained else line
+        if is_one_of_several:
+            from common.system.ending import end_alone
+
+            end_alone(code, line)
+        warn(line)
         sys.exit(code)
 
 
-def _explained(error: BaseException) -> tuple[int, str | None]:
-    """Return the exit code, and the line for the person, which an internal error has none of."""
-    from common.system.errors import explain
+def _catch_signals(is_one_of_several: bool) -> dict:
+    """Let signals raise exceptions, so that what is under way is saved; return {signal: what it did before}.
 
-    code, line = explain(error) or (1, None)
-    return code, f"error: {line}" if line and code < 100 else line
-
-
-def _warn(line: str) -> None:
-    from common.system.log import warn
-
-    warn(line)
-
-
-def _end_alone(error: BaseException) -> None:
-    """End one of several processes, without a goodbye to the others: on GPUs it would wait for their next message.
-
-    torchrun sees the exit code and ends them. What all of them meet, such as a wrong option, is told by the first on
-    each machine, and torchrun has ended this one before it would repeat that.
+    What `nohup` and its like have ignored stays so, and nothing can be set in a thread, as some notebooks run scripts.
     """
-    (code, line), rank = _explained(error), os.environ["RANK"]
-    try:
-        if code < 100 and os.environ.get("LOCAL_RANK", "0") != "0":
-            time.sleep(PAUSE)
-        if line is None:
-            traceback.print_exception(error)
-            line = "ends with an internal error, see above"
-        _warn(line if rank == "0" else f"process {rank}: {line}")
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-    finally:
-        os._exit(code)
-
-
-def _catch_signals(is_one_of_several: bool) -> None:
-    """Let signals raise exceptions, so that what is under way is saved; `nohup` and its like have some ignored."""
     from common.system.errors import Terminated
 
     is_noticed = threading.Event()
@@ -108,39 +81,21 @@ def _catch_signals(is_one_of_several: bool) -> None:
         is_noticed.set()
         raise Terminated(signal.Signals(number).name)
 
-    for number in (signal.SIGINT, *ENDING):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, interrupt if number == signal.SIGINT else terminate)
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, *ENDING)}
+    caught = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in caught:
+        signal.signal(number, interrupt if number == signal.SIGINT else terminate)
     if is_one_of_several:
-        _end_if_stuck(is_noticed)
+        from common.system.ending import end_if_stuck
+
+        end_if_stuck(is_noticed)
+    return caught
 
 
-def _end_if_stuck(is_noticed: threading.Event) -> None:
-    """From now on end this process a while after a signal that Python does not get to.
-
-    The main thread may be waiting, inside of PyTorch, for another process that has gone.
-    """
-    receiver, sender = socket.socketpair()
-    sender.setblocking(False)
-    signal.set_wakeup_fd(sender.detach(), warn_on_full_buffer=False)  # stays open: signals go on writing to it
-
-    def watch():
-        receiver.recv(1)
-        if not is_noticed.wait(STUCK):
-            _warn(f"process {os.environ['RANK']}: ended while it waited for another one")
-            os._exit(143)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _end_at_a_signal() -> None:
-    """From now on let signals end the process, as there is nothing to save: exceptions would hit the interpreter."""
-    for number in (signal.SIGINT, *ENDING):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-
-
-# Only where a script of ours is the program: a notebook, or a program that imports one, has its own ways.
+# Only where a script of ours is the program: notebooks, IDLE and programs that import one have their own ways.
 _program = getattr(sys.modules["__main__"], "__file__", None)
-if _program and Path(_program).resolve().parent == Path(__file__).resolve().parents[2] and "IPython" not in sys.modules:
+_is_ours = _program and Path(_program).resolve().parent == Path(__file__).resolve().parents[2]
+if _is_ours and not {"IPython", "idlelib"} & sys.modules.keys():
     _begin()

@@ -1,4 +1,14 @@
-"""Names and messages of others, made fit for one line of a terminal, a table or a picture."""
+"""Names, messages and commands, made fit for one line of a terminal, a table or a picture."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+
+
+def shell_line(words: Sequence[str]) -> str:
+    """Return a command as the shell of this system takes it: Windows knows no single quotes."""
+    return subprocess.list2cmdline(words) if sys.platform == "win32" else shlex.join(words)
 
 
 def printable(text: object, longest: int | None = None, keep_end: bool = False) -> str:
