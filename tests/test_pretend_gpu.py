@@ -88,6 +88,7 @@ CASES = {
     "bf16": {},
     "fp32": {"precision": "fp32"},
     "fp16": {"precision": "fp16"},
+    "ema": {"ema": 0.9},
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},
     "loss": {"label_smoothing": 0.1, "accumulate": 2, "clip_grad": 1.0},

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import ROOT, command, part, read, result_of, small_run, without_pictures
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import ex_1
 from common.data.batches import Batches
@@ -79,6 +80,22 @@ def test_the_average_follows_the_weights_by_the_formula():
     for name, value in average.model.state_dict().items():
         if value.is_floating_point():
             assert torch.allclose(value, expected[name], atol=1e-6)
+
+
+def test_the_average_has_the_bits_and_names_of_pytorchs():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
+    ours = EMA(model, 0.7)
+    pytorchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
+    for _ in range(9):
+        model(torch.randn(4, 2))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        for average in (ours, pytorchs):
+            average.update_parameters(model)
+        one, other = ours.state_dict(), pytorchs.state_dict()
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def digits_batches(later_sizes, images=40):
