@@ -234,6 +234,8 @@ class PretendGPU(TorchFunctionMode):
         takes_numbers = torch.Tag.pointwise in func.tags or name == "fill_"
         if of_cpu and name in INDEXING and isinstance(args[0], OnGPU):
             self.wait("copy of indices to the GPU")
+        elif of_cpu and name == "where" and not any(tensor.dim() for tensor in of_cpu):
+            self.wait("copy to the GPU")  # others get such a number along with their work
         elif any(tensor.dim() or not takes_numbers for tensor in of_cpu):
             shapes = [tuple(tensor.shape) for tensor in of_cpu]
             raise RuntimeError(f"{func}: not all tensors are on the same device; on the CPU are those of {shapes}")
