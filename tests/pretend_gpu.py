@@ -26,7 +26,6 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 
 GPU = torch.device("cuda", 0)
 ROOT = Path(__file__).resolve().parent.parent
-MEMORY = 80 * 2**30
 STAGED = 2**16  # bytes that the driver takes from ordinary memory at once; for more it waits, even if told not to
 
 # The host has to learn a number before it can go on: a value, or the shape of the result.
@@ -94,11 +93,12 @@ for _types in (optimized_at_once, handled_at_once):  # lists of tensors, all by 
 
 
 class PretendGPU(TorchFunctionMode):
-    """See above. `count` is the number of GPUs that the machine has."""
+    """See above. The machine has `count` GPUs, with so many bytes of `memory`, which only copies to it fill."""
 
-    def __init__(self, count=1):
+    def __init__(self, count=1, memory=80 * 2**30):
         super().__init__()
-        self.waits, self.launches, self.bytes_up, self._count = Counter(), Counter(), 0, count
+        self.waits, self.launches, self.bytes_up = Counter(), Counter(), 0
+        self._count, self._memory = count, memory
         self._at_work = False  # so that what C++ makes on the way lies on the GPU
         self._patches = ExitStack()
 
@@ -125,7 +125,7 @@ class PretendGPU(TorchFunctionMode):
             current_device=lambda: 0,
             is_bf16_supported=lambda *_, **__: True,
             get_device_name=lambda *_: "a pretend GPU",
-            mem_get_info=lambda *_: (MEMORY - self.bytes_up, MEMORY),
+            mem_get_info=lambda *_: (self._memory - self.bytes_up, self._memory),
             max_memory_allocated=lambda *_: 0,
             reset_peak_memory_stats=lambda *_: None,
             is_current_stream_capturing=lambda: False,

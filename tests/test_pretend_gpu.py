@@ -47,6 +47,11 @@ def as_it_was():
     torch.use_deterministic_algorithms(False)
 
 
+def dataset(images):
+    pixels = np.random.default_rng(0).integers(0, 256, (images, SIDE, SIDE, 3), dtype=np.uint8)
+    return ArrayDataset(pixels, np.arange(images) % len(CLASSES), CLASSES, range(images))
+
+
 def network():
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -54,9 +59,7 @@ def network():
 
 
 def batches(images, transform, machine):
-    pixels = np.random.default_rng(0).integers(0, 256, (images, SIDE, SIDE, 3), dtype=np.uint8)
-    dataset = ArrayDataset(pixels, np.arange(images) % len(CLASSES), CLASSES, range(images))
-    return Batches(Split(dataset, torch.arange(images)), transform, BATCH, machine, 0, training=True)
+    return Batches(Split(dataset(images), torch.arange(images)), transform, BATCH, machine, 0, training=True)
 
 
 def train(steps, transform=PLAIN, precision="auto", deterministic=False, frozen=False, **settings):
@@ -110,6 +113,20 @@ def test_a_step_waits_for_nothing_and_mixes_no_devices(case):
 def test_what_is_deterministic_uses_nothing_that_cuda_refuses(transform):
     with PretendGPU():
         train(1, transform, deterministic=True, mixup=0.2, label_smoothing=0.1, clip_grad=1.0, watch=1, ema=0.9)
+
+
+def test_the_splits_of_one_array_are_copied_to_the_gpu_once():
+    whole = dataset(24)
+    n_bytes = whole.pixels.nbytes + whole.labels.nbytes
+    with PretendGPU(memory=3 * n_bytes) as gpu:
+        machine = prepare_machine("cuda", "auto", False)
+        splits = [Split(whole, torch.arange(first, 24, 3)) for first in range(3)]
+        all_batches = [Batches(split, PLAIN, BATCH, machine, seed=0) for split in splits]
+        assert {id(each.dataset.pixels) for each in all_batches} != {id(whole.pixels)}
+        assert len({each.dataset for each in all_batches}) == 1
+        assert gpu.bytes_up == n_bytes
+        del all_batches
+        assert not whole.is_on(machine.device)
 
 
 # The pretend GPU itself
