@@ -115,6 +115,15 @@ def test_what_is_deterministic_uses_nothing_that_cuda_refuses(transform):
         train(1, transform, deterministic=True, mixup=0.2, label_smoothing=0.1, clip_grad=1.0, watch=1, ema=0.9)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_lie_in_memory_as_images_do(precision):
+    with PretendGPU():
+        machine = prepare_machine("cuda", precision, False)
+        images, _ = batches(BATCH, PLAIN, machine).first_batch()
+        for tensor in (images, place(network(), machine).backbone[0].weight):
+            assert tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
 def test_the_splits_of_one_array_are_copied_to_the_gpu_once():
     whole = dataset(24)
     n_bytes = whole.pixels.nbytes + whole.labels.nbytes
