@@ -19,6 +19,7 @@ from torch import nn
 
 from common.evaluation.testing import evaluate_best
 from common.experiment import measure_speed, run_experiment
+from common.models.pooling import AdaptiveAvgPool2d
 from common.options.shared import experiment_parser
 from common.options.types import SWITCH, activation, integer, number, one_of
 from common.system.errors import BadInput
@@ -107,7 +108,7 @@ def alexnet(options, num_classes):
         nn.Conv2d(192, 384, kernel_size=3, padding=1), act(),
         nn.Conv2d(384, 256, kernel_size=3, padding=1), act(),
         nn.Conv2d(256, 256, kernel_size=3, padding=1), act(), nn.MaxPool2d(3, stride=2),  # (N, 256, 1, 1)
-        nn.AdaptiveAvgPool2d((6, 6)),
+        AdaptiveAvgPool2d((6, 6)),
         nn.Flatten(),
         nn.Dropout(options.dropout), nn.Linear(256 * 6 * 6, 4096), act(),
         nn.Dropout(options.dropout), nn.Linear(4096, 4096), act(),

@@ -20,6 +20,7 @@ from torch import nn
 
 from common.evaluation.testing import evaluate_last
 from common.experiment import run_experiment
+from common.models.pooling import GlobalMaxPool2d
 from common.options.shared import experiment_parser
 from common.options.types import SWITCH, integers, one_of, one_or_several
 from common.system.clock import process_seconds
@@ -79,7 +80,7 @@ def build_model(options, num_classes):
         channels = width
     # (N, 24, 31, 31) -> (N, widths[0], 15, 15) -> (N, widths[1], 7, 7) -> (N, widths[2], 3, 3)
     head = nn.Linear(channels, num_classes, bias=False)
-    return nn.Sequential(first, nn.GELU(), *blocks, nn.AdaptiveMaxPool2d(1), nn.Flatten(), head, Scale(LOGIT_SCALE))
+    return nn.Sequential(first, nn.GELU(), *blocks, GlobalMaxPool2d(), nn.Flatten(), head, Scale(LOGIT_SCALE))
 
 
 def _block(channels_in, channels_out, options):
@@ -125,8 +126,7 @@ def train_and_test(run, options):
     train, val, test = run.batches(*build_transforms(options))
     model = build_model(options, run.num_classes)
     if options.whiten:
-        images, _ = train.dataset.batch(train.split.indices[:PATCHES])
-        whiten(model[0], val.transform(images).cpu())
+        whiten(model[0], val.transform(train.dataset.batch(train.split.indices[:PATCHES])[0]).cpu())
     model = run.prepare(model)
     optimizer, schedule = run.optimizer(parameter_groups(model, options), train)
     with run.open(model, train):

@@ -56,11 +56,31 @@ KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.
 def test_every_optimizer_has_what_was_asked_of_it(name):
     model, *_ = problem()
     optimizer = build_optimizer(model.parameters(), name, 0.03, 0.02, 0.7)
-    assert type(optimizer) is KINDS[name]
+    assert isinstance(optimizer, KINDS[name])
     (group,) = optimizer.param_groups
     assert (group["lr"], group["weight_decay"]) == (0.03, 0.02)
     assert name not in ("sgd", "rmsprop") or group["momentum"] == 0.7
     assert [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("unscale_first", [False, True])
+def test_rmsprop_with_a_loss_scaler_makes_the_steps_of_pytorchs(unscale_first):
+    networks = [problem()[0] for _ in range(2)]
+    optimizers = [build_optimizer(networks[0].parameters(), "rmsprop", 0.01, 0.1)]
+    optimizers.append(torch.optim.RMSprop(networks[1].parameters(), 0.01, weight_decay=0.1, momentum=0.9))
+    for step in range(6):
+        for model, optimizer in zip(networks, optimizers, strict=True):
+            scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+            torch.manual_seed(step)
+            loss = model(torch.randn(4, 2)).square().mean() * (math.inf if step in (0, 3) else 1.0)
+            scaler.scale(loss).backward()
+            if unscale_first:
+                scaler.unscale_(optimizer)
+            scaler.step(optimizer)
+            optimizer.zero_grad()
+        pairs = zip(*(model.parameters() for model in networks), strict=True)
+        assert all(torch.equal(one, other) for one, other in pairs), step
+    assert not torch.equal(next(networks[0].parameters()), next(problem()[0].parameters()))
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.5, True), (0.0, False)])

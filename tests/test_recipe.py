@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import ROOT, command, part, read, result_of, small_run, without_pictures
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import ex_1
 from common.data.batches import Batches
@@ -49,9 +50,16 @@ def test_what_is_mixed_depends_on_seed_epoch_and_step_alone():
 
 
 def test_mixing_leaves_the_random_state_alone():
-    state = torch.get_rng_state()
-    Mix(1.0, 1.0, 4, 0)(*images_and_labels(), 1, 1)
+    batch, state = images_and_labels(), torch.get_rng_state()
+    Mix(1.0, 1.0, 4, 0)(*batch, 1, 1)
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_mixing_does_not_seed_a_gpu(monkeypatch):
+    """Each process has seeded its own otherwise than the others, for dropout."""
+    batch = images_and_labels()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("the generators of GPUs are seeded"))
+    Mix(1.0, 1.0, 4, 0)(*batch, 1, 1)
 
 
 def test_both_kinds_of_mixing_take_turns():
@@ -79,6 +87,22 @@ def test_the_average_follows_the_weights_by_the_formula():
     for name, value in average.model.state_dict().items():
         if value.is_floating_point():
             assert torch.allclose(value, expected[name], atol=1e-6)
+
+
+def test_the_average_has_the_bits_and_names_of_pytorchs():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)).train()
+    ours = EMA(model, 0.7)
+    pytorchs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.7), use_buffers=True)
+    for _ in range(9):
+        model(torch.randn(4, 2))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        for average in (ours, pytorchs):
+            average.update_parameters(model)
+        one, other = ours.state_dict(), pytorchs.state_dict()
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
 
 
 def digits_batches(later_sizes, images=40):
@@ -199,6 +223,33 @@ def test_a_network_that_cannot_be_compiled_runs_as_it_is(monkeypatch, capsys):
     forward, inputs = compiled(model), torch.ones(1, 2)
     assert torch.equal(forward(inputs), model(inputs)) and torch.equal(forward(inputs), model(inputs))
     assert capsys.readouterr().out.count("--compile does not work here") == 1
+
+
+def test_a_network_that_cannot_be_compiled_for_a_smaller_batch_goes_on_as_it_is(monkeypatch, capsys):
+    def for_one_shape(model):
+        def run(inputs):
+            if len(inputs) != 4:
+                raise RuntimeError("dynamic shapes are too much")
+            return model(inputs) + 1
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", for_one_shape)
+    model = nn.Linear(2, 2)
+    forward = compiled(model)
+    whole, rest = torch.ones(4, 2), torch.ones(3, 2)
+    assert torch.equal(forward(whole), model(whole) + 1)
+    assert torch.equal(forward(rest), model(rest)) and torch.equal(forward(whole), model(whole))
+    assert capsys.readouterr().out.count("--compile does not work here") == 1
+
+
+def test_out_of_memory_is_not_taken_for_a_compiler_that_fails(monkeypatch):
+    def full(inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "compile", lambda model: full)
+    with pytest.raises(torch.OutOfMemoryError):
+        compiled(nn.Linear(2, 2))(torch.ones(1, 2))
 
 
 def test_a_compiled_network_is_what_runs(monkeypatch):

@@ -6,6 +6,7 @@ A data set hands out whole batches, because the batch is the unit of all work he
 """
 
 import hashlib
+import weakref
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,7 @@ class ArrayDataset:
         self.pixels = torch.as_tensor(pixels)
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
         self.classes, self.ids, self.middles_sha256 = list(classes), ids, middles_sha256
+        self._copies = weakref.WeakValueDictionary()  # by device, as long as anybody uses them
 
     @property
     def size(self) -> int:
@@ -42,9 +44,17 @@ class ArrayDataset:
     def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return self.pixels[indices].permute(0, 3, 1, 2), self.labels[indices]
 
+    def is_on(self, device: torch.device) -> bool:
+        """Tell whether `to` has a copy on `device` already."""
+        return device in self._copies
+
     def to(self, device: torch.device) -> "ArrayDataset":
-        """Return the same data set with its tensors on `device`."""
-        return ArrayDataset(self.pixels.to(device), self.labels.to(device), self.classes, self.ids)
+        """Return the same data set with its tensors on `device`; all splits of it share them."""
+        copy = self._copies.get(device)
+        if copy is None:
+            copy = ArrayDataset(self.pixels.to(device), self.labels.to(device), self.classes, self.ids)
+            self._copies[device] = copy
+        return copy
 
 
 @dataclass

@@ -36,8 +36,8 @@ class Batches:
         self.split, self.transform = split, transform
         self.dataset = split.dataset
         if machine.device.type == "cuda" and isinstance(self.dataset, ArrayDataset):
-            free, _ = torch.cuda.mem_get_info(machine.device)
-            if self.dataset.pixels.nbytes <= GPU_MEMORY_SHARE * free:
+            room = GPU_MEMORY_SHARE * machine.free_memory()
+            if self.dataset.is_on(machine.device) or self.dataset.pixels.nbytes <= room:
                 self.dataset = self.dataset.to(machine.device)
         self.device, self.processes, self.seed, self.training = machine.device, machine.processes, seed, training
         self.batch_size, self.later_sizes = batch_size, later_sizes

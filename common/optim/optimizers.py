@@ -1,7 +1,7 @@
 """Optimizers and learning rate schedules by name."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch.optim import lr_scheduler
@@ -27,13 +27,42 @@ def build_optimizer(
         parameters = [group | {"params": list(group["params"])} for group in parameters]
     common = {"lr": lr, "weight_decay": weight_decay}
     if name == "rmsprop":
-        return torch.optim.RMSprop(parameters, momentum=momentum, **common)
+        return RMSprop(parameters, momentum=momentum, **common)
     # Fused kernels pass over the weights once, and on CUDA work with a loss scaler without waiting for the device.
     first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
     common["fused"] = first.device.type in ("cpu", "cuda") or None
     if name == "sgd":
         return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
     return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](parameters, **common)
+
+
+class RMSprop(torch.optim.RMSprop):
+    """RMSprop that works with a loss scaler as fused optimizers do, so that nobody waits for the device.
+
+    The scaler tells it by a tensor whether a gradient is not finite; a step with such a one is taken back.
+    """
+
+    _step_supports_amp_scaling = True  # then the scaler sets `found_inf`, and `grad_scale` if it has not unscaled
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> None:
+        """Take a step, or none if `found_inf` is there and not 0."""
+        if not hasattr(self, "found_inf"):
+            super().step(closure)
+            return
+        trained = [each for group in self.param_groups for each in group["params"] if each.grad is not None]
+        if self.grad_scale is not None:
+            torch._foreach_div_([parameter.grad for parameter in trained], self.grad_scale)
+        before = {key: tensor.clone() for key, tensor in self._changed_by_a_step(trained)}
+        super().step(closure)
+        for key, tensor in self._changed_by_a_step(trained):
+            tensor.copy_(torch.where(self.found_inf > 0, before.get(key, 0), tensor))  # averages begin at 0
+
+    def _changed_by_a_step(self, trained: list) -> Iterator[tuple[tuple, torch.Tensor]]:
+        """Yield (a name, tensor) of the parameters and their averages."""
+        for place, parameter in enumerate(trained):
+            yield (place, "parameter"), parameter
+            yield from (((place, name), value) for name, value in self.state[parameter].items() if name != "step")
 
 
 class Schedule:

@@ -86,23 +86,21 @@ def weights_sha256(weights: dict[str, torch.Tensor]) -> str:
 
 
 def compiled(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return a function that runs `model`, compiled at its first call; if that fails, it says so and runs it plain.
+    """Return a function that runs `model`, compiled when it meets a shape of batch; should that fail, now or at a later
+    shape, it says so and runs it plain from then on.
 
     The weights stay those of `model`, and so do the names in its checkpoints.
     """
-    fast, works = torch.compile(model), None
+    run = torch.compile(model)
 
     def forward(inputs: torch.Tensor) -> torch.Tensor:
-        nonlocal works
-        if works is False:
-            return model(inputs)
+        nonlocal run
         try:
-            result, works = fast(inputs), True
-            return result
+            return run(inputs)
         except Exception as error:
-            if works or is_out_of_memory(error):
+            if run is model or is_out_of_memory(error):
                 raise
-            works = False
+            run = model
             reason = next(iter(str(error).splitlines()), type(error).__name__)
             info(f"warning: --compile does not work here, going on without it ({reason[:200]})")
             return model(inputs)

@@ -39,9 +39,12 @@ class Machine:
 
     @property
     def memory_format(self) -> torch.memory_format:
-        """Channels last is faster on the CPU and for half precision, and slower for fp32 on CUDA."""
-        fast = self.device.type == "cpu" or self.autocast_dtype is not None
-        return torch.channels_last if fast else torch.contiguous_format
+        """Channels last, as the images come: CUDA would convert weights that lie otherwise at every step.
+
+        MPS, of which this is not known, has its own default for float32.
+        """
+        is_mps_float32 = self.device.type == "mps" and self.autocast_dtype is None
+        return torch.contiguous_format if is_mps_float32 else torch.channels_last
 
     def autocast(self):
         """Return the context for forward passes; it does nothing in float32, so that there is one path for all."""

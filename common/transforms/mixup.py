@@ -32,7 +32,7 @@ class Mix:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mixed inputs, (N, C, H, W) images or (N, F) features, and the shares of the classes (N, classes)."""
         bits, coin = Draws(self._seed, epoch, torch.tensor([step]), "mixing").bits(2)[0].tolist()
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from the CPU's generator
-            torch.manual_seed(bits)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the CPU's generator, and that alone is seeded
+            torch.default_generator.manual_seed(bits)
             mixed, shares = self._mixes[coin % len(self._mixes)](inputs[(...,) + (None,) * (4 - inputs.dim())], labels)
         return mixed.view(inputs.shape), shares

@@ -1,0 +1,175 @@
+"""On a GPU a training step waits for nothing and mixes no devices, whatever it is asked to do; see pretend_gpu.py."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pretend_gpu import PretendGPU
+from torch import nn
+
+import ex_1
+import ex_4
+import trainA
+from common.data.arrays import ArrayDataset, Split
+from common.data.batches import Batches
+from common.models.finetuning import FineTuned
+from common.models.placement import place
+from common.optim.recipe import Recipe
+from common.runs.state import TrainState
+from common.system.device import prepare_machine
+from common.training.features import FeatureBatches
+from common.training.loop import train_one_epoch
+from common.training.meter import Meter
+from common.transforms.basic import AlternatingFlip, Compose, Grow
+from common.transforms.color import ColorJitter, GaussianBlur
+from common.transforms.mixup import Mix
+
+CLASSES = list("0123456789")
+BATCH, SIDE = 8, 32
+RECIPE = replace(Recipe.of(vars(ex_1.parse_options([]))), epochs=1)
+
+
+def transforms_of(script, *words):
+    return script.build_transforms(script.parse_options(words))[0]
+
+
+PLAIN = transforms_of(ex_4)
+OF_PHOTOGRAPHS = transforms_of(trainA, "--image_size", "64")
+HEAVY = transforms_of(ex_4, "--trivial_augment", "--heavy_augment")
+OTHERS = Compose([AlternatingFlip(), Grow([24, 28], 2), GaussianBlur(3), ColorJitter(hue=0.1), PLAIN.normalize])
+
+
+@pytest.fixture(autouse=True)
+def as_it_was():
+    """Undo what is set for a whole process."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def dataset(images):
+    pixels = np.random.default_rng(0).integers(0, 256, (images, SIDE, SIDE, 3), dtype=np.uint8)
+    return ArrayDataset(pixels, np.arange(images) % len(CLASSES), CLASSES, range(images))
+
+
+def network():
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return FineTuned(backbone, nn.Sequential(nn.Dropout(0.1), nn.Linear(4, len(CLASSES))))
+
+
+def batches(images, transform, machine):
+    return Batches(Split(dataset(images), torch.arange(images)), transform, BATCH, machine, 0, training=True)
+
+
+def train(steps, transform=PLAIN, precision="auto", deterministic=False, frozen=False, **settings):
+    """Train for an epoch of so many steps on a GPU."""
+    recipe = replace(RECIPE, **settings)
+    machine = prepare_machine("cuda", precision, deterministic)
+    source = batches(BATCH * steps * recipe.accumulate, transform, machine)
+    model = place(network(), machine)
+    if frozen:
+        model.backbone.requires_grad_(False)
+        source = FeatureBatches(source, model.extractor, machine, views=1)
+    optimizer, schedule = recipe.build([p for p in model.parameters() if p.requires_grad], source)
+    state = TrainState.of(model, optimizer, schedule, recipe, machine)
+    mix = Mix(recipe.mixup, recipe.cutmix, len(CLASSES), seed=0)
+    train_one_epoch(state, source, 1, machine, recipe, mix)
+
+
+def per_step(count, **case):
+    """Return what six steps have more of than three: `count` is "waits" or "launches"."""
+    counts = []
+    for steps in (3, 6):
+        with PretendGPU() as gpu:
+            train(steps, **case)
+        counts.append(getattr(gpu, count))
+    return counts[1] - counts[0]
+
+
+CASES = {
+    "bf16": {},
+    "fp32": {"precision": "fp32"},
+    "fp16": {"precision": "fp16"},
+    "fp16, rmsprop": {"precision": "fp16", "optimizer": "rmsprop"},
+    "ema": {"ema": 0.9},
+    "mixup": {"mixup": 0.2},
+    "cutmix": {"cutmix": 1.0},
+    "loss": {"label_smoothing": 0.1, "accumulate": 2, "clip_grad": 1.0},
+    "watch": {"watch": 1},
+    "frozen": {"frozen": True},
+    "heavy": {"transform": HEAVY},
+    "photographs": {"transform": OF_PHOTOGRAPHS},
+    "others": {"transform": OTHERS},
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_a_step_waits_for_nothing_and_mixes_no_devices(case):
+    assert per_step("waits", **case) == {}
+
+
+@pytest.mark.parametrize("transform", [HEAVY, OF_PHOTOGRAPHS, OTHERS], ids=["heavy", "photographs", "others"])
+def test_what_is_deterministic_uses_nothing_that_cuda_refuses(transform):
+    with PretendGPU():
+        train(1, transform, deterministic=True, mixup=0.2, label_smoothing=0.1, clip_grad=1.0, watch=1, ema=0.9)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_lie_in_memory_as_images_do(precision):
+    with PretendGPU():
+        machine = prepare_machine("cuda", precision, False)
+        images, _ = batches(BATCH, PLAIN, machine).first_batch()
+        for tensor in (images, place(network(), machine).backbone[0].weight):
+            assert tensor.is_contiguous(memory_format=torch.channels_last) and not tensor.is_contiguous()
+
+
+def test_the_splits_of_one_array_are_copied_to_the_gpu_once():
+    whole = dataset(24)
+    n_bytes = whole.pixels.nbytes + whole.labels.nbytes
+    with PretendGPU(memory=3 * n_bytes) as gpu:
+        machine = prepare_machine("cuda", "auto", False)
+        splits = [Split(whole, torch.arange(first, 24, 3)) for first in range(3)]
+        all_batches = [Batches(split, PLAIN, BATCH, machine, seed=0) for split in splits]
+        assert {id(each.dataset.pixels) for each in all_batches} != {id(whole.pixels)}
+        assert len({each.dataset for each in all_batches}) == 1
+        assert gpu.bytes_up == n_bytes
+        del all_batches
+        assert not whole.is_on(machine.device)
+
+
+# The pretend GPU itself
+
+
+def test_a_wait_in_the_loop_is_noticed(monkeypatch):
+    honest = Meter.add
+    monkeypatch.setattr(Meter, "add", lambda self, loss, *rest: (loss.item(), honest(self, loss, *rest)))
+    waits = per_step("waits")
+    assert [(what, count) for (what, _), count in waits.items()] == [("_local_scalar_dense", 3)]
+
+
+def test_a_constant_on_the_cpu_is_noticed():
+    with PretendGPU(), pytest.raises(RuntimeError, match="not all tensors are on the same device"):
+        train(1, Compose([lambda images, draws: images + torch.zeros(SIDE), PLAIN.normalize]))
+
+
+def test_what_cuda_refuses_is_noticed():
+    torch.use_deterministic_algorithms(True)
+    with PretendGPU(), pytest.raises(RuntimeError, match="_adaptive_avg_pool2d_backward does not have"):
+        images = torch.ones(1, 1, 2, 2, device="cuda", requires_grad=True)
+        nn.AdaptiveAvgPool2d(3)(images).sum().backward()
+
+
+def test_copies_wait_unless_they_are_small_or_pinned():
+    small, large = torch.zeros(8), torch.zeros(2**15)
+    with PretendGPU() as gpu:
+        for copy in (small, large, large.pin_memory()):
+            copy.to("cuda", non_blocking=True)
+        assert sum(gpu.waits.values()) == 1
+        on_gpu = small.to("cuda")
+        assert sum(gpu.waits.values()) == 2
+        assert on_gpu.tolist() == [0.0] * 8 and on_gpu.cpu().device.type == "cpu"
+        assert sum(gpu.waits.values()) == 4
+        with pytest.raises(TypeError, match="Tensor.cpu"):
+            on_gpu.numpy()
+    assert gpu.bytes_up == 2 * small.nbytes + 2 * large.nbytes
