@@ -134,6 +134,7 @@ class PretendGPU(TorchFunctionMode):
             set_rng_state=lambda *_: None,
             synchronize=lambda *_: self.wait("synchronize"),
         )
+        yield mock.patch.object(torch.Tensor, "pin_memory", _pinned)  # by threads too
         yield mock.patch.object(torch.accelerator, "current_accelerator", lambda *_, **__: None)
         autocast, group = torch.autocast, torch._C._group_tensors_by_device_and_dtype
         yield mock.patch.object(torch, "autocast", lambda _, *args, **kwargs: autocast("cpu", *args, **kwargs))
@@ -168,10 +169,8 @@ class PretendGPU(TorchFunctionMode):
         if is_ours and func is torch.Tensor.tolist:
             self.wait("tolist")
             return args[0].numbers.tolist()
-        if kwargs.pop("pin_memory", False) or func is torch.Tensor.pin_memory:
-            pinned = args[0].clone() if func is torch.Tensor.pin_memory else func(*args, **kwargs)
-            pinned.is_pretend_pinned = True
-            return pinned
+        if kwargs.pop("pin_memory", False):
+            return _pinned(func(*args, **kwargs))
         if _is_gpu(kwargs.get("device")):
             return self._make(func, args, kwargs | {"device": "cpu"})
         before, self._at_work = self._at_work, self._at_work or _any_ours(args, kwargs)
@@ -267,6 +266,13 @@ def _path_here(filename):
     if filename == __file__ or not path.is_relative_to(ROOT) or "site-packages" in path.parts:
         return None
     return path.relative_to(ROOT).as_posix()
+
+
+def _pinned(tensor):
+    """Return a copy that can go to and from the GPU while both work."""
+    copy = tensor.clone()
+    copy.is_pretend_pinned = True
+    return copy
 
 
 def _is_gpu(device):

@@ -1,6 +1,7 @@
 """On a GPU a training step waits for nothing and mixes no devices, whatever it is asked to do; see pretend_gpu.py."""
 
 from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from common.transforms.color import ColorJitter, GaussianBlur
 from common.transforms.mixup import Mix
 
 CLASSES = list("0123456789")
-BATCH, SIDE = 8, 32
+BATCH, SIDE = 8, 64  # a batch is more than a driver takes from ordinary memory at once
 RECIPE = replace(Recipe.of(vars(ex_1.parse_options([]))), epochs=1)
 
 
@@ -62,11 +63,12 @@ def batches(images, transform, machine):
     return Batches(Split(dataset(images), torch.arange(images)), transform, BATCH, machine, 0, training=True)
 
 
-def train(steps, transform=PLAIN, precision="auto", deterministic=False, frozen=False, **settings):
+def train(steps, transform=PLAIN, precision="auto", deterministic=False, frozen=False, images_stay=False, **settings):
     """Train for an epoch of so many steps on a GPU."""
     recipe = replace(RECIPE, **settings)
     machine = prepare_machine("cuda", precision, deterministic)
-    source = batches(BATCH * steps * recipe.accumulate, transform, machine)
+    with mock.patch("common.data.batches.GPU_MEMORY_SHARE", 0.0 if images_stay else 0.4):
+        source = batches(BATCH * steps * recipe.accumulate, transform, machine)
     model = place(network(), machine)
     if frozen:
         model.backbone.requires_grad_(False)
@@ -98,6 +100,7 @@ CASES = {
     "loss": {"label_smoothing": 0.1, "accumulate": 2, "clip_grad": 1.0},
     "watch": {"watch": 1},
     "frozen": {"frozen": True},
+    "images in main memory": {"images_stay": True},
     "heavy": {"transform": HEAVY},
     "photographs": {"transform": OF_PHOTOGRAPHS},
     "others": {"transform": OTHERS},

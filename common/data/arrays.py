@@ -41,7 +41,7 @@ class ArrayDataset:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def batch(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, indices: torch.Tensor, _: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
         return self.pixels[indices].permute(0, 3, 1, 2), self.labels[indices]
 
     def is_on(self, device: torch.device) -> bool:

@@ -11,6 +11,7 @@ from common.system.errors import BadInput
 from common.system.threads import read_ahead
 from common.transforms.random_streams import Draws, shuffled
 
+READ_AHEAD = 2  # batches that are read while the network works on another one
 GPU_MEMORY_SHARE = 0.4  # of the free memory of a GPU, for the images; the rest is the network's
 
 
@@ -124,17 +125,20 @@ class Batches:
             yield self.transform(images, draws), labels.to(self.device, non_blocking=True)
 
     def _read(self, batches, epoch: int) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
-        if isinstance(self.dataset, ArrayDataset):
+        is_array, is_cuda = isinstance(self.dataset, ArrayDataset), self.device.type == "cuda"
+        if is_array and self.dataset.labels.device.type == self.device.type:
             for indices in batches:
-                yield indices, self.dataset.batch(indices.to(self.dataset.labels.device, non_blocking=True))
+                yield indices, self.dataset.batch(indices.to(self.device, non_blocking=True))
             return
 
-        def read(indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            windows = Draws(self.seed, epoch, indices, "windows") if self.training else None
-            return self.dataset.batch(indices, windows)
+        def read(indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            windows = Draws(self.seed, epoch, indices, "windows") if self.training and not is_array else None
+            batch = self.dataset.batch(indices, windows)
+            # CUDA copies pinned memory while it computes, and all other only when it has done all that it was given.
+            return tuple(tensor.pin_memory() for tensor in batch) if is_cuda else batch
 
-        # Reads one batch while the network works on the one before.
-        yield from zip(batches, read_ahead(read, batches), strict=True)
+        # Reads batches while the network works on the ones before.
+        yield from zip(batches, read_ahead(read, batches, ahead=READ_AHEAD), strict=True)
 
 
 def make_batches(
