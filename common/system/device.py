@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from common.system.distributed import Processes, join
+from common.system.distributed import Processes, join, processes_here
 from common.system.errors import BadInput
 from common.system.log import info
 
@@ -127,7 +127,8 @@ def prepare_machine(device: str, precision: str, deterministic: bool, sync_batch
     """Choose the device and the number format, and set what makes them fast or, if asked, repeatable.
 
     Args:
-        device: one of DEVICES; "auto" takes CUDA, then MPS, then the CPU. BadInput is raised if it is not there.
+        device: one of DEVICES; "auto" takes CUDA, then MPS, then the CPU. BadInput is raised if it is not there, or if
+            there are fewer GPUs than processes on this machine.
         precision: one of PRECISIONS; "auto" is bf16 on CUDA, fp16 where the GPU has no bf16, and fp32 elsewhere;
             on a CPU `choose_precision` may decide otherwise once the network is known. fp16 on a CPU raises BadInput.
         deterministic: use only algorithms that give the same bits every time; some are slower.
@@ -147,11 +148,13 @@ def prepare_machine(device: str, precision: str, deterministic: bool, sync_batch
     if deterministic != torch.are_deterministic_algorithms_enabled():  # the call itself imports a compiler: 1 s
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
+    if chosen.type == "cuda":
+        _check_gpus()
     processes = join(chosen.type)
     if sync_batch_norm and processes.world_size == 1:
         info("note: --sync_bn does nothing in a single process; torchrun starts several")
     if chosen.type == "cuda" and processes.world_size > 1:  # a GPU for each process
-        chosen = torch.device("cuda", processes.local_rank % torch.cuda.device_count())
+        chosen = torch.device("cuda", processes.local_rank)
         torch.cuda.set_device(chosen)
     return Machine(chosen, AUTOCAST_DTYPES[precision], processes, sync_batch_norm)
 
@@ -169,6 +172,16 @@ def _check_precision(device: str, precision: str) -> None:
     """Refuse what takes 29 times as long as fp32: a product of 512x512 matrices, on an AMD EPYC."""
     if device == "cpu" and precision == "fp16":
         raise BadInput("--precision fp16: a CPU is many times slower at it than at fp32; take auto, bf16 or fp32")
+
+
+def _check_gpus() -> None:
+    """Refuse more processes than GPUs on this machine: they cannot share one, and would find out much later."""
+    processes, gpus = processes_here(), torch.cuda.device_count()
+    if processes > gpus:
+        raise BadInput(
+            f"torchrun has started {processes} processes on this machine, and each needs one of its {gpus} GPU(s) for "
+            f"itself; start {gpus} (--nproc_per_node), or take --device cpu"
+        )
 
 
 def _keep_freed_memory() -> None:

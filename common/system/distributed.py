@@ -78,6 +78,11 @@ def started_by_torchrun() -> bool:
     return _promised() > 1 and set(RENDEZVOUS) <= os.environ.keys()
 
 
+def processes_here() -> int:
+    """Return how many processes of the run are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if started_by_torchrun() else 1
+
+
 def _promised() -> int:
     """Return the number of processes that the environment tells of."""
     number = os.environ.get("WORLD_SIZE", "")
