@@ -125,6 +125,15 @@ def test_costs_are_those_counted_by_hand():
     assert costs["activation_mb"] == round(4 * kept / 1e6, 3)
 
 
+def test_half_precision_keeps_half_the_memory():
+    """Of the weights, autocast keeps copies of half the size: one for all images, which are not counted."""
+    convolutions = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]
+    model = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(8 * 28**2, 9))
+    single, half = (cost(model, (3, 32, 32), autocast_dtype=dtype) for dtype in (None, torch.bfloat16))
+    kept = 3 * 32**2 + 8 * 30**2 + 8 * 28**2  # the images, and what rectifiers give, which the next layer takes
+    assert (single["activation_mb"], half["activation_mb"]) == (round(4e-6 * kept, 3), round(2e-6 * kept, 3))
+
+
 def test_costs_leave_the_network_and_the_random_numbers_alone():
     model = model_of("--model", "resnet18").eval()
     model.layer1.train()

@@ -13,11 +13,12 @@ import psutil
 import pytest
 import torch
 from helpers import ROOT, command, environment, part, same_result, small_run, without_pictures
+from pretend_gpu import PretendGPU
 from torch import nn
 
 from common.data.batches import Batches
 from common.runs.run import _check_equal
-from common.system.device import Machine
+from common.system.device import Machine, prepare_machine
 from common.system.distributed import Processes, join, usable_cores
 from common.system.errors import BadInput
 from common.training.features import FeatureBatches
@@ -90,6 +91,24 @@ def test_variables_that_another_job_has_left_do_not_make_it_several(monkeypatch,
         monkeypatch.setenv(name, value)
     assert join("cpu") == Processes()
     assert ("WORLD_SIZE is 2, but RANK" in capsys.readouterr().out) == (left["WORLD_SIZE"] == "2")
+
+
+@pytest.mark.parametrize(("gpus", "is_refused"), [(2, True), (3, False)])
+def test_more_processes_than_gpus_are_refused_before_they_meet(monkeypatch, gpus, is_refused):
+    torchruns = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3",
+                 "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # fmt: skip
+    for name, value in torchruns.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("common.system.device.join", lambda _: Processes(1, 6, 1))
+    with PretendGPU(gpus):
+        if not is_refused:
+            assert prepare_machine("cuda", "auto", False).device == torch.device("cuda", 1)
+            return
+        monkeypatch.setattr("common.system.device.join", lambda _: pytest.fail("they met"))
+        with pytest.raises(
+            BadInput, match=r"started 3 processes on this machine, and each needs one of its 2 GPU\(s\)"
+        ):
+            prepare_machine("cuda", "auto", False)
 
 
 @pytest.mark.parametrize(("images", "batch_size", "later"), [(50, 3, []), (50, 8, [[2, 3]]), (3, 8, [])])

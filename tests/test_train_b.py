@@ -191,6 +191,7 @@ def test_a_frozen_backbone_is_run_once(train, monkeypatch):
         return backbone, features
 
     monkeypatch.setattr(trainB, "resnet_backbone", counted)
+    monkeypatch.setattr("common.runs.run.operations", lambda *_: 0)
     monkeypatch.setattr("common.runs.run.summarize", lambda *_: "")
     monkeypatch.setattr("common.runs.config.cost", lambda *_: {"flops": 0})
     train("-e", "5", "--views", "2")

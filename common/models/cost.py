@@ -11,8 +11,10 @@ from torch import nn
 from common.models.placement import eval_mode
 
 
-def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
+def summarize(model: nn.Module, input_shape: tuple[int, ...], costs: dict) -> str:
     """Return the text of `summary.txt` for images of `input_shape` (C, H, W), without touching the model.
+
+    `costs` are what `cost` returns.
 
     torchsummary prints, moves batch norm's statistics, draws random numbers, and counts a shared layer at each use:
     hence the copy in evaluation mode, the fork of the random state, and the totals from the parameters themselves.
@@ -27,7 +29,6 @@ def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
     except Exception as error:  # a network that torchsummary cannot follow must not stop an experiment
         table.write(f"torchsummary cannot show this network: {error}\n")
     trainable = _numel(parameter for parameter in model.parameters() if parameter.requires_grad)
-    costs = cost(model, input_shape)
     return (
         f"{table.getvalue()}\n{_operations_table(replica, input_shape)}\n\n"
         f"Parameters of the model: {_numel(model.parameters()):,} ({trainable:,} trainable), "
@@ -37,42 +38,54 @@ def summarize(model: nn.Module, input_shape: tuple[int, ...]) -> str:
     )
 
 
-def cost(model: nn.Module, input_shape: tuple[int, ...], images: int = 2) -> dict:
+def cost(
+    model: nn.Module, input_shape: tuple[int, ...], images: int = 2, autocast_dtype: torch.dtype | None = None
+) -> dict:
     """Return what one image of `input_shape` (C, H, W) costs; the model is afterwards as it was.
 
     `flops` are the multiplications and additions of a forward pass, as `torch.utils.flop_counter` counts them;
-    `activation_mb` what a training step keeps of it for the backward pass, `parameter_mb` the size of all parameters,
-    both in 10^6 bytes. A batch of `images` is tried: of one alone batch norm may not be able to take statistics.
+    `activation_mb` what a training step in the number format `autocast_dtype` keeps of it for the backward pass,
+    `parameter_mb` the size of all parameters, both in 10^6 bytes. A batch of `images` is tried: of one alone batch norm
+    may not be able to take statistics.
     """
     parameters = list(model.parameters())
-    known = {_address(tensor) for tensor in (*parameters, *model.buffers())}
-    kept: dict[int, int] = {}  # the memory blocks that the backward pass needs: address -> bytes
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        if _address(tensor) not in known:
-            kept[_address(tensor)] = tensor.untyped_storage().nbytes()
-        return tensor
-
     inputs = torch.zeros(images, *input_shape, device=parameters[0].device)
     statistics = [(buffer, buffer.clone()) for buffer in model.buffers()]  # a copy of all would double the memory
+    autocast = torch.autocast(inputs.device.type, autocast_dtype, enabled=autocast_dtype is not None)
     try:
-        with eval_mode(model):
-            operations = _count_operations(model, inputs[:1])
+        with eval_mode(model), autocast:
             model.train()
-            with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-                model(inputs)
+            before, graph = _kept_by_a_pass(model, inputs)
+            kept, _ = _kept_by_a_pass(model, inputs.clone())
     finally:
         for buffer, value in statistics:
             buffer.copy_(value)
+    # What both passes keep is the network's own: parameters, and what autocast has made of them.
+    n_bytes = sum(size for address, size in kept.items() if address not in before)
     return {
-        "flops": operations.get_total_flops(),
-        "activation_mb": round(sum(kept.values()) / images / 1e6, 3),
+        "flops": operations(model, input_shape),
+        "activation_mb": round(n_bytes / images / 1e6, 3),
         "parameter_mb": round(sum(parameter.nbytes for parameter in parameters) / 1e6, 3),
     }
 
 
-def _address(tensor: torch.Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+def operations(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """Return the `flops` of one image, see `cost`."""
+    inputs = torch.zeros(1, *input_shape, device=next(model.parameters()).device)
+    with eval_mode(model):
+        return _count_operations(model, inputs).get_total_flops()
+
+
+def _kept_by_a_pass(model: nn.Module, inputs: torch.Tensor) -> tuple[dict[int, int], torch.Tensor]:
+    """Return the memory blocks that the backward pass needs (address -> bytes), and what keeps them alive."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        return kept, model(inputs)
 
 
 def _numel(tensors: Iterable[torch.Tensor]) -> int:

@@ -32,7 +32,7 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
         "converted": dict(data.reading.converted),
         "skipped": data.reading.skipped,
         "stored_size": data.train.dataset.size,
-        **describe_network(model, train.input_shape, min(2, train.batch_size)),
+        **describe_network(model, train.input_shape, machine, min(2, train.batch_size)),
         "normalization": {"mean": list(normalize.mean), "std": list(normalize.std)},
         "options": {name: value for name, value in options.items() if name != "resume"} | {"dataset": [data.name]},
         "seed": options["seed"],
@@ -52,15 +52,15 @@ def differences(before: dict, now: dict) -> dict[str, list]:
     return {name: [then[name], here[name]] for name in here if then.get(name) not in (None, here[name])}
 
 
-def describe_network(model: nn.Module, input_shape: tuple[int, ...], images: int = 2) -> dict:
-    """Return what there is to say of a network that takes images of `input_shape` (C, H, W).
+def describe_network(model: nn.Module, input_shape: tuple[int, ...], machine: Machine, images: int = 2) -> dict:
+    """Return what there is to say of a network that takes images of `input_shape` (C, H, W) and trains on `machine`.
 
     ValueError is raised if it cannot be trained on batches of so many `images`; see `cost`.
     """
     return {
         "model": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        **cost(model, input_shape, images),
+        **cost(model, input_shape, images, machine.autocast_dtype),
         "input_shape": list(input_shape),
     }
 

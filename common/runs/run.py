@@ -10,7 +10,7 @@ from torch import nn
 
 from common.data.batches import Batches, make_batches
 from common.data.load import Data
-from common.models.cost import summarize
+from common.models.cost import operations, summarize
 from common.models.placement import place
 from common.models.precision import choose_precision
 from common.models.weights import load_matching, load_weights
@@ -92,13 +92,15 @@ class Run(RunFolder):
             BadInput: the folder cannot be made, is in use, or belongs to other data or another script.
         """
         self.is_resumed = bool(self.options["resume"])
-        config = describe(self.script.stem, self.options, self.data, model, train, self.machine) | {"fit": self.fit}
+        why = self._choose_precision(operations(model, train.input_shape))
+        # In all processes: synchronized batch norms wait for each other.
+        config = describe(self.script.stem, self.options, self.data, model, train, self.machine)
+        config |= {"fit": self.fit, "precision_because": why}
         options = {name: value for name, value in self.options.items() if name not in OF_A_MACHINE}
         facts = {"images": config["split_sha256"], "code": config["code_sha256"], "options": options}
         _check_equal(self.processes, facts | {"--resume": self.is_resumed})
-        summary = summarize(model, train.input_shape)  # in all processes: synchronized batch norms wait for each other
+        summary = summarize(model, train.input_shape, config)
         _check_memory(config, self.options["batch_schedule"], self.machine)
-        self._choose_precision(config)
         self.folder, self.config = self._reopened(config) if self.is_resumed else self._made(config)
         if not self.processes.is_main:
             yield
@@ -122,12 +124,11 @@ class Run(RunFolder):
             self._trackers.close(self._train_json["status"])
             stop_log()
 
-    def _choose_precision(self, config: dict) -> None:
-        """Settle the number format of the run, and note in `config` which and why."""
+    def _choose_precision(self, flops: int) -> str:
+        """Settle the number format of the run, and return why it is that."""
         before = read_config(self.options["resume"]).get("machine", {}) if self.is_resumed else {}
-        chosen = choose_precision(self.machine, config["flops"], self.options, before.get("precision"))
-        self.machine, config["precision_because"] = chosen
-        config["machine"]["precision"] = self.machine.precision
+        self.machine, why = choose_precision(self.machine, flops, self.options, before.get("precision"))
+        return why
 
     def _made(self, config: dict) -> tuple[Path, dict]:
         """Make the folder of a new run; for class folders and HDF5 its path has the last part of theirs."""

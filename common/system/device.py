@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import torch
 
-from common.system.distributed import Processes, join
+from common.system.distributed import Processes, join, processes_here
 from common.system.errors import BadInput
 from common.system.log import info
 from common.system.memory import available_memory
@@ -126,7 +126,8 @@ def prepare_machine(device: str, precision: str, deterministic: bool, sync_batch
     """Choose the device and the number format, and set what makes them fast or, if asked, repeatable.
 
     Args:
-        device: one of DEVICES; "auto" takes CUDA, then MPS, then the CPU. BadInput is raised if it is not there.
+        device: one of DEVICES; "auto" takes CUDA, then MPS, then the CPU. BadInput is raised if it is not there, or if
+            there are fewer GPUs than processes on this machine.
         precision: one of PRECISIONS; "auto" is bf16 on CUDA, fp16 where the GPU has no bf16, and fp32 elsewhere;
             on a CPU `choose_precision` may decide otherwise once the network is known. fp16 on a CPU raises BadInput.
         deterministic: use only algorithms that give the same bits every time; some are slower.
@@ -147,11 +148,13 @@ def prepare_machine(device: str, precision: str, deterministic: bool, sync_batch
     if deterministic != torch.are_deterministic_algorithms_enabled():  # the call itself imports a compiler: 1 s
         torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.benchmark = not deterministic
+    if chosen.type == "cuda":
+        _check_gpus()
     processes = join(chosen.type)
     if sync_batch_norm and processes.world_size == 1:
         info("note: --sync_bn does nothing in a single process; torchrun starts several")
     if chosen.type == "cuda" and processes.world_size > 1:  # a GPU for each process
-        chosen = torch.device("cuda", processes.local_rank % torch.cuda.device_count())
+        chosen = torch.device("cuda", processes.local_rank)
         torch.cuda.set_device(chosen)
     return Machine(chosen, AUTOCAST_DTYPES[precision], processes, sync_batch_norm)
 
@@ -175,6 +178,16 @@ def _show_numpy_vanishing_numbers() -> None:
     """Let NumPy look at its smallest numbers now: older versions look once, and warn if those are zero then."""
     for dtype in (np.float32, np.float64):
         np.finfo(dtype)
+
+
+def _check_gpus() -> None:
+    """Refuse more processes than GPUs on this machine: they cannot share one, and would find out much later."""
+    processes, gpus = processes_here(), torch.cuda.device_count()
+    if processes > gpus:
+        raise BadInput(
+            f"torchrun has started {processes} processes on this machine, and each needs one of its {gpus} GPU(s) for "
+            f"itself; start {gpus} (--nproc_per_node), or take --device cpu"
+        )
 
 
 def _keep_freed_memory() -> None:
