@@ -5,9 +5,9 @@
 
 Prints a table to paste into an issue, and writes outputs/benchmarks/device.json. Each transform, draw, score and part
 of a training step is made on the CPU and on the device, from the same numbers (device_parts.py). Bytes, whole numbers
-and draws should be equal; other numbers may differ in their last digits. Then training epochs are timed, with the
-images on the device and in main memory. On CUDA those lines are named at which the CPU waits for the GPU: there should
-be only the one at the end of an epoch.
+and draws should be equal, but for resized bytes, which may differ by 1; other numbers may differ in their last digits.
+Then training epochs are timed, with the images on the device and in main memory. On CUDA those lines are named at which
+the CPU waits for the GPU: there should be only the one at the end of an epoch.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def compared(work, device):
     expected, found = (torch.cat([one.double().flatten() for one in tensors]) for tensors in (expected, found))
     gaps = (found - expected).abs()
     share, greatest = (gaps != 0).double().mean(), expected.abs().max()
-    return f"different by {gaps.max():.2g}: {100 * share:.3g} % of the values, which go to {greatest:.2g}"
+    return f"different by {gaps.max():.2g}: {100 * share:.3g} % of the values, which go to {greatest:.3g}"
 
 
 def not_there(error):
