@@ -5,6 +5,8 @@ import sys
 import pytest
 from helpers import ROOT
 
+from common.data.hdf5 import load_hdf5
+
 pytestmark = pytest.mark.slow
 
 
@@ -58,3 +60,20 @@ def test_variants_of_a_step_are_compared(monkeypatch, tmp_path):
     assert all(len(seconds) == 2 and min(seconds) > 0 for seconds in results["ex_5"].values())
     with pytest.raises(SystemExit):
         steps.main(["ex_7"])
+
+
+def test_many_images_are_written_and_a_start_is_measured(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import scale
+
+    monkeypatch.setattr(scale, "VAL", 20)
+    scale.write_hdf5(tmp_path / "many.hdf5", 30)
+    splits = load_hdf5(str(tmp_path / "many.hdf5"))
+    assert [len(splits[name]) for name in ("train", "val")] == [30, 20] and splits["val"].dataset.ids[19] == "19.png"
+    scale.write_files(tmp_path / "many", 20)
+    assert len(list((tmp_path / "many").glob("*/*.png"))) == 20
+    monkeypatch.setattr(scale, "INTERVAL", 0.01)
+    seconds, memory = scale.run([sys.executable, "-c", "import time; block = b'x' * 10**8; time.sleep(0.5)"])
+    assert seconds > 0.5 and memory > 100
+    with pytest.raises(SystemExit, match="ended with code 3: reason"):
+        scale.run([sys.executable, "-c", "import sys; print('reason', file=sys.stderr); sys.exit(3)"])
