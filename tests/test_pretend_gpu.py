@@ -6,12 +6,18 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from helpers import read, without_pictures, write_class
 from pretend_gpu import PretendGPU
 from torch import nn
 
 import ex_1
+import ex_2
+import ex_3
 import ex_4
+import ex_5
+import ex_6
 import trainA
+import trainB
 from common.data.arrays import ArrayDataset, Split
 from common.data.batches import Batches
 from common.models.finetuning import FineTuned
@@ -176,3 +182,43 @@ def test_copies_wait_unless_they_are_small_or_pinned():
         with pytest.raises(TypeError, match="Tensor.cpu"):
             on_gpu.numpy()
     assert gpu.bytes_up == 2 * small.nbytes + 2 * large.nbytes
+
+
+# Whole experiments
+
+DIGITS = ["--dataset", "digits", "--limit", "60", "-b", "30", "-e", "2"]
+PICTURES = ["--dataset", "folder", "-b", "8", "-e", "2", "--precision", "fp32"]  # few, for networks that take long
+RUNS = {
+    ex_1: [*DIGITS, "--ema", "0.9", "--watch", "2", "--save_minutes", "0.0001"],
+    ex_2: [*DIGITS, "--image_size", "16", "--width", "2", "--precision", "fp16"],
+    ex_3: [*DIGITS, "--augment", "blur", "--batch_schedule", "2:20", "--tta", "4"],
+    ex_4: [*PICTURES, "--trivial_augment", "--heavy_augment", "--cutmix", "1"],
+    ex_5: [*DIGITS, "--watch", "3", "--precision", "fp32"],
+    ex_6: [*DIGITS, "--widths", "8,8,8", "-lr", "0.01"],
+    trainA: [*DIGITS, "--image_size", "64", "-nf", "2", "-bn", "True"],
+    trainB: [*PICTURES, "--image_size", "32", "--model", "resnet18", "--weights", "none", "--strategy", "staged",
+             "--stage_epochs", "1"],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder of pictures of two classes."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for split, count in (("train", 12), ("test", 2)):
+        for label, name in enumerate(("a", "b")):
+            write_class(folder / split / name, count, first_seed=100 * label + 50 * (split == "test"))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", RUNS, ids=lambda script: script.__name__)
+def test_an_experiment_runs_from_its_first_line_to_its_last(script, pictures, tmp_path):
+    words = [*RUNS[script], "--device", "cuda", "--deterministic", "--output_dir", str(tmp_path)]
+    if "folder" in words:
+        words += ["--data", str(pictures)]
+    with PretendGPU() as gpu:
+        folder = without_pictures(words, script)
+    assert read(folder, "config.json")["machine"]["device"] == "cuda"
+    assert read(folder, "train.json")["status"] == "finished" and read(folder, "test.json")["images"] > 0
+    assert gpu.launches
