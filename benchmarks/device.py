@@ -108,9 +108,8 @@ def waits_of(work):
             ours = [one for one in frames if one[0].is_relative_to(ROOT) and "site-packages" not in one[0].parts]
             waits[f"{ours[-1][0].relative_to(ROOT).as_posix()}:{ours[-1][1]}"] += 1
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), mock.patch.object(warnings, "showwarning", note):
         warnings.simplefilter("always")
-        warnings.showwarning = note
         torch.cuda.set_sync_debug_mode("warn")
         try:
             work()

@@ -102,7 +102,7 @@ def notebook(monkeypatch):
     def begin():
         for name in ("stdout", "stderr"):
             monkeypatch.setattr(sys, name, io.StringIO())
-        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace())
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(version_info=(9, 0), get_ipython=lambda: None))
         assert not hasattr(sys.stdout, "reconfigure")
         return sys.stdout.getvalue, sys.stderr.getvalue
 
