@@ -100,14 +100,15 @@ def measured(name, words, folder, less):
 
 def run(command):
     """Return (seconds, most MB at a moment) of a command and all its processes; an error ends this program."""
-    started = time.perf_counter()
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    most = 0
-    while process.poll() is None:
-        most = max(most, sum(map(memory_of, [process, *process.children(recursive=True)])))
-        time.sleep(INTERVAL)
-    if process.returncode:
-        sys.exit(f"error: {' '.join(command)} ended with code {process.returncode}: {process.stderr.read()}")
+    started, most = time.perf_counter(), 0
+    with tempfile.TemporaryFile("w+") as said:
+        process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        while process.poll() is None:
+            most = max(most, sum(map(memory_of, [process, *process.children(recursive=True)])))
+            time.sleep(INTERVAL)
+        said.seek(0)
+        if process.returncode:
+            sys.exit(f"error: {' '.join(command)} ended with code {process.returncode}: {said.read()}")
     return time.perf_counter() - started, most / 1e6
 
 
