@@ -101,12 +101,14 @@ def test_a_run_tests_its_last_weights_and_is_resumed_to_the_same_bits(tmp_path):
     assert read(whole, "clock.json").keys() == {"training_seconds", "process_seconds"}
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path):
     words = ["--dataset", "digits", "-b", "100", "--widths", "8,16,16", "-e", "6", "--sizes", "16,32"]
     folder = without_pictures([*words, "--flip", "none", "--output_dir", str(tmp_path)], ex_6)
     assert read(folder, "test.json")["accuracy"] > 0.8
 
 
+@pytest.mark.slow
 def test_a_submission_is_run_by_the_rules(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import fast_lane
