@@ -190,7 +190,12 @@ def test_copies_wait_unless_they_are_small_or_pinned():
         assert sum(gpu.waits.values()) == 4
         with pytest.raises(TypeError, match="Tensor.cpu"):
             on_gpu.numpy()
-    assert gpu.bytes_up == 2 * small.nbytes + 2 * large.nbytes
+        on_gpu[2:] = 5  # a kernel that is told the number
+        assert sum(gpu.waits.values()) == 4
+        on_gpu[0] = 5  # a copy
+        torch.where(on_gpu > 1, on_gpu, torch.ones(()))
+        assert sum(gpu.waits.values()) == 6
+    assert gpu.bytes_up == 2 * small.nbytes + 2 * large.nbytes + 4
 
 
 # Whole experiments
