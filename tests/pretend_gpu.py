@@ -254,9 +254,11 @@ class _Operators(TorchDispatchMode):
 def _where():
     """Return the line of the project that is being executed."""
     frame = sys._getframe(2)
-    while (path := _path_here(frame.f_code.co_filename)) is None:
+    while frame is not None:
+        if path := _path_here(frame.f_code.co_filename):
+            return f"{path}:{frame.f_lineno}"
         frame = frame.f_back
-    return f"{path}:{frame.f_lineno}"
+    return "elsewhere"
 
 
 @lru_cache(None)

@@ -38,6 +38,18 @@ def test_numbers_of_a_sample_do_not_depend_on_the_batch_it_is_in():
             assert (first[place].item(), second[place].item()) == numbers
 
 
+@pytest.mark.parametrize("counts", [(1, 34), (31, 1, 3), (32, 3), (10, 25), (35,)])
+def test_numbers_do_not_depend_on_how_many_are_drawn_at_a_time(counts):
+    samples = MANY[:5]
+    drawn, draws = [], Draws(0, 1, samples)
+    for count in counts:
+        drawn.append(draws.bits(count))
+        draws = draws[:]
+    one_by_one = Draws(0, 1, samples)
+    expected = torch.stack([one_by_one.bits() for _ in range(35)], dim=1)
+    assert torch.equal(torch.cat(drawn, dim=1), expected)
+
+
 def test_global_random_state_is_neither_read_nor_moved():
     torch.manual_seed(1)
     state = torch.get_rng_state()

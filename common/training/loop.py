@@ -18,6 +18,7 @@ Without resuming, several processes, number formats and what else options ask fo
 and `test_an_epoch_is_the_textbook_loop` in tests/test_training.py proves that they do the same.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
@@ -193,11 +194,14 @@ def _check(bad_step: int | None, loss_scale: float, epoch: int, lr: float) -> No
         )
 
 
+@torch.no_grad()
 def _check_network(model: nn.Module, epoch: int, lr: float) -> None:
     """Batch norm can hide weights that have run away: its output stays finite while its statistics overflow."""
     statistics = ((n, b) for n, b in model.named_buffers() if n.endswith(("running_mean", "running_var")))
-    for name, tensor in (*model.named_parameters(), *statistics):
-        if not tensor.isfinite().all():
+    names, tensors = zip(*model.named_parameters(), *statistics, strict=True)
+    largest = torch.stack(torch._foreach_norm(tensors, math.inf)).tolist()  # the device is waited for once
+    for name, size in zip(names, largest, strict=True):
+        if not math.isfinite(size):
             raise Diverged(
                 f"{name} of the network is not finite any more after the last step of epoch {epoch}, at learning rate "
                 f"{lr:g}; try a lower --lr, or --clip_grad 1"

@@ -19,22 +19,22 @@ class Meter:
         self._totals = torch.zeros(4, device=machine.device)
         self._seen = torch.zeros(4, pin_memory=machine.device.type == "cuda")
         self.of_step = torch.zeros(2, device=machine.device)
-        self._last = torch.zeros((), device=machine.device)
+        self._last = (self.of_step[0], 1)
         self.images = 0
         self.loss = self.accuracy = math.nan
 
     def add(self, loss: torch.Tensor, logits: torch.Tensor, targets: torch.Tensor) -> None:
         """Count one batch: mean loss (), logits (N, classes), and labels (N,) or shares (N, classes)."""
         labels = targets if targets.dim() == 1 else targets.argmax(1)
-        self.of_step[0] += loss * len(labels)
-        self.of_step[1] += (logits.argmax(1) == labels).sum()
+        self.of_step[0].add_(loss * len(labels))  # += would copy the sum onto itself
+        self.of_step[1].add_((logits.argmax(1) == labels).sum())
 
     def end_step(self, images: int, loss_scale: torch.Tensor) -> tuple[int | None, float]:
         """Take in a step of so many images, and return, as far as the device has got, what `read` returns."""
-        self._totals[:2] += self.of_step
-        self._totals[2] += self._totals[0].isfinite()
+        self._totals[:2].add_(self.of_step)
+        self._totals[2].add_(self._totals[0].isfinite())
         self._totals[3] = loss_scale
-        self._last = self.of_step[0] / images
+        self._last = (self.of_step[0], images)
         self.of_step = torch.zeros_like(self.of_step)
         self.images += images
         self._seen.copy_(self._totals, non_blocking=True)
@@ -55,7 +55,8 @@ class Meter:
 
     def last_loss(self) -> float:
         """Wait for the device, and return the mean loss of the last step."""
-        return self._last.item()
+        loss_sum, images = self._last
+        return (loss_sum / images).item()
 
     def postfix(self) -> dict[str, str]:
         """Return what the progress bar shows."""

@@ -6,6 +6,7 @@ and nothing changes its input unasked. What becomes of an image does not depend 
 fastest, and stays, with the channels innermost in memory (channels last). Ranges that are none raise ValueError.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -204,13 +205,7 @@ class Normalize:
 
     def __call__(self, images: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
         unit = 1.0 if images.is_floating_point() else 255.0
-        mean, std = constants(self.mean, images.device), constants(self.std, images.device)
-        # A constant for each place of a row, laid out as the images are: the arithmetic then runs along whole rows
-        # instead of three channels at a time, three times as fast.
-        shift, scale = (
-            row.expand(1, -1, 1, images.shape[-1]).contiguous(memory_format=torch.channels_last)
-            for row in (-mean / std, 1 / (std * unit))
-        )
+        shift, scale = _shift_and_scale(self.mean, self.std, unit, images.shape[-1], images.device)
         return torch.addcmul(shift, images.float(), scale)  # one pass over the images
 
     def invert(self, images: torch.Tensor) -> torch.Tensor:
@@ -219,8 +214,23 @@ class Normalize:
         return (images.float() * std + mean).clamp_(0, 1)
 
 
-def constants(values: Sequence[float], device: torch.device) -> torch.Tensor:
-    """Return (C, 1, 1) float32, made on the device itself: a copy from the host would wait for it."""
+@functools.lru_cache(64)
+def _shift_and_scale(
+    mean: tuple[float, ...], std: tuple[float, ...], unit: float, width: int, device: torch.device
+) -> list[torch.Tensor]:
+    """Return what is added to images divided by `std`, and what they are multiplied by, both (1, C, 1, width).
+
+    A constant for each place of a row, laid out as the images are: the arithmetic then runs along whole rows instead of
+    three channels at a time, three times as fast.
+    """
+    mean, std = constants(mean, device), constants(std, device)
+    rows = (row.expand(1, -1, 1, width) for row in (-mean / std, 1 / (std * unit)))
+    return [row.contiguous(memory_format=torch.channels_last) for row in rows]
+
+
+@functools.lru_cache(64)
+def constants(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Return (C, 1, 1) float32, which nobody may change; made on the device, as a copy from the host would wait."""
     return torch.stack([torch.full((), float(value), device=device) for value in values])[:, None, None]
 
 

@@ -31,7 +31,8 @@ class RandomErasing:
         inplace: bool = False,
     ):
         self.p, self.scale, self.ratio, self.inplace = p, tuple(scale), tuple(ratio), inplace
-        self.value = (value,) if isinstance(value, int | float) else value
+        values = (value,) if isinstance(value, int | float) else value
+        self.value = values if isinstance(values, str) else tuple(values)
 
     def boxes(self, draws: Draws, height: int, width: int) -> tuple[torch.Tensor, ...]:
         """Return top, left, height and width, each (N,) int64, of what is erased; 0 high where nothing is."""

@@ -13,6 +13,7 @@ import torch
 
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 / golden ratio, as a signed integer like all in here
 MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
+AHEAD = 32  # numbers of each stream that are computed at once: as many as most pipelines draw
 PURPOSES = ("augmentation", "order", "training", "windows", "mixing", "dropout", "image")
 
 
@@ -29,11 +30,11 @@ class Draws:
     """
 
     def __init__(self, seed: int, epoch: int, indices: torch.Tensor, purpose: str = "augmentation"):
-        key = torch.tensor(PURPOSES.index(purpose))
+        key = PURPOSES.index(purpose)
         for number in (seed, epoch):
-            key = _mix(key * GOLDEN + number)
-        self._streams = _mix(indices * GOLDEN + key.item())
-        self._count = 0
+            key = _mix_number(key * GOLDEN + number)
+        self._streams = _mix(indices * GOLDEN + key)
+        self._count, self._first = 0, None
         self.seed, self.epoch, self.indices = seed, epoch, indices
 
     def __len__(self) -> int:
@@ -42,6 +43,7 @@ class Draws:
     def __getitem__(self, places: torch.Tensor | slice) -> "Draws":
         part = copy.copy(self)
         part._streams, part.indices = self._streams[places], self.indices[places]
+        part._first = None if self._first is None else self._first[places]
         return part
 
     def of_images(self) -> "Draws":
@@ -51,14 +53,22 @@ class Draws:
     def branch(self) -> "Draws":
         """Return new streams for the same indices; however much is drawn from them, these move on by one number."""
         new = copy.copy(self)
-        new._streams, new._count = self.bits(), 0
+        new._streams, new._count, new._first = self.bits(), 0, None
         return new
 
     def bits(self, *shape: int) -> torch.Tensor:
-        """Return (N, *shape) int64 with 64 random bits each."""
-        first, self._count = self._count + 1, self._count + math.prod(shape)
-        steps = torch.arange(first, self._count + 1, device=self._streams.device) * GOLDEN
-        return _mix(self._streams[:, None] + steps).view(-1, *shape)
+        """Return (N, *shape) int64 with 64 random bits each; nobody may change them in place."""
+        start, self._count = self._count, self._count + math.prod(shape)
+        if self._count > AHEAD:
+            return self._numbers(start, self._count).view(-1, *shape)
+        if self._first is None:  # a GPU takes as long to begin with one number as with many
+            self._first = self._numbers(0, AHEAD)
+        return self._first[:, start : self._count].view(-1, *shape)
+
+    def _numbers(self, start: int, end: int) -> torch.Tensor:
+        """Return the numbers `start` … `end` - 1 of every stream, (N, end - start) int64."""
+        steps = torch.arange(start + 1, end + 1, device=self._streams.device) * GOLDEN
+        return _mix(self._streams[:, None] + steps)
 
     def uniform(self, *shape: int) -> torch.Tensor:
         """Return (N, *shape) float32, uniform in [0, 1), from 24 random bits each: all that a float32 can hold."""
@@ -93,6 +103,16 @@ def _mix(x: torch.Tensor) -> torch.Tensor:
     x = _shift_right(x, 30).bitwise_xor_(x).mul_(MULTIPLIERS[0])  # the others in place: twice as fast
     x.bitwise_xor_(_shift_right(x, 27)).mul_(MULTIPLIERS[1])
     return x.bitwise_xor_(_shift_right(x, 31))
+
+
+def _mix_number(x: int) -> int:
+    """Do for one number, on the host, what `_mix` does."""
+    for shift, multiplier in zip((30, 27), MULTIPLIERS, strict=True):
+        x %= 2**64
+        x = (x ^ x >> shift) * multiplier
+    x %= 2**64
+    x ^= x >> 31
+    return x - 2**64 if x >= 2**63 else x
 
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:
