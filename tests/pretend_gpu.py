@@ -129,6 +129,7 @@ class PretendGPU(TorchFunctionMode):
             max_memory_allocated=lambda *_: 0,
             reset_peak_memory_stats=lambda *_: None,
             is_current_stream_capturing=lambda: False,
+            _lazy_init=lambda: None,
             manual_seed_all=lambda seed: None,
             get_rng_state=lambda *_: torch.zeros(16, dtype=torch.uint8),
             set_rng_state=lambda *_: None,
@@ -171,22 +172,13 @@ class PretendGPU(TorchFunctionMode):
             return args[0].numbers.tolist()
         if kwargs.pop("pin_memory", False):
             return _pinned(func(*args, **kwargs))
-        if _is_gpu(kwargs.get("device")):
-            return self._make(func, args, kwargs | {"device": "cpu"})
+        if func in FROM_THE_HOST and _is_gpu(kwargs.get("device")):
+            return self._move(torch.Tensor.to, func(*args, **kwargs | {"device": "cpu"}), GPU)
         before, self._at_work = self._at_work, self._at_work or _any_ours(args, kwargs)
         try:
             return func(*args, **kwargs)
         finally:
             self._at_work = before
-
-    def _make(self, func, args, kwargs):
-        """Make a tensor on the GPU: there, or from numbers that the host has."""
-        if func in FROM_THE_HOST:
-            self.wait("copy to the GPU")
-        self.launch(func.__name__)
-        needs_gradient = kwargs.pop("requires_grad", False)
-        made = func(*_change(_numbers, args), **_change(_numbers, kwargs))
-        return OnGPU(made).requires_grad_(needs_gradient)
 
     def _move(self, func, tensor, *args, copy=False, **kwargs):
         """Do what `Tensor.to`, `cpu` and `cuda` do."""
@@ -207,9 +199,12 @@ class PretendGPU(TorchFunctionMode):
     def operate(self, func, args, kwargs):
         """Do the work of an operator."""
         name, tensors = func._schema.name.removeprefix("aten::"), _tensors((args, kwargs))
+        is_for_gpu = _is_gpu(kwargs.get("device"))
+        if is_for_gpu:
+            kwargs = kwargs | {"device": torch.device("cpu")}
         if not _any_ours(tensors):
             made = func(*args, **kwargs)
-            if tensors or not self._at_work or not isinstance(made, torch.Tensor):
+            if not isinstance(made, torch.Tensor) or not (is_for_gpu or (self._at_work and not tensors)):
                 return made
             self.launch(name)
             return OnGPU(made)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
+from common.transforms import random_streams
 from common.transforms.random_streams import PURPOSES, Draws, epoch_seed, shuffled
 
 MANY = torch.arange(20_000)
@@ -38,9 +39,9 @@ def test_numbers_of_a_sample_do_not_depend_on_the_batch_it_is_in():
             assert (first[place].item(), second[place].item()) == numbers
 
 
+@pytest.mark.parametrize("samples", [MANY[:5], MANY[:5000]], ids=len)
 @pytest.mark.parametrize("counts", [(1, 34), (31, 1, 3), (32, 3), (10, 25), (35,)])
-def test_numbers_do_not_depend_on_how_many_are_drawn_at_a_time(counts):
-    samples = MANY[:5]
+def test_numbers_do_not_depend_on_how_many_are_drawn_at_a_time(counts, samples):
     drawn, draws = [], Draws(0, 1, samples)
     for count in counts:
         drawn.append(draws.bits(count))
@@ -48,6 +49,13 @@ def test_numbers_do_not_depend_on_how_many_are_drawn_at_a_time(counts):
     one_by_one = Draws(0, 1, samples)
     expected = torch.stack([one_by_one.bits() for _ in range(35)], dim=1)
     assert torch.equal(torch.cat(drawn, dim=1), expected)
+
+
+def test_the_order_of_many_images_is_not_paid_for_with_numbers_that_nobody_draws(monkeypatch):
+    sizes, honest = [], random_streams._mix
+    monkeypatch.setattr(random_streams, "_mix", lambda x: sizes.append(x.numel()) or honest(x))
+    shuffled(MANY, 0, 1)
+    assert max(sizes) == len(MANY)
 
 
 def test_global_random_state_is_neither_read_nor_moved():

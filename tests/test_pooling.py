@@ -3,6 +3,7 @@ import torch
 from pretend_gpu import PretendGPU
 from torch import nn
 
+from common.models.finetuning import Rescaler
 from common.models.pooling import AdaptiveAvgPool2d, GlobalMaxPool2d
 
 
@@ -48,9 +49,18 @@ def test_the_largest_of_all_has_pytorchs_bits(side, dtype):
     assert all(map(torch.equal, pooled(GlobalMaxPool2d(), images), pooled(nn.AdaptiveMaxPool2d(1), images)))
 
 
-@pytest.mark.parametrize("layer", [AdaptiveAvgPool2d((6, 6)), GlobalMaxPool2d()], ids=["means", "largest"])
-def test_cuda_can_train_it_deterministically(deterministic, layer):
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(nn.Conv2d(3, 3, 1), AdaptiveAvgPool2d((6, 6))),
+        nn.Sequential(nn.Conv2d(3, 3, 1), GlobalMaxPool2d()),
+        Rescaler(2),
+    ],
+    ids=["means", "largest", "rescaled"],
+)
+def test_cuda_can_train_it_deterministically(deterministic, network):
     with PretendGPU():
-        images = torch.ones(2, 3, 4, 4, device="cuda", requires_grad=True)
-        layer(images).sum().backward()
-        assert images.grad.sum().item() > 0
+        network = network.to("cuda")
+        network(torch.ones(2, 3, 4, 4, device="cuda")).sum().backward()
+        *_, bias = network.parameters()
+        assert bias.grad.abs().sum().item() > 0

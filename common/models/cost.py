@@ -55,7 +55,7 @@ def cost(
     try:
         with eval_mode(model), autocast:
             model.train()
-            before, graph = _kept_by_a_pass(model, inputs)
+            before, graph = _kept_by_a_pass(model, inputs)  # held, so that no address is given away again
             kept, _ = _kept_by_a_pass(model, inputs.clone())
     finally:
         for buffer, value in statistics:

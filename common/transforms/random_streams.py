@@ -14,6 +14,7 @@ import torch
 GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 / golden ratio, as a signed integer like all in here
 MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 AHEAD = 32  # numbers of each stream that are computed at once: as many as most pipelines draw
+BATCH = 2**12  # streams, up to which that takes little; there is one for each image of a data set, too
 PURPOSES = ("augmentation", "order", "training", "windows", "mixing", "dropout", "image")
 
 
@@ -34,7 +35,7 @@ class Draws:
         for number in (seed, epoch):
             key = _mix_number(key * GOLDEN + number)
         self._streams = _mix(indices * GOLDEN + key)
-        self._count, self._first = 0, None
+        self._count, self._ahead = 0, None
         self.seed, self.epoch, self.indices = seed, epoch, indices
 
     def __len__(self) -> int:
@@ -43,7 +44,7 @@ class Draws:
     def __getitem__(self, places: torch.Tensor | slice) -> "Draws":
         part = copy.copy(self)
         part._streams, part.indices = self._streams[places], self.indices[places]
-        part._first = None if self._first is None else self._first[places]
+        part._ahead = None if self._ahead is None else self._ahead[places]
         return part
 
     def of_images(self) -> "Draws":
@@ -53,17 +54,17 @@ class Draws:
     def branch(self) -> "Draws":
         """Return new streams for the same indices; however much is drawn from them, these move on by one number."""
         new = copy.copy(self)
-        new._streams, new._count, new._first = self.bits(), 0, None
+        new._streams, new._count, new._ahead = self.bits(), 0, None
         return new
 
     def bits(self, *shape: int) -> torch.Tensor:
         """Return (N, *shape) int64 with 64 random bits each; nobody may change them in place."""
         start, self._count = self._count, self._count + math.prod(shape)
-        if self._count > AHEAD:
+        if self._count > AHEAD or len(self) > BATCH:
             return self._numbers(start, self._count).view(-1, *shape)
-        if self._first is None:  # a GPU takes as long to begin with one number as with many
-            self._first = self._numbers(0, AHEAD)
-        return self._first[:, start : self._count].view(-1, *shape)
+        if self._ahead is None:  # a GPU takes as long to begin with one number as with many
+            self._ahead = self._numbers(0, AHEAD)
+        return self._ahead[:, start : self._count].view(-1, *shape)
 
     def _numbers(self, start: int, end: int) -> torch.Tensor:
         """Return the numbers `start` … `end` - 1 of every stream, (N, end - start) int64."""
