@@ -93,21 +93,19 @@ def test_variables_that_another_job_has_left_do_not_make_it_several(monkeypatch,
     assert ("WORLD_SIZE is 2, but RANK" in capsys.readouterr().out) == (left["WORLD_SIZE"] == "2")
 
 
-@pytest.mark.parametrize(("gpus", "is_refused"), [(2, True), (3, False)])
-def test_more_processes_than_gpus_are_refused_before_they_meet(monkeypatch, gpus, is_refused):
-    torchruns = {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3",
+@pytest.mark.parametrize(("gpus", "local_rank", "is_refused"), [(2, 2, True), (3, 2, False), (1, 0, False)])
+def test_a_process_without_a_gpu_is_refused_before_they_meet(monkeypatch, gpus, local_rank, is_refused):
+    torchruns = {"RANK": "2", "LOCAL_RANK": str(local_rank), "WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "3",
                  "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}  # fmt: skip
     for name, value in torchruns.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr("common.system.device.join", lambda _: Processes(1, 6, 1))
+    monkeypatch.setattr("common.system.device.join", lambda _: Processes(2, 6, local_rank))
     with PretendGPU(gpus):
         if not is_refused:
-            assert prepare_machine("cuda", "auto", False).device == torch.device("cuda", 1)
+            assert prepare_machine("cuda", "auto", False).device == torch.device("cuda", local_rank)
             return
         monkeypatch.setattr("common.system.device.join", lambda _: pytest.fail("they met"))
-        with pytest.raises(
-            BadInput, match=r"started 3 processes on this machine, and each needs one of its 2 GPU\(s\)"
-        ):
+        with pytest.raises(BadInput, match=r"started 3 processes on this machine.* needs one of its 2 GPU\(s\)"):
             prepare_machine("cuda", "auto", False)
 
 

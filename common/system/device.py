@@ -181,9 +181,12 @@ def _show_numpy_vanishing_numbers() -> None:
 
 
 def _check_gpus() -> None:
-    """Refuse more processes than GPUs on this machine: they cannot share one, and would find out much later."""
+    """Refuse a process that there is no GPU for: two cannot share one, and would find out much later.
+
+    A launcher may also show each process a GPU of its own, and then each is the first.
+    """
     processes, gpus = processes_here(), torch.cuda.device_count()
-    if processes > gpus:
+    if processes > gpus and int(os.environ.get("LOCAL_RANK", "0")) >= gpus:
         raise BadInput(
             f"torchrun has started {processes} processes on this machine, and each needs one of its {gpus} GPU(s) for "
             f"itself; start {gpus} (--nproc_per_node), or take --device cpu"
