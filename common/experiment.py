@@ -10,8 +10,9 @@ from torch import nn
 from common.data.load import Source
 from common.models.placement import place
 from common.models.pretrained import find_weights
+from common.runs.reopening import is_finished
 from common.runs.resuming import has_checkpoint
-from common.runs.run import Run, is_finished
+from common.runs.run import Run
 from common.system.device import Machine, prepare_machine
 
 

@@ -6,7 +6,7 @@ import torch
 from helpers import part
 
 from common.data.batches import Batches
-from common.runs.run import _device_line
+from common.runs.config import device_line
 from common.system import device
 from common.system.device import Machine
 
@@ -35,7 +35,7 @@ GPUS = {"device": "cuda", "device_name": "NVIDIA H100", "threads": 16, "processe
 def test_the_first_lines_say_what_computes(machine, asked, line):
     batches = Batches(part(4), None, 2, Machine(torch.device("cpu"), None), seed=0)
     config = {"machine": machine, "options": {"device": asked}}
-    assert _device_line(config, batches) == f"device: {line}"
+    assert device_line(config, batches.place) == f"device: {line}"
 
 
 def test_where_images_lie():

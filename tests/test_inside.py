@@ -418,6 +418,7 @@ def looked_at(folder, model, watch, size=16, classes=10, labelled=True, wrong=Tr
     return read(folder, "inside.json")
 
 
+@pytest.mark.slow
 def test_inside_json_holds_the_records_and_all_pictures_are_there(tmp_path):
     torch.manual_seed(0)
     model = plain_network()

@@ -361,6 +361,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_twenty_starts_with_one_process_number_make_twenty_folders(tmp_path):
     done = command("-c", MANY_STARTS, tmp_path / "runs", cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")

@@ -156,6 +156,11 @@ SHARED_OPTIONS = """
 """  # of every experiment
 
 
+def test_the_way_from_entry_to_result_is_short():
+    names = ("ex_1", "common/experiment", "common/runs/run", "common/training/fit", "common/training/loop")
+    assert sum(len((ROOT / f"{name}.py").read_text().splitlines()) for name in names) <= 660
+
+
 def test_the_shared_options_are_these():
     parser = experiment_parser("ex_1.py", "", dataset=["digits"], epochs=1, batch_size=1, lr=1e-3)
     names = {name for action in parser._actions for name in action.option_strings if name.startswith("--")}

@@ -41,6 +41,17 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
     }
 
 
+def device_line(config: dict, place: str) -> str:
+    """Return what a run computes on, and the `place` where its images lie, so that nobody trains on a CPU unawares."""
+    machine = config["machine"]
+    name = machine["device_name"]
+    if machine["device"] == "cpu":
+        name += f", {machine['threads']} thread(s)"
+        name += "; PyTorch finds no GPU" if config["options"]["device"] == "auto" else ""
+    processes = f", {machine['processes']} processes" if machine["processes"] > 1 else ""
+    return f"device: {machine['device']} ({name}){processes}, images {place}"
+
+
 def differences(before: dict, now: dict) -> dict[str, list]:
     """Return {name: [before, now]} of what differs between two configs and can change the last bits of a run."""
     then, here = (

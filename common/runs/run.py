@@ -1,7 +1,6 @@
 """One run of an experiment: its folder is made at once and whole, locked while in use, and readable at every moment."""
 
 import contextlib
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,8 +15,9 @@ from common.models.precision import choose_precision
 from common.models.weights import load_matching, load_weights
 from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
-from common.runs.config import describe, differences
+from common.runs.config import describe, device_line
 from common.runs.folder import lock, make_folder, read_config, read_train_json, write_config
+from common.runs.reopening import reopen
 from common.runs.saving import RunFolder
 from common.runs.tracking import Trackers
 from common.system.clock import TimeShare
@@ -101,7 +101,9 @@ class Run(RunFolder):
         _check_equal(self.processes, facts | {"--resume": self.is_resumed})
         summary = summarize(model, train.input_shape, config)
         _check_memory(config, self.options["batch_schedule"], self.machine)
-        self.folder, self.config = self._reopened(config) if self.is_resumed else self._made(config)
+        self.folder, self.config = (
+            reopen(self.options["resume"], config, self.processes) if self.is_resumed else self._made(config)
+        )
         if not self.processes.is_main:
             yield
             return
@@ -111,7 +113,9 @@ class Run(RunFolder):
             remove_partial_files(self.folder)
             log_to(self.folder / "log.txt")
             info(f"{'resuming' if self.is_resumed else 'run folder:'} {self.folder}")
-            info(_device_line(config, train), f"precision: {self.machine.precision} ({config['precision_because']})")
+            info(
+                device_line(config, train.place), f"precision: {self.machine.precision} ({config['precision_because']})"
+            )
             try:
                 if self.is_resumed:
                     write_config(self.folder, self.config)
@@ -139,56 +143,6 @@ class Run(RunFolder):
         parent = Path(self.options["output_dir"]) / self.script.stem / name
         return self.processes.broadcast(lambda: make_folder(parent, config)), config
 
-    def _reopened(self, wanted: dict) -> tuple[Path, dict]:
-        """Return the folder to be resumed and its config; `wanted` is the config that it would have if it began now."""
-        folder = self.options["resume"]
-        config, status = self.processes.broadcast(lambda: (read_config(folder), read_train_json(folder)["status"]))
-        before, now = _images_of(config), _images_of(wanted)
-        if any(before[name] != now[name] for name in before.keys() & now.keys()):  # little memory: rows of fewer splits
-            raise BadInput(
-                f"--resume {folder}: the images are not those that the run began with; give them with --data"
-            )
-        if status == "diverged":
-            raise BadInput(f"--resume {folder}: this run diverged and would do so again; start one with a lower --lr")
-        if status == "finished":  # and asked for more epochs, or for the test that was left out
-            config["earlier_test_evaluations"] += _is_tested(folder)
-        epochs = wanted["options"]["epochs"]
-        before = int(config["options"].get("epochs", epochs))  # the parser has read it, and can make a number of it
-        if epochs > before:
-            info(
-                f"{epochs} epochs instead of {before}: the run will end as if it had begun with so many, because its "
-                "schedule does not depend on their number; the test images are looked at once more"
-            )
-        config["options"] |= {"epochs": epochs, "test": wanted["options"]["test"]}
-        self._note_differences(config, wanted)
-        return folder, config
-
-    def _note_differences(self, config: dict, now: dict) -> None:
-        """Say in which ways this machine and code are not those that the run began with, and add them to `config`."""
-        found = differences(config, now)
-        for name, (before, here) in found.items():
-            info(f"note: {name} was {before} when the run began, and is {here}")
-        if found:
-            info("so the last bits may differ from those of a run that was never interrupted")
-        resumed = {"time": time.strftime("%Y-%m-%d %H:%M:%S"), "command": now["command"], "differences": found}
-        config["resumed"] = [*config.get("resumed", []), resumed]
-
-
-def _device_line(config: dict, train: Batches) -> str:
-    """Return what a run computes on and where its images lie, so that nobody trains on a CPU unawares."""
-    machine = config["machine"]
-    name = machine["device_name"]
-    if machine["device"] == "cpu":
-        name += f", {machine['threads']} thread(s)"
-        name += "; PyTorch finds no GPU" if config["options"]["device"] == "auto" else ""
-    processes = f", {machine['processes']} processes" if machine["processes"] > 1 else ""
-    return f"device: {machine['device']} ({name}){processes}, images {train.place}"
-
-
-def _images_of(config: dict) -> dict:
-    """Return what tells the images of a run from others; what an older version did not write is left out."""
-    return {"split": config["split_sha256"], "classes": config["classes"]} | config.get("middles_sha256", {})
-
 
 def _check_equal(processes: Processes, facts: dict[str, object]) -> None:
     """Raise BadInput, in all processes, if some of the `facts` are not the same in all of them."""
@@ -211,19 +165,3 @@ def _check_memory(config: dict, batch_schedule: list, machine: Machine) -> None:
                 f"--batch_schedule: a batch of {size:,} images needs about {needed / 1e9:,.1f} GB, and "
                 f"{free / 1e9:,.1f} GB are free; lower it"
             )
-
-
-def is_finished(folder: Path | None, epochs: int, test: bool) -> bool:
-    """Tell, and say, whether the run to be resumed has nothing left to do; `test` is whether to test it."""
-    if folder is None or int(read_config(folder)["options"].get("epochs", epochs)) != epochs:
-        return False
-    if read_train_json(folder)["status"] != "finished" or (test and not _is_tested(folder)):
-        return False
-    with contextlib.suppress(BadInput), lock(folder):  # else somebody is at it
-        remove_partial_files(folder)
-    info(f"{folder} is finished: nothing to do (to train it further, add --epochs with a larger number)")
-    return True
-
-
-def _is_tested(folder: Path) -> bool:
-    return any((folder / name).exists() for name in ("test.json", "submission.csv"))
