@@ -258,7 +258,7 @@ def test_a_compiled_network_is_what_runs(monkeypatch):
     assert torch.equal(compiled(model)(inputs), model(inputs) + 1)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_really_compiled_run_ends_near_the_plain_one(tmp_path):
     words = ["ex_1.py", "--dataset", "digits", "--limit", "300", "-b", "150", "-e", "2", "--output_dir"]
     losses = []

@@ -585,13 +585,13 @@ def test_a_real_search_from_beginning_to_end(tmp_path):
         "parameters: {lr: {values: [0.001, 1000000.0]}, dropout: {min: 0.0, max: 0.5}}\n"
         "early_terminate: {type: hyperband, min_iter: 1, eta: 2}\n"
     )
-    fixed = ["--dataset", "digits", "--limit", "300", "-e", "3"]
-    words = [ROOT / "sweep.py", path, "--program", "ex_1.py", "-n", "5", "--jobs", "2", "--", *fixed]
+    fixed = ["--dataset", "digits", "--limit", "300", "-e", "2"]
+    words = [ROOT / "sweep.py", path, "--program", "ex_1.py", "-n", "4", "--jobs", "2", "--", *fixed]
     done = command(*words, cwd=tmp_path, env=environment(OMP_NUM_THREADS="1"))
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "outputs" / "sweeps" / "real"
     rows = trials(folder)
-    assert len(rows) == 5 and {"finished"} <= {row["state"] for row in rows}
+    assert len(rows) == 4 and {"finished"} <= {row["state"] for row in rows}
     assert all(row["lr"] == "0.001" for row in rows if row["state"] == "finished" and float(row["val_accuracy"]) > 0.3)
     best = max(rows, key=lambda row: float(row["val_accuracy"] or 0))
     [run] = Path(best["folder"]).glob("*/*/*")

@@ -516,7 +516,7 @@ def test_wandb_whose_process_is_killed_is_left_out(under_way):
     check_tensorboard(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_a_network_it_records_offline(tmp_path):
     key = {"WANDB_API_KEY": "0" * 40, "WANDB_MODE": "online", "WANDB_BASE_URL": "http://127.0.0.1:9"}
     done = command(ROOT / "ex_1.py", *WORDS, "-e", "1", "--output_dir", tmp_path, env=environment(**key))
