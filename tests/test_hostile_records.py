@@ -270,9 +270,9 @@ def changed_state(state, chance):
 
 
 @pytest.mark.slow
-def test_100_hostile_checkpoints_in_a_run_that_is_resumed(run, honest, tmp_path, capsys):
+def test_50_hostile_checkpoints_in_a_run_that_is_resumed(run, honest, tmp_path, capsys):
     state = load_checkpoint(run / "last.pth")
-    for number in range(50):
+    for number in range(25):
         for name, content in (
             ("best.pth", hostile(honest, random.Random(number))),
             ("last.pth", changed_state(state, random.Random(number))),

@@ -149,7 +149,7 @@ def test_without_sync_each_process_has_its_own_batch_norm(tmp_path):
     assert abs(curve(tmp_path / "own")[0][0] - curve(tmp_path / "one")[0][0]) > 1e-3
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_agents_that_meet_do_what_one_does(tmp_path):
     """As on two machines: each has its own torchrun."""
     with socket.socket() as free:

@@ -657,7 +657,7 @@ def test_somebody_else_s_project_is_recorded_offline(tmp_path, server, capsys):
     assert len(list(folder.glob("wandb/offline-run-*"))) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_of_several_processes_one_tracks(tmp_path):
     start = ["-m", "torch.distributed.run", "--nproc_per_node=2", ROOT / "ex_1.py"]
     done = command(*start, *WORDS, "-e", "2", "--output_dir", tmp_path, env=environment(OMP_NUM_THREADS="1"))
