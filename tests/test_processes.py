@@ -196,23 +196,30 @@ def test_bad_input_is_one_line_from_all_processes_together(tmp_path):
     assert done.stderr.count("error: ") == 1 and "did you mean --epochs" in done.stderr
 
 
+def started_until(words, output, command, **settings):
+    """Start a command that writes into the file `output`, and return it once a line there begins with `words`."""
+    with open(output, "w") as file:
+        job = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, **settings)
+    while not any(line.startswith(words) for line in output.read_text().splitlines()):
+        assert job.poll() is None, output.read_text()
+        time.sleep(0.02)
+    return job
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_a_killed_process_ends_the_job_and_the_run_can_be_resumed(tmp_path):
     words = ["--dataset", "digits", "--limit", "500", "-b", "50", "-e", "5", "--sync_bn"]
     words += ["--output_dir", str(tmp_path)]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "ex_1.py", *words]
-    job = subprocess.Popen(launcher, cwd=ROOT, text=True, env=environment(OMP_NUM_THREADS="1"),
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
-    for line in job.stdout:
-        if line.startswith("epoch 2/5"):
-            break
+    output = tmp_path / "output.txt"
+    job = started_until("epoch 2/5", output, launcher, cwd=ROOT, env=environment(OMP_NUM_THREADS="1"))
     children = subprocess.run(["pgrep", "-P", str(job.pid)], capture_output=True, text=True).stdout.split()
     victim = next(pid for pid in children if "RANK=1" in Path(f"/proc/{pid}/environ").read_text().split("\0"))
     os.kill(int(victim), signal.SIGKILL)
     started = time.monotonic()
-    rest = job.communicate(timeout=60)[0]
-    assert job.returncode != 0 and time.monotonic() - started < 60
+    assert job.wait(timeout=60) != 0 and time.monotonic() - started < 60
+    rest = output.read_text()
     assert (
         rest.count("to go on: torchrun --nproc_per_node=2 ") == 1 and "Traceback" not in rest.split("to go on: ")[0]
     ), rest
@@ -250,13 +257,9 @@ def failing(tmp_path, failure, *launcher):
     program = tmp_path / "program.py"
     program.write_text(FAILING_PROGRAM.format(failure=failure))
     words = [*launcher, "--nproc_per_node=2", str(program), *SMALL_WORDS, "--output_dir", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "torch.distributed.run", *words]
     paths = environment(OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-    job = subprocess.Popen([sys.executable, "-m", "torch.distributed.run", *words], cwd=tmp_path, text=True, env=paths,
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
-    for line in job.stdout:
-        if line.startswith("FAILS"):
-            return job
-    raise AssertionError(f"the job has ended before: {job.wait()}")
+    return started_until("FAILS", tmp_path / "output.txt", command, cwd=tmp_path, env=paths)
 
 
 @pytest.mark.slow
@@ -267,8 +270,8 @@ def failing(tmp_path, failure, *launcher):
 )  # fmt: skip
 def test_an_error_of_one_process_ends_all_and_is_told(tmp_path, failure, line):
     job, started = failing(tmp_path, failure), time.monotonic()
-    said = job.communicate(timeout=60)[0]
-    assert job.returncode != 0 and time.monotonic() - started < 10
+    assert job.wait(timeout=60) != 0 and time.monotonic() - started < 10
+    said = (tmp_path / "output.txt").read_text()
     assert line in said.splitlines() and ("ValueError: a fault" in said) == ("ValueError" in failure)
     assert said.count("to go on: torchrun") == 1
     [path] = tmp_path.glob("out/*/*/*/train.json")
@@ -281,16 +284,16 @@ def test_a_job_with_a_process_that_hangs_ends_when_it_is_asked_to(tmp_path):
     time.sleep(1)  # so that the other one waits for it, inside of PyTorch
     started = time.monotonic()
     job.send_signal(signal.SIGTERM)
-    said = job.communicate(timeout=60)[0]
-    assert job.returncode != 0 and time.monotonic() - started < 10, said
+    code = job.wait(timeout=60)
+    assert code != 0 and time.monotonic() - started < 10, (tmp_path / "output.txt").read_text()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_torchrun_restarts_the_run_that_it_began(tmp_path):
     job = failing(tmp_path, "os.kill(os.getpid(), signal.SIGKILL)", "--max-restarts=1")
-    said = job.communicate(timeout=200)[0]
-    assert job.returncode == 0, said
+    code, said = job.wait(timeout=200), (tmp_path / "output.txt").read_text()
+    assert code == 0, said
     assert len(curve(tmp_path / "out")) == 3 and len(list(tmp_path.glob("out/*/*/*/config.json"))) == 1
     assert "resuming " in said
 

@@ -14,8 +14,9 @@ from helpers import ROOT, command, environment, interrupt, read, same_result, sm
 
 import ex_1
 from common.runs.folder import lock, write_config
+from common.runs.saving import RunFolder
 from common.system.checkpoints import load_checkpoint, save_checkpoint
-from common.system.errors import BadInput, Diverged
+from common.system.errors import BadInput, Diverged, Terminated
 from common.transforms.random_streams import Draws
 
 # With these every part of the saved state matters: dropout draws random numbers, Adam and the cosine have memories.
@@ -244,6 +245,28 @@ def test_killed_three_times_and_resumed_it_ends_the_same(tmp_path, six_epochs, s
     assert done.returncode == 0, done.stderr
     assert same_result(folder, whole)
     assert not list(folder.glob(".*"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a signal there cannot be sent to oneself")
+def test_a_second_signal_while_a_run_ends_hides_nothing(tmp_path, monkeypatch, capsys):
+    set_status = RunFolder._set_status
+
+    def slow_set_status(run, status):
+        os.kill(os.getpid(), signal.SIGTERM)
+        set_status(run, status)
+
+    def terminate(number, frame):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    monkeypatch.setattr(RunFolder, "_set_status", slow_set_status)
+    try:
+        folder = interrupt(lambda: small_run(tmp_path), tmp_path, before_epoch=2)
+        assert signal.getsignal(signal.SIGTERM) is terminate
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert read(folder, "train.json")["status"] == "interrupted"
+    assert "1 epoch(s) are saved; to go on: " in capsys.readouterr().out
 
 
 @pytest.mark.slow

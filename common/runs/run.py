@@ -1,5 +1,7 @@
 """One run of an experiment: its folder is made at once and whole, locked while in use, and readable at every moment."""
 
+from common.system.start import undisturbed
+
 import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -122,7 +124,8 @@ class Run(RunFolder):
                 self.write_text("summary.txt", summary)
                 yield
             except BaseException as error:
-                self._end_badly(error)
+                with undisturbed():
+                    self._end_badly(error)
                 self._trackers.close(self._train_json["status"])
                 raise  # the log stays open for the line that says what happened
             self._trackers.close(self._train_json["status"])

@@ -25,7 +25,7 @@ from common.system.checkpoints import pack, save_checkpoint
 from common.system.clock import TimeShare
 from common.system.device import Machine
 from common.system.distributed import Processes
-from common.system.errors import BadInput, Diverged, Terminated
+from common.system.errors import BadInput, Diverged
 from common.system.files import write_bytes, write_json
 from common.system.log import info
 from common.system.text import shell_line
@@ -255,7 +255,7 @@ class RunFolder:
         self._trackers.epoch(history[-1], {"best_val_accuracy": best["val_accuracy"], "best_epoch": best["epoch"]})
 
     def _end_badly(self, error: BaseException) -> None:
-        with contextlib.suppress(Exception, Terminated):  # the end may come from two sides
+        with contextlib.suppress(Exception):
             self.wait_for_files()
         with contextlib.suppress(OSError):  # a full disk: what was written before is whole, and stays
             self._set_status("diverged" if isinstance(error, Diverged) else "interrupted")

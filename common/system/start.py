@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import traceback
+from contextlib import contextmanager
 from pathlib import Path
 
 # Asked to end; the terminal was closed, on Windows too; a cluster's warning that the machine will be taken away.
@@ -92,6 +93,23 @@ def _catch_signals(is_one_of_several: bool) -> dict:
 
         end_if_stuck(is_noticed)
     return caught
+
+
+@contextmanager
+def undisturbed():
+    """Ignore signals that ask for an end while that end is under way: torchrun sends one to a process that is ending.
+
+    Ctrl-C still ends it at once, for somebody who cannot wait.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals can be set there alone
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)  # None: it was not Python's
 
 
 # Only where a script of ours is the program: notebooks, IDLE and programs that import one have their own ways.
