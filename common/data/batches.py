@@ -1,5 +1,6 @@
 """The way from a data set to the network: order, batches, transforms, device."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -9,10 +10,13 @@ from common.data.load import Data
 from common.system.device import Machine
 from common.system.errors import BadInput
 from common.system.threads import read_ahead
-from common.transforms.random_streams import Draws, shuffled
+from common.transforms.random_streams import BATCH, Draws, shuffled
 
 READ_AHEAD = 2  # batches that are read while the network works on another one
 GPU_MEMORY_SHARE = 0.4  # of the free memory of a GPU, for the images; the rest is the network's
+# Images, and bytes of them as float32, that a GPU transforms in one call: to begin with one thing takes it as long as
+# to do it for a thousand small images.
+TOGETHER, TOGETHER_BYTES = BATCH, 2**27
 
 
 class Batches:
@@ -72,6 +76,14 @@ class Batches:
         return "in main memory" if self.dataset.pixels.is_cpu else "on the device"
 
     @property
+    def batches_together(self) -> int:
+        """The number of batches that are transformed in one call, which changes no result: more than one on a GPU."""
+        if self.device.type == "cpu" or self.place != "on the device":
+            return 1
+        image_bytes = 4 * math.prod(self.dataset.pixels.shape[1:])
+        return max(1, min(TOGETHER, TOGETHER_BYTES // image_bytes) // self.batch_size)
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape (C, H, W) of what the network takes."""
         inputs, _ = next(self._inputs([self.split.indices[:1]], epoch=0))
@@ -112,17 +124,25 @@ class Batches:
 
         The first `skip` batches are left out.
         """
-        return self._inputs(self.order(epoch)[skip:], epoch)
+        return self._inputs(self.order(epoch), epoch, skip)
 
     def in_order(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield this process's share of all images, augmented as in that epoch, but in the order of the data set."""
         return self._inputs(self.processes.shard(self.split.indices).split(self.batch_size), epoch)
 
-    def _inputs(self, batches: Sequence[torch.Tensor], epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for indices, (images, labels) in self._read(batches, epoch):
+    def _inputs(
+        self, batches: Sequence[torch.Tensor], epoch: int, skip: int = 0
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        count = self.batches_together
+        # The groups are the same ones wherever an epoch begins.
+        groups = [batches[max(start, skip) : start + count] for start in range(0, len(batches), count)]
+        groups = [group for group in groups if group]
+        together = [torch.cat(list(group)) for group in groups]
+        for group, (indices, (images, labels)) in zip(groups, self._read(together, epoch), strict=True):
             draws = Draws(self.seed, epoch, indices.to(self.device, non_blocking=True))
-            images = images.to(self.device, non_blocking=True)
-            yield self.transform(images, draws), labels.to(self.device, non_blocking=True)
+            inputs = self.transform(images.to(self.device, non_blocking=True), draws)
+            sizes = [len(batch) for batch in group]
+            yield from zip(inputs.split(sizes), labels.to(self.device, non_blocking=True).split(sizes), strict=True)
 
     def _read(self, batches, epoch: int) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
         is_array, is_cuda = isinstance(self.dataset, ArrayDataset), self.device.type == "cuda"
