@@ -13,6 +13,8 @@ import contextlib
 import hashlib
 import math
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +38,7 @@ LARGEST_CHUNK = 2**28  # bytes; the HDF5 library holds whole chunks in memory
 READING = threading.Lock()  # threads share the position in a file
 BLOCK = 2**22  # bytes read between two movements of the bar
 TEXTS = 4096  # names read at once
+PATIENCE, PACE = 60, 10_000  # seconds in which texts must have been read, and texts for each of which there is one more
 FINGERPRINTED = 100  # images of each split that are read to tell two files apart
 LISTED, LONGEST_LINE, LONGEST_REASON = 40, 110, 400  # lines and characters told of a file that is not as expected
 # What h5py raises for damaged files, depending on where the damage is.
@@ -162,10 +165,12 @@ def open_hdf5(location: str | None) -> dict[str, HDF5Dataset]:
             sides = f"{other.shape[1]} pixels, those of images-train {side}; all must have the same"
             _require(other.shape[1] == side, file, f"the images of images-{split} have a side of {sides}")
         labels = {split: _labels(file, f"labels-{split}", len(images[split])) for split in images}
+        names = {split: _names(file, f"files-{split}", len(images[split])) for split in images}
+        _check_texts(file, [dataset for dataset in names.values() if dataset is not None])
         classes = _class_names(file, labels["train"])
         for split, numbers in labels.items():
             _check_range(file, f"labels-{split}", numbers, len(classes))
-        ids = {split: _ids(file, f"files-{split}", len(images[split])) for split in images}
+        ids = {split: _texts(names[split], len(images[split])) for split in images}
         return {split: HDF5Dataset(path, images[split], labels[split], classes, ids[split]) for split in images}
 
 
@@ -299,16 +304,55 @@ def _check_range(file: h5py.File, key: str, labels: np.ndarray, classes: int) ->
         _require(0 <= label < classes, file, f"{key} has the label {label}; {expected}")
 
 
-def _ids(file: h5py.File, key: str, count: int) -> Sequence[str]:
-    """Return the names of the images, which are their numbers unless the file has others."""
+def _names(file: h5py.File, key: str, count: int) -> h5py.Dataset | None:
+    """Return the dataset with the names of the images, or None if there is none."""
     if not _has(file, key):
-        return Numbered("%d", count)
+        return None
     names = _dataset(file, key)
     are_names = h5py.check_string_dtype(names.dtype) is not None and names.shape == (count,)
     _require(are_names, file, f"{key} is {names.dtype} of shape {names.shape}; it must be {count:,} names")
     _check_lengths(_whole(names))
+    return names
+
+
+def _texts(names: h5py.Dataset | None, count: int) -> Sequence[str]:
+    """Return the names of the images, which are their numbers unless the file has others."""
+    if names is None:
+        return Numbered("%d", count)
     texts = names.asstr("utf-8", "backslashreplace")
     return [text for start in range(0, count, TEXTS) for text in texts[start : start + TEXTS]]
+
+
+READ_TEXTS = f"""
+import sys, h5py
+with h5py.File(sys.argv[1], "r", locking=False) as file:
+    file.attrs.get("classes")
+    for key in sys.argv[2:]:
+        for start in range(0, len(file[key]), {TEXTS}):
+            file[key][start : start + {TEXTS}]
+"""
+
+
+def _check_texts(file: h5py.File, names: list[h5py.Dataset]) -> None:
+    """Refuse texts of several lengths with which the HDF5 library never ends, in which it hears no signal.
+
+    A process of its own reads them first. Texts of one length, which `pack.py` writes, need none.
+    """
+    keys = [dataset.name for dataset in names if _varies(dataset.dtype)]
+    if not keys and not ("classes" in file.attrs and _varies(file.attrs.get_id("classes").dtype)):
+        return
+    words = [sys.executable, "-P", "-c", READ_TEXTS, file.filename, *keys]  # -P: nothing of the folder is imported
+    seconds = PATIENCE + sum(map(len, names)) / PACE
+    try:
+        subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        _require(False, file, f"its names cannot be read within {seconds:.0f} s: it is damaged")
+
+
+def _varies(dtype: np.dtype) -> bool:
+    """Tell whether texts of this type have a length each."""
+    kind = h5py.check_string_dtype(dtype)
+    return kind is not None and kind.length is None
 
 
 def _check_lengths(names: h5py.Dataset) -> None:
