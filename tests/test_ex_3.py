@@ -1,6 +1,7 @@
 """ex_3: the zoo's networks, their options, their costs, and how many images a second they get through."""
 
 import csv
+import re
 
 import h5py
 import numpy as np
@@ -10,10 +11,11 @@ import yaml
 from helpers import ROOT, command, read, result_of, without_pictures
 from PIL import Image
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 import ex_3
 import pack
-from common.models.cost import cost
+from common.models.cost import cost, operations, summarize
 from common.system.errors import BadInput
 from common.throughput import _series
 from common.transforms.random_streams import Draws
@@ -123,6 +125,20 @@ def test_costs_are_those_counted_by_hand():
     # (a view of the second pooling), and the outputs of two sigmoids.
     kept = 3 * 32**2 + 6 * 32**2 + 6 * 16**2 + 16 * 12**2 + 16 * 6**2 + 120 + 84
     assert costs["activation_mb"] == round(4 * kept / 1e6, 3)
+
+
+@pytest.mark.parametrize("model", ["lenet", "alexnet", "resnet18"])
+def test_operations_are_those_of_pytorchs_counter(model):
+    network = model_of("--model", model).eval()
+    side = 224 if model == "alexnet" else 32
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, side, side))
+    assert operations(network, (3, side, side)) == counter.get_total_flops()
+    table = summarize(network, (3, side, side), cost(network, (3, side, side)))
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            count = sum(counter.get_flop_counts()[f"{type(network).__name__}.{name}"].values())
+            assert re.search(rf"^{re.escape(name)} .* {count:,}$", table, re.MULTILINE)
 
 
 def test_half_precision_keeps_half_the_memory():

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, command, environment, read, small_run, without_pictures, write_class
+from helpers import ROOT, SMALL, command, environment, read, small_run, without_pictures, write_class
 from PIL import Image
 
 import ex_1
@@ -304,6 +304,20 @@ def test_help_and_options_do_not_wait_for_heavy_packages():
     heavy = "('matplotlib', 'sklearn', 'scipy', 'torchvision', 'torch._dynamo')"
     code = f"import sys, ex_1; ex_1.parse_options([]); print([name for name in {heavy} if name in sys.modules])"
     assert command("-c", code, cwd=ROOT).stdout.strip() == "[]"
+
+
+RUNS_PROGRAM = """
+import sys, ex_1
+for optimizer in ("sgd", "adam", "adamw", "rmsprop"):
+    ex_1.main([*sys.argv[1:], "--optimizer", optimizer, "--precision", "fp32"])
+assert "torch._dynamo" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_a_run_does_not_import_the_compiler(tmp_path):
+    done = command("-c", RUNS_PROGRAM, *SMALL, "--output_dir", tmp_path, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow

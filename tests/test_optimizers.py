@@ -63,6 +63,21 @@ def test_every_optimizer_has_what_was_asked_of_it(name):
     assert [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in model.parameters()]
 
 
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_every_optimizer_makes_the_steps_of_pytorchs(name):
+    networks = [problem()[0] for _ in range(2)]
+    settings = {"lr": 0.03, "weight_decay": 0.02} | ({"momentum": 0.7, "nesterov": True} if name == "sgd" else {})
+    optimizers = [build_optimizer(networks[0].parameters(), name, 0.03, 0.02, 0.7)]
+    optimizers.append(KINDS[name](networks[1].parameters(), fused=True, **settings))
+    _, points, labels = problem()
+    for _ in range(5):
+        losses = [take_step(*pair, points, labels) for pair in zip(networks, optimizers, strict=True)]
+        assert losses[0] == losses[1]
+    states = [optimizer.state_dict() for optimizer in optimizers]
+    assert states[0]["param_groups"] == states[1]["param_groups"]
+    assert all(torch.equal(*pair) for pair in zip(*(model.parameters() for model in networks), strict=True))
+
+
 @pytest.mark.parametrize("unscale_first", [False, True])
 def test_rmsprop_with_a_loss_scaler_makes_the_steps_of_pytorchs(unscale_first):
     networks = [problem()[0] for _ in range(2)]

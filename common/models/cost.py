@@ -3,10 +3,13 @@
 import contextlib
 import copy
 import io
+from collections import Counter
 from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from common.models.placement import eval_mode
 
@@ -71,9 +74,7 @@ def cost(
 
 def operations(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     """Return the `flops` of one image, see `cost`."""
-    inputs = torch.zeros(1, *input_shape, device=next(model.parameters()).device)
-    with eval_mode(model):
-        return _count_operations(model, inputs).get_total_flops()
+    return sum(_operations_by_layer(model, input_shape).values())
 
 
 def _kept_by_a_pass(model: nn.Module, inputs: torch.Tensor) -> tuple[dict[int, int], torch.Tensor]:
@@ -92,27 +93,52 @@ def _numel(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() for tensor in tensors)
 
 
-@torch.no_grad()
-def _count_operations(model: nn.Module, inputs: torch.Tensor):
-    """Return a `FlopCounterMode` that has seen a forward pass: of convolutions and matrix products, nearly all work."""
-    from torch.utils.flop_counter import FlopCounterMode
+class _Counting:
+    """Counts what convolutions and matrix products multiply and add, nearly all work, for the layer it happens in."""
 
-    with FlopCounterMode(display=False) as counter:
-        model(inputs)
-    return counter
+    def __init__(self):
+        super().__init__()
+        self.by_layer, self.layer = Counter(), ""
+
+    def __torch_dispatch__(self, operator, types, arguments=(), settings=None):
+        result = operator(*arguments, **(settings or {}))
+        formula = flop_registry.get(operator.overloadpacket)
+        if formula is not None:
+            self.by_layer[self.layer] += formula(*arguments, **(settings or {}), out_val=result)
+        return result
+
+
+class _OperationCounter(_Counting, TorchDispatchMode):
+    """As two classes: for a mode that is one, such as `FlopCounterMode`, PyTorch would import its compiler."""
+
+
+@torch.no_grad()
+def _operations_by_layer(model: nn.Module, input_shape: tuple[int, ...]) -> Counter:
+    """Return how many operations each layer takes by its name, as `flop_counter` has them, in a pass of one image."""
+    counter, hooks = _OperationCounter(), []
+    inputs = torch.zeros(1, *input_shape, device=next(model.parameters()).device)
+    for name, layer in model.named_modules():
+        if next(layer.children(), None) is None:
+            hooks.append(layer.register_forward_pre_hook(lambda *_, name=name: setattr(counter, "layer", name)))
+            hooks.append(layer.register_forward_hook(lambda *_: setattr(counter, "layer", "")))
+    try:
+        with eval_mode(model), counter:
+            model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counter.by_layer
 
 
 def _operations_table(model: nn.Module, input_shape: tuple[int, ...]) -> str:
     """Return a table of the layers with their parameters and the operations that one image of `input_shape` costs."""
-    counts = _count_operations(model, torch.zeros(1, *input_shape)).get_flop_counts()
+    counts = _operations_by_layer(model, input_shape)
     rows = [("layer", "kind", "parameters", "operations")]
     for name, layer in model.named_modules():
         own = _numel(layer.parameters(recurse=False))
-        operations = sum(counts.get(f"{type(model).__name__}.{name}", {}).values())
-        is_leaf = next(layer.children(), None) is None
-        if own or (is_leaf and operations):
-            rows.append((name, type(layer).__name__, f"{own:,}", f"{operations:,}"))
-    rows.append(("all", "", f"{_numel(model.parameters()):,}", f"{sum(counts['Global'].values()):,}"))
+        if own or counts[name]:
+            rows.append((name, type(layer).__name__, f"{own:,}", f"{counts[name]:,}"))
+    rows.append(("all", "", f"{_numel(model.parameters()):,}", f"{sum(counts.values()):,}"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     lines = [f"{a:{widths[0]}}  {b:{widths[1]}}  {c:>{widths[2]}}  {d:>{widths[3]}}" for a, b, c, d in rows]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

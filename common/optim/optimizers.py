@@ -1,5 +1,6 @@
 """Optimizers and learning rate schedules by name."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -13,6 +14,19 @@ SCHEDULES = ("none", "step", "multistep", "cosine", "linear", "plateau", "onecyc
 WITH_WARMUP = ("cosine", "linear")
 # Their meaning does not depend on how many epochs there are, so that a finished run can be continued with more.
 OPEN_ENDED = ("none", "step", "multistep", "plateau")
+
+
+def _lean(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+    """Return an optimizer that does not import PyTorch's compiler, a third of the way to the first step, to avoid it.
+
+    What calls the compiler are wrappers around these methods; the one of `step` also switches gradients off.
+    """
+    methods = ("add_param_group", "load_state_dict", "state_dict", "zero_grad")
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in methods}
+    return type(kind.__name__, (kind,), bare | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
+
+
+_SGD, _ADAM, _ADAMW, _RMSPROP = map(_lean, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop))
 
 
 def build_optimizer(
@@ -32,11 +46,11 @@ def build_optimizer(
     first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
     common["fused"] = first.device.type in ("cpu", "cuda") or None
     if name == "sgd":
-        return torch.optim.SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name](parameters, **common)
+        return _SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
+    return {"adam": _ADAM, "adamw": _ADAMW}[name](parameters, **common)
 
 
-class RMSprop(torch.optim.RMSprop):
+class RMSprop(_RMSPROP):
     """RMSprop that works with a loss scaler as fused optimizers do, so that nobody waits for the device.
 
     The scaler tells it by a tensor whether a gradient is not finite; a step with such a one is taken back.
