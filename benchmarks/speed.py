@@ -31,7 +31,6 @@ import importlib.util
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -45,7 +44,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 from contestants import CONTESTANTS, write_photographs  # noqa: E402
 
 from common.models.precision import has_bf16  # noqa: E402
-from common.system.device import cpu_name  # noqa: E402
+from common.system.device import Machine, cpu_name  # noqa: E402
 
 STEPS = {"ex_1": 200, "ex_2": 24, "ex_3": 24, "trainA": 40}
 FIRST_BAR = b"epoch 1/"
@@ -144,7 +143,7 @@ def measure_in_a_process(experiment: str, contestant: str, photographs: Path) ->
 def measure(experiment: str, contestant: str, photographs: Path) -> dict:
     """Train for STEPS steps in this process; return images/s, what else is measured, and this process's peak memory."""
     figures = CONTESTANTS[contestant](experiment, STEPS[experiment], photographs)
-    return figures | {"peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3}
+    return figures | {"peak_memory_mb": Machine.process_memory_mb()}
 
 
 def compare_starts(rounds: int) -> dict:

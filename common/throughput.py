@@ -12,7 +12,7 @@ from common.models.cost import operations
 from common.models.precision import choose_precision
 from common.optim.optimizers import build_optimizer
 from common.optim.recipe import Recipe
-from common.runs.config import describe_network, describe_origin
+from common.runs.config import describe_network, describe_origin, device_line
 from common.runs.folder import make_folder
 from common.system.device import Machine
 from common.system.errors import BadInput, is_out_of_memory, is_single_value
@@ -48,7 +48,7 @@ def measure_throughput(
     config = {"script": name, "options": options, "memory_budget_mb": budget and round(budget / 1e6)}
     config |= describe_network(model, input_shape, machine) | describe_origin(machine) | {"precision_because": why}
     folder = make_folder(Path(options["output_dir"]) / name / "throughput", config)
-    info(f"run folder: {folder}")
+    info(f"run folder: {folder}", device_line(config, "made up"), f"precision: {machine.precision} ({why})")
     measure = _measurement(model, input_shape, num_classes, machine, Recipe.of(options))
     rows: list[dict] = []
     result = {"model": options["model"], "input_shape": list(input_shape), "batch_sizes": rows}

@@ -20,6 +20,7 @@ from helpers import ROOT, SMALL, command
 
 from common.runs.folder import make_folder
 from common.runs.saving import RunFolder
+from common.searching import trials
 from common.system import device, files, start, text
 from common.system.device import cpu_name, prepare_machine
 from common.system.distributed import Processes
@@ -39,6 +40,17 @@ def test_the_command_that_goes_on_is_quoted_as_the_shell_wants_it(monkeypatch):
     monkeypatch.setattr(text, "sys", WINDOWS)
     assert run_in(r"C:\my runs\1").resume_command().endswith(r' ex_1.py --resume "C:\my runs\1"')
     assert run_in(r"outputs\ex_1").resume_command().endswith(r" ex_1.py --resume outputs\ex_1")
+
+
+def test_trials_on_windows_are_a_group_that_can_be_asked_to_end(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 512, raising=False)
+    monkeypatch.setattr(signal, "CTRL_BREAK_EVENT", 1, raising=False)
+    assert runpy.run_path(trials.__file__)["APART"] == {"creationflags": 512}
+    process, sent = object.__new__(trials.TrialProcess), []
+    process._process = SimpleNamespace(send_signal=sent.append)
+    process.end(signal.SIGINT)
+    assert sent == [signal.CTRL_BREAK_EVENT]
 
 
 @pytest.fixture

@@ -27,6 +27,10 @@ OUTPUT = "output.txt"  # what a trial's process says, in the folder of the trial
 PATIENCE = 60  # seconds that an ended trial has for saving its state
 # Linux ends a trial when the search that started it is killed: none is left running unseen. (1 is PR_SET_PDEATHSIG.)
 END_WITH_SEARCH = functools.partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM) if sys.platform == "linux" else None
+# Ctrl-C in the terminal reaches the search alone: its trials are in a session of their own, on Windows in a group.
+APART = {"start_new_session": True, "preexec_fn": END_WITH_SEARCH}
+if sys.platform == "win32":
+    APART = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
 ALONE = {"SLURM_STEP_NUM_TASKS": "1"}  # srun may have started several searches on one file, but no trial
 REASONS = {-9: "killed, perhaps because memory ran out", 1: "a fault of the program", 2: "refused"}
 
@@ -180,10 +184,9 @@ class TrialProcess:
             self._start_of_output = output.tell()
             try:
                 with _signals_deferred():
-                    # In a session of its own, so that Ctrl-C in the terminal reaches the search alone.
                     self._process = subprocess.Popen(
                         words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                        env=os.environ | ALONE | environment, start_new_session=True, preexec_fn=END_WITH_SEARCH,
+                        env=os.environ | ALONE | environment, **APART,
                     )  # fmt: skip
             except OSError as error:
                 raise BadInput(f"command: {words[0]} cannot be started ({error.strerror})") from error
@@ -200,9 +203,9 @@ class TrialProcess:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> None:
         """Ask the process to save its state and end; it is killed if it does not."""
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(OSError):  # it may have gone
             if sys.platform == "win32":
-                self._process.terminate()
+                self._process.send_signal(signal.CTRL_BREAK_EVENT)  # all that a group can be sent there
             else:
                 os.killpg(self._process.pid, number)  # with what the command of the sweep file has put around it
 

@@ -82,7 +82,8 @@ class Machine:
         on_gpu = self.device.type == "cuda"
         return round(torch.cuda.max_memory_allocated() / 1e6, 1) if on_gpu else self.process_memory_mb()
 
-    def process_memory_mb(self) -> float:
+    @staticmethod
+    def process_memory_mb() -> float:
         """Return the most main memory that the process has used so far."""
         if sys.platform == "win32":
             return round(psutil.Process().memory_info().peak_wset / 1e6, 1)
