@@ -184,7 +184,7 @@ def test_a_wait_in_the_loop_is_noticed(monkeypatch):
     honest = Meter.add
     monkeypatch.setattr(Meter, "add", lambda self, loss, *rest: (loss.item(), honest(self, loss, *rest)))
     waits, _ = per_step(4 * BATCH)
-    assert [(what, count) for (what, _), count in waits.items()] == [("_local_scalar_dense", 4)]  # of one group of batches
+    assert [(what, count) for (what, _), count in waits.items()] == [("_local_scalar_dense", 4)]  # a group
 
 
 def test_a_constant_on_the_cpu_is_noticed():
