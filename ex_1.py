@@ -72,7 +72,7 @@ def train_and_test(run, options):
     optimizer, schedule = run.optimizer(model.parameters(), train)
     with run.open(model, train):
         fit(run, model, train, val, optimizer, schedule)
-        evaluate_best(run, model, test)
+        evaluate_best(run, model, val, test)
 
 
 def main(argv=None):

@@ -65,7 +65,7 @@ def train_and_test(run, options):
     with run.open(model, train):
         run.once("explore.json", lambda: explore(run.data, run.folder))
         fit(run, model, train, val, optimizer, schedule)
-        evaluate_best(run, model, test)
+        evaluate_best(run, model, val, test)
 
 
 def main(argv=None):

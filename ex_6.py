@@ -131,7 +131,7 @@ def train_and_test(run, options):
     optimizer, schedule = run.optimizer(parameter_groups(model, options), train)
     with run.open(model, train):
         fit(run, model, train, val, optimizer, schedule)
-        evaluate_last(run, model, test)
+        evaluate_last(run, model, val, test)
         tell_times(run)
 
 

@@ -124,7 +124,7 @@ def train_and_test(run, options):
     optimizer, schedule = run.optimizer(model.parameters(), train)
     with run.open(model, train):
         fit(run, model, train, val, optimizer, schedule)
-        evaluate_best(run, model, test, options.shown_classes)
+        evaluate_best(run, model, val, test, options.shown_classes)
 
 
 def main(argv=None):

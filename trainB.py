@@ -141,7 +141,7 @@ def train_and_test(run, options):
     optimizer, schedule = run.optimizer(rates, train)
     with run.open(model, train):
         fit(run, model, train, val, optimizer, schedule, before_epoch)
-        evaluate_best(run, model, test)
+        evaluate_best(run, model, val, test)
 
 
 def main(argv=None):

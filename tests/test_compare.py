@@ -79,7 +79,7 @@ def altered(run, folder, config=(), train=(), test=(), **options):
     (folder / "train.json").write_text(json.dumps(read(run, "train.json") | dict(train)))
     if test is not None:
         (folder / "test.json").write_text(json.dumps(read(run, "test.json") | dict(test)))
-        (folder / "predictions.npz").write_bytes((run / "predictions.npz").read_bytes())
+        (folder / "val_predictions.npz").write_bytes((run / "val_predictions.npz").read_bytes())
     return folder
 
 
@@ -145,26 +145,27 @@ def test_groups_have_mean_std_and_interval_over_seeds(outputs, real, tmp_path):
 def test_networks_are_compared_on_the_images_that_both_saw(outputs, real, tmp_path):
     overview = page_data(main(outputs, "--out", tmp_path / "out") / "report.html")
     assert "pairs of one seed" in overview["contrasts"][0][2]
-    one, two = (np.load(real[place] / "predictions.npz") for place in (0, 2))
+    one, two = (np.load(real[place] / "val_predictions.npz") for place in (0, 2))
     right = [file["probabilities"].argmax(1) == file["labels"] for file in (one, two)]
     runs, _ = read_runs([str(real[0]), str(real[2])])
-    mistakes = {run: read_mistakes(run.folder / "predictions.npz", run.classes) for run in runs}
+    mistakes = {run: read_mistakes(run.folder / "val_predictions.npz", run.classes) for run in runs}
     [contrast] = compare_runs(runs, "val_accuracy", mistakes, []).contrasts
     [pair] = contrast.pairs
     alone = {int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())}
     assert {pair.only_best, pair.only_other} == alone and pair.images == len(right[0])
     assert pair.p == stats.binomtest(pair.only_best, sum(alone) if len(alone) > 1 else 2 * pair.only_best).pvalue
-    assert f"of {pair.images:,} test images {pair.only_best} are correct in the one network alone" in network_verdict(
-        contrast
+    assert (
+        f"of {pair.images:,} validation images {pair.only_best} are correct in the one network alone"
+        in network_verdict(contrast)
     )
 
 
 def test_networks_are_not_compared_on_other_images(real, tmp_path):
     other = altered(real[2], tmp_path / "other")
-    with np.load(real[2] / "predictions.npz") as file:
-        np.savez(other / "predictions.npz", **dict(file) | {"ids": np.array([f"x{one}" for one in file["ids"]])})
+    with np.load(real[2] / "val_predictions.npz") as file:
+        np.savez(other / "val_predictions.npz", **dict(file) | {"ids": np.array([f"x{one}" for one in file["ids"]])})
     data = page_data(main(real[0], other, "--out", tmp_path / "out") / "report.html")
-    assert data["contrasts"][0][2] == "they were not tested on the same images"
+    assert data["contrasts"][0][2] == "there are no images that both have been looked at on"
 
 
 def test_a_clear_difference_is_significant_and_a_faint_one_says_how_many_seeds_it_takes(real, tmp_path):
@@ -504,7 +505,7 @@ def test_predictions_that_cannot_be(real, tmp_path, capsys, change):
     with pytest.raises(ValueError):
         read_mistakes(npz(tmp_path / "p.npz", **good_arrays() | change), ["no", "yes"])
     run = altered(real[0], tmp_path / "run")
-    npz(run / "predictions.npz", **good_arrays() | change)
+    npz(run / "val_predictions.npz", **good_arrays() | change)
     folder = main(tmp_path / "run", "--out", tmp_path / "out")
     assert "left out of the comparison of networks" in capsys.readouterr().out
     [run] = page_data(folder / "report.html")["runs"]
@@ -670,14 +671,16 @@ def write_picture(path, seed, side=300):
 def test_pictures_are_in_the_page_once_and_smaller(real, tmp_path):
     for number in range(2):
         run = altered(real[0], tmp_path / "runs" / str(number), seed=number)
-        write_picture(run / "predictions.png", seed=number, side=1200)
+        write_picture(run / "val_predictions.png", seed=number, side=1200)
         write_picture(run / "samples.png", seed=7)
-        (run / "confusion_matrix.png").write_bytes((run / "samples.png").read_bytes()[:500])
+        (run / "val_confusion_matrix.png").write_bytes((run / "samples.png").read_bytes()[:500])
     data = page_data(main(tmp_path / "runs", "--out", tmp_path / "out") / "report.html")
-    assert [[name for name, _ in run["pictures"]] for run in data["runs"]] == [["predictions.png", "samples.png"]] * 2
+    assert [[name for name, _ in run["pictures"]] for run in data["runs"]] == [
+        ["val_predictions.png", "samples.png"]
+    ] * 2
     places = [dict(run["pictures"]) for run in data["runs"]]
     assert len(data["album"]) == 3 and places[0]["samples.png"] == places[1]["samples.png"]
-    kind, content = data["album"][places[0]["predictions.png"]].split(",")
+    kind, content = data["album"][places[0]["val_predictions.png"]].split(",")
     assert kind == "data:image/webp;base64"
     with Image.open(io.BytesIO(report.base64.b64decode(content))) as image:
         assert image.size == (900, 900)
@@ -686,7 +689,7 @@ def test_pictures_are_in_the_page_once_and_smaller(real, tmp_path):
 def test_beyond_the_budget_the_best_runs_keep_their_pictures(real, tmp_path, monkeypatch):
     for number in range(4):
         run = scored(real[0], tmp_path / "runs" / str(number), 0.9 - number / 10, seed=number)
-        write_picture(run / "predictions.png", seed=number)
+        write_picture(run / "val_predictions.png", seed=number)
         write_picture(run / "samples.png", seed=10 + number)
     monkeypatch.setattr(report, "BUDGET", 1)
     data = page_data(main(tmp_path / "runs", "--out", tmp_path / "out") / "report.html")

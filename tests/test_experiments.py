@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SMALL, command, environment, read, small_run, without_pictures, write_class
+from helpers import ROOT, SMALL, command, environment, read, small_run, table, without_pictures, write_class
 from PIL import Image
 
 import ex_1
@@ -19,7 +19,8 @@ from common.system.errors import BadInput
 FILES = {
     "config.json", "train.json", "test.json", "predictions.npz", "predictions.csv", "loss.png", "accuracy.png",
     "confusion_matrix.png", "samples.png", "predictions.png", "resources.png", "summary.txt", "best.pth",
-    "last.pth", "previous.pth", "log.txt",
+    "last.pth", "previous.pth", "log.txt", "validation.json", "val_predictions.npz", "val_predictions.csv",
+    "val_predictions.png", "val_confusion_matrix.png",
 }  # fmt: skip
 TEST_KEYS = {
     "accuracy", "loss", "precision_score", "recall_score", "f1_score", "auc_score", "iou_score", "top5_accuracy",
@@ -31,6 +32,21 @@ EPOCH_KEYS = {
     "images_per_second", "peak_memory_mb", "process_memory_mb", "gpu_utilization", "gpu_power_w",
     "weights_sha256",
 }  # fmt: skip
+
+
+def test_validation_images_are_looked_at_as_closely_as_those_of_the_test(finished_run):
+    validation, test, train = (read(finished_run, f"{name}.json") for name in ("validation", "test", "train"))
+    assert set(validation) == TEST_KEYS - {"testing_time", "selected_on", "test_evaluations"} | {"best_of_epochs"}
+    assert validation["accuracy"] == pytest.approx(train["best_val_accuracy"], abs=1e-12)
+    assert validation["loss"] == pytest.approx(train["epochs"][train["best_epoch"] - 1]["val_loss"], rel=1e-5)
+    assert validation["best_of_epochs"] == 2
+    assert "the best of 2 epochs on these very images: new ones are not so well known" in validation["notes"]
+    with np.load(finished_run / "val_predictions.npz") as file:
+        right = file["probabilities"].argmax(1) == file["labels"]
+    assert (right.mean(), len(right)) == (validation["accuracy"], validation["images"])
+    rows = table(finished_run / "val_predictions.csv")
+    assert sum(row["true"] == row["predicted"] for row in rows) == right.sum()
+    assert test["selected_on"] == "validation"
 
 
 def parameters(script, classes):

@@ -1,4 +1,4 @@
-"""Whether the best group of runs is really better than another one: over seeds, and on the test images."""
+"""Whether the best group of runs is really better than another one: over seeds, and on the same images."""
 
 import math
 from collections.abc import Sequence
@@ -18,9 +18,10 @@ MOST_SEEDS = 10_000
 
 @dataclass(frozen=True)
 class Pair:
-    """Two networks on the same test images: on how many each alone is correct, and McNemar's p-value."""
+    """Two networks on the same images: on how many each alone is correct, and McNemar's p-value."""
 
     images: int
+    kind: str  # "validation" or "test"
     only_best: int
     only_other: int
     p: float
@@ -73,12 +74,12 @@ def verdict(one: Contrast, metric: str) -> str:
 def network_verdict(one: Contrast) -> str:
     """Return in words what McNemar's test says of the networks, which is less than what there is to say of recipes."""
     if not one.pairs:
-        return "they were not tested on the same images"
+        return "there are no images that both have been looked at on"
     if len(one.pairs) == 1:
         [pair] = one.pairs
         what = "significant" if pair.p < LEVEL else "not significant"
         alone = f"{pair.only_best} are correct in the one network alone, {pair.only_other} in the other alone"
-        return f"of {pair.images:,} test images {alone} (McNemar {_p(pair.p)}): {what}"
+        return f"of {pair.images:,} {pair.kind} images {alone} (McNemar {_p(pair.p)}): {what}"
     significant = sum(pair.p < LEVEL for pair in one.pairs)
     counts = f"{significant} of {len(one.pairs)} pairs of one seed"
     return f"in {counts} the networks differ significantly (McNemar, median {_p(np.median([p.p for p in one.pairs]))})"
@@ -95,7 +96,7 @@ def _pairs(best: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> 
     for one, two in candidates:
         if one.images == two.images:
             only = int((one.correct & ~two.correct).sum()), int((two.correct & ~one.correct).sum())
-            pairs.append(Pair(len(one.correct), *only, mcnemar(*only)))
+            pairs.append(Pair(len(one.correct), one.kind, *only, mcnemar(*only)))
     return pairs
 
 

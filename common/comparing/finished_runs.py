@@ -58,6 +58,14 @@ class FinishedRun:
         return self.options.get("seed", self.config.get("seed"))
 
     @property
+    def looked_at(self) -> str:
+        """How the names of the files begin that tell its mistakes: "val_", or "" where only the test images were told.
+
+        What is learned from mistakes is learned from validation images, so that those of the test stay new.
+        """
+        return "val_" if (self.folder / "val_predictions.npz").exists() else ""
+
+    @property
     def times(self) -> list[float]:
         """The seconds of training until the end of each epoch."""
         return list(accumulate(record.get("seconds", 0) for record in self.epochs))
@@ -181,9 +189,10 @@ def _numbers(values: dict) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Of labelled test images: which are correct, and what is wrong with the others."""
+    """Of labelled images, validation or test: which are correct, and what is wrong with the others."""
 
-    images: str  # equal for two runs exactly if their test images have the same ids and labels, in the same order
+    kind: str  # "validation" or "test"
+    images: str  # equal for two runs exactly if the images have the same ids and labels, in the same order
     correct: np.ndarray  # (N,) bool
     confused: list[tuple[str, str, int]]  # (true, predicted, count), most frequent first
     worst: list[tuple[str, str, str, float]]  # (id, true, predicted, confidence), most confident first
@@ -194,7 +203,7 @@ def read_all_mistakes(runs: list[FinishedRun]) -> tuple[dict[FinishedRun, Mistak
     mistakes, damaged = {}, []
     with progress(len(runs), "mistakes of", " runs") as bar:
         for run in runs:
-            path = run.folder / "predictions.npz"
+            path = run.folder / f"{run.looked_at}predictions.npz"
             try:
                 mistakes[run] = None if run.diverged else read_mistakes(path, run.classes)
             except ValueError as error:
@@ -204,7 +213,7 @@ def read_all_mistakes(runs: list[FinishedRun]) -> tuple[dict[FinishedRun, Mistak
 
 
 def read_mistakes(path: Path, classes: list[str]) -> Mistakes | None:
-    """Return the mistakes in a predictions.npz, None without a file or labels; raise ValueError if it is damaged."""
+    """Return the mistakes in predictions, None without a file or labels; raise ValueError if it is damaged."""
     if not path.exists():
         return None
     try:
@@ -225,6 +234,7 @@ def read_mistakes(path: Path, classes: list[str]) -> Mistakes | None:
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")[:MOST_WORST]]  # as in predictions.png
     images = labels.astype(np.int64).tobytes() + "\0".join(ids.astype(str).tolist()).encode("utf-8", "surrogatepass")
     return Mistakes(
+        kind="validation" if path.name.startswith("val_") else "test",
         images=hashlib.sha256(images).hexdigest(),
         correct=predicted == labels,
         confused=[(classes[true], classes[other], count) for (true, other), count in pairs.most_common(MOST_CONFUSED)],

@@ -27,9 +27,12 @@ LONGEST_OPTION, LONGEST_NAME = 2000, 200  # characters
 LEGEND = 10  # groups that have a color in the page
 BUDGET = 24 * 2**20  # bytes of pictures in the page; with the data of 200 runs it stays below 30 MB
 LARGEST_FILE, LARGEST_PICTURE, WIDEST = 20 * 2**20, 40_000_000, 900  # bytes; pixels; pixels in the page
-# First of every run the picture that shows its worst mistakes, then the others, run by run from the best on.
-FIRST_PICTURE = "predictions.png"
-PICTURES = ("confusion_matrix.png", "class_predictions.png", "samples.png", "grad_cam.png", "loss.png", "accuracy.png")
+# First of every run the picture that shows its worst mistakes, then the others, run by run from the best on; * stands
+# for what is there of the validation images too.
+FIRST_PICTURE = ("*predictions.png",)
+PICTURES = (
+    "*confusion_matrix.png", "class_predictions.png", "samples.png", "grad_cam.png", "loss.png", "accuracy.png",
+)  # fmt: skip
 
 
 class _Album:
@@ -61,9 +64,10 @@ def write_report(path: Path, overview: Overview) -> None:
     """Write the page."""
     album, data = _Album(), _content(overview)
     with progress(2 * len(overview.runs), "pictures of", " runs") as bar:
-        for names in ((FIRST_PICTURE,), PICTURES):
+        for names in (FIRST_PICTURE, PICTURES):
             for run, shown_run in zip(overview.runs, data["runs"], strict=True):
-                places = [(name, album.add(run.folder / name)) for name in names]
+                names_here = [name.replace("*", run.looked_at) for name in names]
+                places = [(name, album.add(run.folder / name)) for name in names_here]
                 shown_run["pictures"] += [(name, place) for name, place in places if place is not None]
                 bar.update()
     data["album"] = album.uris
@@ -145,6 +149,7 @@ def _run(run: FinishedRun, overview: Overview) -> dict:
         ],
         "scores": [[printable(name, LONGEST_NAME), value] for name, value in sorted(run.scores.items())],
         "command": printable(run.config.get("command", ""), LONGEST_OPTION),
+        "kind": mistakes.kind if mistakes else "",
         "confused": [_short_texts(row) for row in mistakes.confused] if mistakes else [],
         "worst": [_short_texts(row) for row in mistakes.worst] if mistakes else [],
         "pictures": [],

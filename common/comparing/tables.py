@@ -22,7 +22,7 @@ ABOUT_CONTRASTS = (
     "(Holm); being the best of many is itself partly luck",
     "seeds it would take: to see this difference in 80 % of all cases, at this spread and two-sided 5 %, in a test of "
     "these two alone",
-    "McNemar's exact test compares two trained networks on these test images, not two recipes, and is not corrected "
+    "McNemar's exact test compares two trained networks on these images, not two recipes, and is not corrected "
     "for the number of tests",
 )
 # What is told of each run, where it is known, and with how many decimals.

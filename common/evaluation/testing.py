@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import nn
 
@@ -17,32 +18,33 @@ from common.training.loop import evaluate
 from common.transforms.tta import views
 
 
-def evaluate_last(run: Run, model: nn.Module, test: Batches) -> None:
+def evaluate_last(run: Run, model: nn.Module, val: Batches, test: Batches) -> None:
     """Evaluate the weights that the training has ended with, as `evaluate_best` does with the best."""
     weights = run.state.eval_model.state_dict()
-    _evaluate(run, model, test, lambda: weights, "nothing: the last epoch")
+    _evaluate(run, model, (val, test), lambda: weights, "nothing: the last epoch")
 
 
-def evaluate_best(run: Run, model: nn.Module, test: Batches, shown_classes: int = 0) -> None:
-    """Evaluate the best weights of `run` on the test images and write scores, predictions and pictures.
+def evaluate_best(run: Run, model: nn.Module, val: Batches, test: Batches, shown_classes: int = 0) -> None:
+    """Evaluate the best weights of `run` on the validation and the test images: scores, predictions and pictures.
 
     Where the test images have no labels, the predictions go to `submission.csv` and there is no score. With the option
-    `test` switched off nothing of this happens: a run that may not be the chosen one must not see them. So many
-    `shown_classes` are in `class_predictions.png`, ten images of each.
+    `test` switched off they are left alone: a run that may not be the chosen one must not see them, and mistakes are
+    looked at among the validation images. So many `shown_classes` are in `class_predictions.png`, ten images of each.
     """
-    _evaluate(run, model, test, run.best_weights, "validation", shown_classes)
+    _evaluate(run, model, (val, test), run.best_weights, "validation", shown_classes)
 
 
 def _evaluate(
-    run: Run, model: nn.Module, test: Batches, weights: Callable[[], dict], selected_on: str, shown_classes: int = 0
-) -> None:
-    from common.runs import plots  # imports matplotlib, which no run needs before its first epoch
-
+    run: Run, model: nn.Module, batches: tuple[Batches, Batches], weights: Callable[[], dict], selected_on: str,
+    shown_classes: int = 0,
+) -> None:  # fmt: skip
+    val, test = batches
+    model.load_state_dict(weights())
+    _evaluate_validation(run, model, val, selected_on)
     if not run.config["options"]["test"]:
         info(f"the test images are left alone; to test: {run.resume_command()} --test True")
         run.finish()
         return
-    model.load_state_dict(weights())
     started = time.perf_counter()
     logits, labels = evaluate(model, test, run.machine, "testing")
     testing_time = time.perf_counter() - started
@@ -50,34 +52,52 @@ def _evaluate(
     of_views = _score_views(run, model, test) if run.options["tta"] > 1 and has_labels else {}
     if not run.processes.is_main:
         return
-    probabilities = logits.softmax(1).numpy()
-    ids = [test.dataset.ids[sample] for sample in test.split.indices]
-    classes = run.config["classes"]
-
-    _write_predictions(run, labels.numpy(), probabilities, ids)
-    plots.draw_predictions(run.folder / "predictions.png", test, probabilities, classes)
+    probabilities, classes = logits.softmax(1).numpy(), run.config["classes"]
+    scores = _write(run, test, logits, labels)
     if has_labels:
-        result = score(probabilities, labels.numpy(), classes)
-        result |= {
-            "loss": F.cross_entropy(logits, labels).item(),
-            "testing_time": testing_time,
-            "selected_on": selected_on,
-            "test_evaluations": run.config["earlier_test_evaluations"] + 1,
-            **of_views,
-        }
-        run.write_json("test.json", result)
-        plots.draw_confusion_matrix(run.folder / "confusion_matrix.png", labels.numpy(), probabilities, classes)
+        test_evaluations = run.config["earlier_test_evaluations"] + 1
+        how = {"testing_time": testing_time, "selected_on": selected_on, "test_evaluations": test_evaluations}
+        run.write_json("test.json", scores | how | of_views)
         if shown_classes:
+            from common.runs import plots
+
             picture = run.folder / "class_predictions.png"
             plots.draw_class_predictions(picture, test, probabilities, classes, shown_classes)
-        _say_result(result, labels.numpy())
+        _say_result(scores, labels.numpy())
     else:
-        _write_submission(run, probabilities, ids)
+        _write_submission(run, probabilities, [test.dataset.ids[sample] for sample in test.split.indices])
     if run.state.watch is not None:
         from common.inside.plots import look_inside
 
         look_inside(run.folder, model, run.state.watch, test, probabilities, classes)
     run.finish()
+
+
+def _evaluate_validation(run: Run, model: nn.Module, val: Batches, selected_on: str) -> None:
+    """Write what there is to know of the validation images, by which the epoch may have been chosen."""
+    logits, labels = evaluate(model, val, run.machine, "validating")
+    if not run.processes.is_main:
+        return
+    scores, epochs = _write(run, val, logits, labels, "val_"), run.epochs_trained()
+    is_chosen = selected_on == "validation" and epochs > 1
+    if is_chosen:
+        scores["notes"].append(f"the best of {epochs} epochs on these very images: new ones are not so well known")
+    run.write_json("validation.json", scores | {"best_of_epochs": epochs if is_chosen else 1})
+
+
+def _write(run: Run, batches: Batches, logits: torch.Tensor, labels: torch.Tensor, prefix: str = "") -> dict:
+    """Write and draw predictions to files whose names begin with `prefix`; return the scores, {} without labels."""
+    from common.runs import plots  # imports matplotlib, which no run needs before its first epoch
+
+    probabilities, classes = logits.softmax(1).numpy(), run.config["classes"]
+    _write_predictions(run, batches, labels.numpy(), probabilities, prefix)
+    picture, kind = run.folder / f"{prefix}predictions.png", "validation" if prefix else "test"
+    plots.draw_predictions(picture, batches, probabilities, classes, kind)
+    if (labels < 0).any():
+        return {}
+    matrix = run.folder / f"{prefix}confusion_matrix.png"
+    plots.draw_confusion_matrix(matrix, labels.numpy(), probabilities, classes)
+    return score(probabilities, labels.numpy(), classes) | {"loss": F.cross_entropy(logits, labels).item()}
 
 
 def _say_result(result: dict, labels: np.ndarray) -> None:
@@ -97,15 +117,16 @@ def _score_views(run: Run, model: nn.Module, test: Batches) -> dict:
     return {"tta": {"views": count, "accuracy": accuracy, "loss": F.nll_loss(logits, labels).item()}}
 
 
-def _write_predictions(run: Run, labels: np.ndarray, probabilities: np.ndarray, ids: list[str]) -> None:
+def _write_predictions(run: Run, batches: Batches, labels: np.ndarray, probabilities: np.ndarray, prefix: str) -> None:
     buffer, classes = io.BytesIO(), run.config["classes"]
+    ids = [batches.dataset.ids[sample] for sample in batches.split.indices]
     np.savez(buffer, labels=labels, probabilities=probabilities, ids=np.array(ids))
-    write_bytes(run.folder / "predictions.npz", buffer.getbuffer())
+    write_bytes(run.folder / f"{prefix}predictions.npz", buffer.getbuffer())
     rows = [
         (identifier, classes[label] if label >= 0 else "", classes[row.argmax()], round(float(row.max()), 6))
         for identifier, label, row in zip(ids, labels, probabilities, strict=True)
     ]
-    write_table(run.folder / "predictions.csv", [("id", "true", "predicted", "confidence"), *rows])
+    write_table(run.folder / f"{prefix}predictions.csv", [("id", "true", "predicted", "confidence"), *rows])
 
 
 def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str]) -> None:

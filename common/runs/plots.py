@@ -139,18 +139,18 @@ def draw_samples(path: Path, train: Batches, classes: list[str]) -> None:
     figures.save_sheets(path, [(heading, figures.viewable(inputs, train.transform), titles)])
 
 
-def draw_predictions(path: Path, test: Batches, probabilities: np.ndarray, classes: list[str]) -> None:
-    """Draw test images with predicted name and confidence: some at random, then the most confident mistakes."""
-    labels, predicted = np.array(test.split.labels), probabilities.argmax(1)
+def draw_predictions(path: Path, batches: Batches, probabilities: np.ndarray, classes: list[str], kind: str) -> None:
+    """Draw images of a `kind`, validation or test, with predicted name and confidence: some at random, then the most confident mistakes."""
+    labels, predicted = np.array(batches.split.labels), probabilities.argmax(1)
     wrong = np.flatnonzero((labels != predicted) & (labels >= 0))
     shown = {
-        "test images at random": random_places(len(labels)),
+        f"{kind} images at random": random_places(len(labels)),
         "the most confident mistakes": wrong[np.argsort(-probabilities[wrong].max(1), kind="stable")].tolist(),
     }
     sheets = []
     for heading, places in shown.items():
         if places:
-            _, pictures, titles = figures.predicted(test, places[: 2 * SHEET_COLUMNS], probabilities, classes)
+            _, pictures, titles = figures.predicted(batches, places[: 2 * SHEET_COLUMNS], probabilities, classes)
             sheets.append((heading, pictures, titles))
     figures.save_sheets(path, sheets)
 

@@ -212,6 +212,10 @@ class RunFolder:
         self._trackers.finish(read_test_json(self.folder), sorted(self.folder.glob("*.png")))
         info(f"finished: {self.folder}")
 
+    def epochs_trained(self) -> int:
+        """Return the number of epochs so far."""
+        return len(self._train_json["epochs"])
+
     def training_seconds(self) -> float:
         """Return what all epochs took together, with their validation."""
         return self._train_json["train_time"]
