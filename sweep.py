@@ -68,6 +68,10 @@ def main(argv=None):
     launcher = Launcher(sweep.command, experiment.path, fixed)
     experiment.check(sweep.parameters, launcher.option_words)
     launcher.slots = slots_for(options.jobs, on_cpu=experiment.options(launcher.option_words({}))["device"] == "cpu")
+    from common.evaluation.looks import FOLDER  # imports PyTorch, which checking options does not need
+
+    account = {FOLDER: os.path.abspath(options.output_dir)}  # of looks at test images, of all searches there
+    launcher.slots = [slot | account for slot in launcher.slots]
     cap = number_of_trials(options.trials, sweep)
 
     with open_search_folder(options.output_dir, options.name or sweep.name, options.storage is None) as folder:

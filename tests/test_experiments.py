@@ -25,7 +25,10 @@ FILES = {
 TEST_KEYS = {
     "accuracy", "loss", "precision_score", "recall_score", "f1_score", "auc_score", "iou_score", "top5_accuracy",
     "accuracy_interval_95", "expected_calibration_error", "per_class", "images", "testing_time", "selected_on",
-    "test_evaluations", "notes",
+    "test_evaluations", "looks_of_recipe", "looks_at_images", "recipes_looking", "notes",
+}  # fmt: skip
+OF_THE_TEST = {
+    "testing_time", "selected_on", "test_evaluations", "looks_of_recipe", "looks_at_images", "recipes_looking",
 }  # fmt: skip
 EPOCH_KEYS = {
     "epoch", "lr", "batch_size", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds",
@@ -36,7 +39,7 @@ EPOCH_KEYS = {
 
 def test_validation_images_are_looked_at_as_closely_as_those_of_the_test(finished_run):
     validation, test, train = (read(finished_run, f"{name}.json") for name in ("validation", "test", "train"))
-    assert set(validation) == TEST_KEYS - {"testing_time", "selected_on", "test_evaluations"} | {"best_of_epochs"}
+    assert set(validation) == TEST_KEYS - OF_THE_TEST | {"best_of_epochs"}
     assert validation["accuracy"] == pytest.approx(train["best_val_accuracy"], abs=1e-12)
     assert validation["loss"] == pytest.approx(train["epochs"][train["best_epoch"] - 1]["val_loss"], rel=1e-5)
     assert validation["best_of_epochs"] == 2

@@ -56,6 +56,8 @@ def test_a_grid_is_tried_in_order_and_the_best_alone_is_tested(tmp_path, capsys)
     assert [float(row["val_accuracy"]) for row in rows] == pytest.approx([0.13, 0.33, 0.23])
     tested = [row["trial"] for row in rows if list(Path(row["folder"]).glob("*/*/*/test.json"))]
     assert tested == ["1"]
+    [test] = folder.glob("trials/*/*/*/*/test.json")  # looks at test images are counted for all searches together
+    assert json.loads(test.read_text())["account"] == str(tmp_path / "out put")
     assert yaml.safe_load((folder / "best.yaml").read_text()) == {"lr": 0.3}
     said = capsys.readouterr().out
     assert "trial 1, the best on validation images, on the test images: test accuracy 0.5" in said

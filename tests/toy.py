@@ -58,7 +58,7 @@ def main():
             print("error: the loss is not finite any more")
             sys.exit(3)
     if options.test != "False":
-        _write(folder / "test.json", {"accuracy": 0.5})
+        _write(folder / "test.json", {"accuracy": 0.5, "account": os.environ["TEST_LOOKS"]})
         (folder / "log.txt").write_text("test accuracy 0.5\n")
 
 

@@ -82,6 +82,12 @@ def _notes(runs: Sequence[FinishedRun], groups: Sequence[Group], metric: str) ->
     notes = []
     if any(metric in run.of_test for run in runs):
         notes.append(f"{metric} is of the test images: whoever chooses by it has no honest estimate left of the chosen")
+    tested = sum("test_accuracy" in run.scores for run in runs)
+    if tested > 1:
+        advice = "choose by validation, and report the test of the one that was chosen"
+        notes.append(
+            f"test accuracies of {tested} runs stand beside each other: the best of them is so by luck, too; {advice}"
+        )
     datasets = sorted({run.dataset for run in runs})
     if len(datasets) > 1:
         notes.append(f"{len(datasets)} data sets ({', '.join(datasets)}): their scores say nothing about each other")

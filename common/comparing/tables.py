@@ -26,8 +26,8 @@ ABOUT_CONTRASTS = (
     "for the number of tests",
 )
 # What is told of each run, where it is known, and with how many decimals.
-SCORES = {"val_accuracy": 4, "test_accuracy": 4, "test_low": 4, "test_high": 4, "best_epoch": None,
-          "trained_epochs": None, "train_time": 1, "parameters": None}  # fmt: skip
+SCORES = {"val_accuracy": 4, "test_accuracy": 4, "test_low": 4, "test_high": 4, "looks_at_images": None,
+          "best_epoch": None, "trained_epochs": None, "train_time": 1, "parameters": None}  # fmt: skip
 
 
 @dataclass(frozen=True)

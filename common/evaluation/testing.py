@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.data.batches import Batches
+from common.evaluation.looks import Looks, note_look
 from common.evaluation.metrics import score
 from common.runs.run import Run
 from common.system.files import write_bytes, write_table
@@ -21,7 +23,7 @@ from common.transforms.tta import views
 def evaluate_last(run: Run, model: nn.Module, val: Batches, test: Batches) -> None:
     """Evaluate the weights that the training has ended with, as `evaluate_best` does with the best."""
     weights = run.state.eval_model.state_dict()
-    _evaluate(run, model, (val, test), lambda: weights, "nothing: the last epoch")
+    _evaluate(run, model, (val, test), lambda: weights, is_chosen=False)
 
 
 def evaluate_best(run: Run, model: nn.Module, val: Batches, test: Batches, shown_classes: int = 0) -> None:
@@ -31,39 +33,42 @@ def evaluate_best(run: Run, model: nn.Module, val: Batches, test: Batches, shown
     `test` switched off they are left alone: a run that may not be the chosen one must not see them, and mistakes are
     looked at among the validation images. So many `shown_classes` are in `class_predictions.png`, ten images of each.
     """
-    _evaluate(run, model, (val, test), run.best_weights, "validation", shown_classes)
+    _evaluate(run, model, (val, test), run.best_weights, shown_classes=shown_classes)
 
 
 def _evaluate(
-    run: Run, model: nn.Module, batches: tuple[Batches, Batches], weights: Callable[[], dict], selected_on: str,
+    run: Run, model: nn.Module, batches: tuple[Batches, Batches], weights: Callable[[], dict], is_chosen: bool = True,
     shown_classes: int = 0,
 ) -> None:  # fmt: skip
     val, test = batches
     model.load_state_dict(weights())
-    _evaluate_validation(run, model, val, selected_on)
+    _evaluate_validation(run, model, val, is_chosen)
     if not run.config["options"]["test"]:
         info(f"the test images are left alone; to test: {run.resume_command()} --test True")
         run.finish()
         return
+    looks = run.processes.broadcast(lambda: note_look(run, test.split, "images as they are"))
     started = time.perf_counter()
     logits, labels = evaluate(model, test, run.machine, "testing")
     testing_time = time.perf_counter() - started
     has_labels = bool((labels >= 0).all())
-    of_views = _score_views(run, model, test) if run.options["tta"] > 1 and has_labels else {}
+    of_views = {}
+    if run.options["tta"] > 1 and has_labels:
+        looks = run.processes.broadcast(lambda: note_look(run, test.split, f"{run.options['tta']} views"))
+        of_views = _score_views(run, model, test)
     if not run.processes.is_main:
         return
     probabilities, classes = logits.softmax(1).numpy(), run.config["classes"]
     scores = _write(run, test, logits, labels)
     if has_labels:
-        test_evaluations = run.config["earlier_test_evaluations"] + 1
-        how = {"testing_time": testing_time, "selected_on": selected_on, "test_evaluations": test_evaluations}
-        run.write_json("test.json", scores | how | of_views)
+        how = {"testing_time": testing_time, "selected_on": _selected_on(run, is_chosen)}
+        run.write_json("test.json", scores | how | looks.entries() | of_views)
         if shown_classes:
             from common.runs import plots
 
             picture = run.folder / "class_predictions.png"
             plots.draw_class_predictions(picture, test, probabilities, classes, shown_classes)
-        _say_result(scores, labels.numpy())
+        _say_result(scores, labels.numpy(), looks)
     else:
         _write_submission(run, probabilities, [test.dataset.ids[sample] for sample in test.split.indices])
     if run.state.watch is not None:
@@ -73,13 +78,22 @@ def _evaluate(
     run.finish()
 
 
-def _evaluate_validation(run: Run, model: nn.Module, val: Batches, selected_on: str) -> None:
+def _selected_on(run: Run, is_chosen: bool) -> str:
+    """Return which images have chosen the weights that are tested."""
+    if not is_chosen:
+        return "nothing: the last epoch"
+    if run.epochs_trained():
+        return "validation"
+    return f"not known: {Path(run.weights).name} as it was given" if run.weights else "nothing: no epoch was trained"
+
+
+def _evaluate_validation(run: Run, model: nn.Module, val: Batches, is_chosen: bool) -> None:
     """Write what there is to know of the validation images, by which the epoch may have been chosen."""
     logits, labels = evaluate(model, val, run.machine, "validating")
     if not run.processes.is_main:
         return
     scores, epochs = _write(run, val, logits, labels, "val_"), run.epochs_trained()
-    is_chosen = selected_on == "validation" and epochs > 1
+    is_chosen = is_chosen and epochs > 1
     if is_chosen:
         scores["notes"].append(f"the best of {epochs} epochs on these very images: new ones are not so well known")
     run.write_json("validation.json", scores | {"best_of_epochs": epochs if is_chosen else 1})
@@ -100,9 +114,12 @@ def _write(run: Run, batches: Batches, logits: torch.Tensor, labels: torch.Tenso
     return score(probabilities, labels.numpy(), classes) | {"loss": F.cross_entropy(logits, labels).item()}
 
 
-def _say_result(result: dict, labels: np.ndarray) -> None:
+def _say_result(result: dict, labels: np.ndarray, looks: Looks) -> None:
     low, high = result["accuracy_interval_95"]
     info(f"test accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(labels)} images)")
+    if looks.of_images > 1:
+        by = f"{looks.recipes} recipes" if looks.recipes > 1 else "this recipe alone"
+        info(f"this was look {looks.of_images} at these test images, by {by}; to choose, compare validation accuracies")
     chance = np.bincount(labels).max() / len(labels)  # always to say the same
     if low <= chance < 1:
         info(f"not significantly better than always answering the most frequent class, which is right in {chance:.4f}")

@@ -140,7 +140,10 @@ def draw_samples(path: Path, train: Batches, classes: list[str]) -> None:
 
 
 def draw_predictions(path: Path, batches: Batches, probabilities: np.ndarray, classes: list[str], kind: str) -> None:
-    """Draw images of a `kind`, validation or test, with predicted name and confidence: some at random, then the most confident mistakes."""
+    """Draw images of a `kind`, validation or test: some at random, then the most confident mistakes.
+
+    Each has the predicted name and its confidence.
+    """
     labels, predicted = np.array(batches.split.labels), probabilities.argmax(1)
     wrong = np.flatnonzero((labels != predicted) & (labels >= 0))
     shown = {

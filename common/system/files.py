@@ -58,7 +58,7 @@ def partial_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         patiently(lambda: os.replace(partial, path))
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path)) from error
@@ -81,7 +81,7 @@ def patiently(work: Callable):
     return work()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Let the disk know the names in `folder`, so that a rename outlives a power cut."""
     with contextlib.suppress(OSError):  # Windows opens no folders, and some file systems have nothing to flush
         descriptor = os.open(folder, os.O_RDONLY)

@@ -1,0 +1,100 @@
+"""The account of looks at test images: a line in `test_looks.jsonl` of the output folder for each, written before it.
+
+Whoever looks often at the same test images, and keeps what did best there, has chosen by them. So every look counts:
+whatever run it is of, whether it came to an end, and whether its `test.json` is still there.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from common.data.arrays import Split, split_digest
+from common.runs.run import OF_A_MACHINE, Run
+from common.system.errors import BadInput
+from common.system.files import json_text, sync_folder
+from common.system.log import info
+
+LEDGER = "test_looks.jsonl"
+FOLDER = "TEST_LOOKS"  # environment: the folder of the account, where runs are deeper than others, as those of a search
+# Options that make no other recipe of a run: what else is the same is tried on other splits, or elsewhere.
+NOT_OF_A_RECIPE = {*OF_A_MACHINE, "device", "seed", "test", "tta", "print_every", "tensorboard", "wandb", "save_every"}
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How often test images have been looked at: by a run, by its recipe with any seed, by all `recipes` together."""
+
+    of_run: int
+    of_recipe: int
+    of_images: int
+    recipes: int
+
+    def entries(self) -> dict:
+        """Return what test.json says of it."""
+        names = {"of_run": "test_evaluations", "of_recipe": "looks_of_recipe", "of_images": "looks_at_images"}
+        return {name: getattr(self, count) for count, name in names.items()} | {"recipes_looking": self.recipes}
+
+
+def note_look(run: Run, test: Split, what: str) -> Looks:
+    """Write down that a run is about to look at its test images, and return what that makes together.
+
+    BadInput is raised where that cannot be written: then nobody looks.
+    """
+    folder = Path(os.environ.get(FOLDER) or _output_folder(run))
+    images = split_digest(test=(test.labels, test.hashes))
+    own = {"run": run.config.get("run_id", str(run.folder)), "recipe": _recipe(run), "images": images}
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    path = folder / LEDGER
+    try:
+        _append(path, own | {"what": what, "time": now, "folder": str(run.folder)})
+    except PermissionError as error:
+        raise BadInput(f"{path}: looks at test images are written down there, and it cannot be written to") from error
+    lines, unknown = _read(path)
+    if unknown:
+        info(f"{path}: {unknown} line(s) cannot be read; each counts as a look at these images")
+    same = [line for line in lines if line["images"] == images]
+    return Looks(
+        max(sum(line["run"] == own["run"] for line in same), run.config["earlier_test_evaluations"] + 1),
+        sum(line["recipe"] == own["recipe"] for line in same),
+        len(same) + unknown,
+        len({line["recipe"] for line in same}),
+    )
+
+
+def _output_folder(run: Run) -> Path:
+    """Return the folder that has the experiments' folders; of a run that lies elsewhere, the one that it lies in."""
+    folder = run.folder.resolve()
+    return folder.parents[2] if folder.parent.parent.name == run.config["script"] else folder.parent
+
+
+def _recipe(run: Run) -> str:
+    """Return a digest that two runs share if they differ in nothing but seed, machine and place."""
+    options = {name: value for name, value in run.config["options"].items() if name not in NOT_OF_A_RECIPE}
+    start = {"weights": run.weights and Path(run.weights).name, "script": run.config["script"]}
+    return hashlib.sha256(json_text(options | start, sort_keys=True).encode(errors="backslashreplace")).hexdigest()[:32]
+
+
+def _append(path: Path, line: dict) -> None:
+    """Add a line in one piece, as several runs may do at a time, and wait until it lies on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b", buffering=0) as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+        is_whole = file.read()[-1:] in (b"", b"\n")  # what is not was cut off, by a loss of power, say
+        file.write(b"\n" * (not is_whole) + json.dumps(line).encode() + b"\n")
+        os.fsync(file.fileno())
+    sync_folder(path.parent)
+
+
+def _read(path: Path) -> tuple[list[dict], int]:
+    """Return the lines, and the number of those that cannot be read."""
+    lines, unknown = [], 0
+    for text in filter(None, path.read_bytes().splitlines()):
+        try:
+            line = json.loads(text)
+            lines.append({name: str(line[name]) for name in ("run", "recipe", "images")})
+        except (ValueError, KeyError, TypeError, RecursionError):
+            unknown += 1
+    return lines, unknown
