@@ -20,11 +20,12 @@ FILES = {
     "config.json", "train.json", "test.json", "predictions.npz", "predictions.csv", "loss.png", "accuracy.png",
     "confusion_matrix.png", "samples.png", "predictions.png", "resources.png", "summary.txt", "best.pth",
     "last.pth", "previous.pth", "log.txt", "validation.json", "val_predictions.npz", "val_predictions.csv",
-    "val_predictions.png", "val_confusion_matrix.png",
+    "val_predictions.png", "val_confusion_matrix.png", "confusion.csv", "val_confusion.csv",
 }  # fmt: skip
 TEST_KEYS = {
     "accuracy", "loss", "precision_score", "recall_score", "f1_score", "auc_score", "iou_score", "top5_accuracy",
-    "accuracy_interval_95", "expected_calibration_error", "per_class", "images", "testing_time", "selected_on",
+    "accuracy_interval_95", "expected_calibration_error", "calibration_error_by_chance", "per_class",
+    "images", "testing_time", "selected_on",
     "test_evaluations", "looks_of_recipe", "looks_at_images", "recipes_looking", "notes",
 }  # fmt: skip
 OF_THE_TEST = {

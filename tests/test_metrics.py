@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from sklearn import metrics as reference
 
-from common.evaluation.metrics import calibration_error, score, wilson_interval
+from common.evaluation.metrics import calibration_error, calibration_error_by_chance, score, wilson_interval
 
 MACRO = ("precision_score", "recall_score", "f1_score", "iou_score", "auc_score")
 
@@ -162,12 +162,10 @@ def test_a_class_that_is_never_predicted_has_no_precision_and_no_hits():
     result = score(probabilities, labels, names(6))
     json.dumps(result, allow_nan=False)
     never = result["per_class"]["class 4"]
-    assert never["precision_score"] is None
-    assert never["recall_score"] == never["f1_score"] == never["iou_score"] == 0
-    others = [scores["precision_score"] for key, scores in result["per_class"].items() if key != "class 4"]
-    assert result["precision_score"] == pytest.approx(np.mean(others))
-    f1 = reference.f1_score(labels, probabilities.argmax(1), average="macro", zero_division=0)
-    assert result["f1_score"] == pytest.approx(f1)
+    assert never["precision_score"] == never["recall_score"] == never["f1_score"] == never["iou_score"] == 0
+    for name, macro in (("precision_score", reference.precision_score), ("f1_score", reference.f1_score)):
+        expected = macro(labels, probabilities.argmax(1), average="macro", zero_division=0)
+        assert result[name] == pytest.approx(expected)
     (note,) = result["notes"]
     assert "never predicted" in note and note.endswith(": class 4")
 
@@ -187,13 +185,24 @@ def test_a_classifier_that_always_says_the_same():
     result = score(certain([1] * 40, 4), labels, names(4))
     json.dumps(result, allow_nan=False)
     assert result["accuracy"] == 0.25
-    assert result["precision_score"] == 0.25  # of the one class that was predicted
+    assert result["precision_score"] == 0.25 / 4  # three classes are never predicted
     assert result["recall_score"] == 0.25
     assert result["auc_score"] == 0.5
     assert result["f1_score"] == pytest.approx(0.4 / 4)
     assert result["iou_score"] == pytest.approx(0.25 / 4)
     assert result["expected_calibration_error"] == 0.75
     assert len(result["notes"]) == 1
+
+
+def test_a_calibrated_network_lies_within_the_error_by_chance():
+    chance, inside = np.random.default_rng(1), 0
+    for _ in range(200):
+        logits = chance.normal(0, 2, (300, 4))
+        probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        labels = (probabilities.cumsum(1) > chance.random((300, 1))).argmax(1)  # drawn as the network says
+        low, high = calibration_error_by_chance(probabilities)
+        inside += low <= calibration_error(probabilities, probabilities.argmax(1) == labels) <= high
+    assert 182 <= inside <= 199  # of 190 expected, all but 1 in 1,000 times
 
 
 @pytest.mark.parametrize("predicted", [[1] * 5, [0] * 5, [0, 1, 0, 1, 1]])
@@ -208,7 +217,7 @@ def test_one_test_image():
     result = score(certain([0], 3), np.array([2]), names(3))
     json.dumps(result, allow_nan=False)
     assert result["accuracy"] == 0 and result["images"] == 1
-    assert result["precision_score"] is None and result["auc_score"] is None
+    assert result["precision_score"] == 0 and result["auc_score"] is None
 
 
 @given(st.integers(0, 2**31), st.integers(1, 12), st.sampled_from([2, 4, 7]))

@@ -6,6 +6,7 @@ from itertools import compress
 import numpy as np
 
 CALIBRATION_BINS = 15
+NULL_DRAWS = 200
 
 
 def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict:
@@ -31,6 +32,7 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> 
         "top5_accuracy": _top5_accuracy(probabilities, labels) if count >= 5 else None,
         "accuracy_interval_95": wilson_interval(correct, n),
         "expected_calibration_error": calibration_error(probabilities, predicted == labels),
+        "calibration_error_by_chance": calibration_error_by_chance(probabilities),
         "per_class": {
             name: {"images": int(images[label])}
             | {key: _mean_where_defined(values[[label]]) for key, values in scores.items()}
@@ -53,10 +55,24 @@ def calibration_error(probabilities: np.ndarray, correct: np.ndarray) -> float:
 
     `correct` (N,) tells whether the most probable class, of `probabilities` (N, classes), is the true one.
     """
-    confidence = probabilities.max(1)
+    return _calibration_error(probabilities.max(1), correct)
+
+
+def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=correct - confidence.astype(np.float64), minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(correct))
+
+
+def calibration_error_by_chance(probabilities: np.ndarray) -> list[float]:
+    """Return what 95 % of networks would show as calibration error that are as confident and perfectly calibrated.
+
+    Each of NULL_DRAWS of them is right on an image with the probability that it gives (N, classes) to its answer.
+    """
+    confidence = probabilities.max(1)
+    chance = np.random.default_rng(0)
+    errors = [_calibration_error(confidence, chance.random(len(confidence)) < confidence) for _ in range(NULL_DRAWS)]
+    return [float(end) for end in np.quantile(errors, (0.025, 0.975))]
 
 
 def _scores_of_classes(labels: np.ndarray, predicted: np.ndarray, count: int) -> dict[str, np.ndarray]:
@@ -64,7 +80,7 @@ def _scores_of_classes(labels: np.ndarray, predicted: np.ndarray, count: int) ->
     from sklearn.metrics import jaccard_score, precision_recall_fscore_support
 
     options = {"labels": np.arange(count), "average": None}
-    precision, recall, f1, images = precision_recall_fscore_support(labels, predicted, zero_division=np.nan, **options)
+    precision, recall, f1, images = precision_recall_fscore_support(labels, predicted, zero_division=0, **options)
     iou = jaccard_score(labels, predicted, zero_division=0, **options)
     scores = {"precision_score": precision, "recall_score": recall, "f1_score": f1, "iou_score": iou}
     return {name: np.where(images > 0, values, np.nan) for name, values in scores.items()}
@@ -80,7 +96,7 @@ def _top5_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
 def _notes(classes: list[str], images: np.ndarray, predictions: np.ndarray) -> list[str]:
     remarks = {
         "without test images, so left out of all means": images == 0,
-        "never predicted, so without precision and left out of its mean": (predictions == 0) & (images > 0),
+        "never predicted, so with a precision of 0": (predictions == 0) & (images > 0),
     }
     return [f"{text}: {', '.join(compress(classes, mask))}" for text, mask in remarks.items() if mask.any()]
 

@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -109,6 +110,7 @@ def _write(run: Run, batches: Batches, logits: torch.Tensor, labels: torch.Tenso
     plots.draw_predictions(picture, batches, probabilities, classes, kind)
     if (labels < 0).any():
         return {}
+    _write_confusion(run.folder / f"{prefix}confusion.csv", labels.numpy(), probabilities, classes)
     matrix = run.folder / f"{prefix}confusion_matrix.png"
     plots.draw_confusion_matrix(matrix, labels.numpy(), probabilities, classes)
     return score(probabilities, labels.numpy(), classes) | {"loss": F.cross_entropy(logits, labels).item()}
@@ -144,6 +146,15 @@ def _write_predictions(run: Run, batches: Batches, labels: np.ndarray, probabili
         for identifier, label, row in zip(ids, labels, probabilities, strict=True)
     ]
     write_table(run.folder / f"{prefix}predictions.csv", [("id", "true", "predicted", "confidence"), *rows])
+
+
+def _write_confusion(path: Path, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
+    """Write which class was taken for which, the most frequent mistake first and what is right at the end."""
+    pairs = Counter(sorted(zip(labels.tolist(), probabilities.argmax(1).tolist(), strict=True)))
+    images = np.bincount(labels, minlength=len(classes))
+    order = sorted(pairs.items(), key=lambda item: (item[0][0] == item[0][1], -item[1]))
+    rows = [(classes[true], classes[taken], n, round(n / images[true], 4)) for (true, taken), n in order]
+    write_table(path, [("true", "predicted", "images", "share_of_true"), *rows])
 
 
 def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str]) -> None:
