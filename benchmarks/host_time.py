@@ -50,9 +50,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="turns of each (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        f"{cpu_name()}, one thread, torch {torch.__version__}\n\n| transform | batches in one call | ms a step |\n|---|---|---|"
-    )
+    print(f"{cpu_name()}, one thread, torch {torch.__version__}\n")
+    print("| transform | batches in one call | ms a step |\n|---|---|---|")
     for name, transform in TRANSFORMS.items():
         for together in TOGETHER:
             times = [1000 * beside_the_step(transform, together) for _ in range(options.rounds)]
