@@ -7,6 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import read, without_pictures, write_class
 from pretend_gpu import PretendGPU
 from torch import nn
@@ -26,6 +27,7 @@ from common.models.placement import place
 from common.optim.recipe import Recipe
 from common.runs.state import TrainState
 from common.system.device import prepare_machine
+from common.system.distributed import Processes
 from common.training.features import FeatureBatches
 from common.training.loop import train_one_epoch
 from common.training.meter import Meter
@@ -122,6 +124,20 @@ def test_a_step_waits_for_nothing_and_mixes_no_devices(name):
     # At 5 to 8 microseconds each, a small network would wait for what is to be begun before and after it.
     around = sum(count for (_, where), count in launches.items() if re.search("transforms/|data/|meter", where)) / 3
     assert 0 < around <= MOST_LAUNCHES.get(name, 140)
+
+
+@pytest.mark.parametrize("name", ["fp16", "loss", "watch"])
+def test_a_step_of_several_processes_waits_for_nothing_and_mixes_no_devices(monkeypatch, name):
+    """The group has one, so that a message comes back as it was; test_processes.py has two that pretend."""
+    monkeypatch.setattr("common.system.device.join", lambda _: Processes(0, 2))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        waits, launches = per_step(**CASES[name])
+    finally:
+        dist.destroy_process_group()
+    assert waits == {}
+    messages = {where.split(":")[0]: count for (what, where), count in launches.items() if "c10d::" in what}
+    assert messages == {"common/training/loop.py": 3, "common/system/distributed.py": 3}  # gradients; what was counted
 
 
 def test_an_epoch_ends_with_two_looks_at_the_gpu():
