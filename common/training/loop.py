@@ -62,7 +62,7 @@ def train_one_epoch(
     _set_training_mode(state.model)
     meter = Meter(machine)
     trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
-    network, world_size = machine.processes.together(state.forward, trained), machine.processes.world_size
+    network = machine.processes.together(state.forward, trained)
     one = torch.ones((), device=machine.device)
     steps = -(-batches.batches_in(epoch) // recipe.accumulate)
     done = _go_on(state, meter, machine)
@@ -78,7 +78,7 @@ def train_one_epoch(
                 with machine.autocast(), sending(network, is_last=labels is micro_batches[-1][1]):
                     logits = network(inputs)
                     loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-                share = len(labels) / images * world_size  # gradients become their means over all processes
+                share = len(labels) / images * machine.processes.world_size  # over all, gradients become their means
                 state.scaler.scale(loss * share).backward()
                 meter.add(loss.detach(), logits.detach(), targets)
             machine.processes.all_reduce([meter.of_step])
@@ -93,8 +93,8 @@ def train_one_epoch(
                 state.after_step(step, meter.state_dict)
     _check(*meter.read(), epoch, lr)
     _check_network(state.model, epoch, lr)
-    for network in dict.fromkeys((state.model, state.eval_model)):
-        machine.processes.average_statistics(network)
+    for model in dict.fromkeys((state.model, state.eval_model)):
+        machine.processes.average_statistics(model)
     return meter.loss, meter.accuracy
 
 
