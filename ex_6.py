@@ -145,7 +145,7 @@ def parameter_groups(model, options):
 
 def tell_times(run):
     """Say how long it took by both clocks, and write it to `clock.json`; of a run that was resumed they say nothing."""
-    if not run.is_resumed:
+    if run.processes.is_main and not run.is_resumed:
         clock = {"training_seconds": run.training_seconds(), "process_seconds": process_seconds()}
         run.write_json("clock.json", clock)
         info(f"training {clock['training_seconds']:.1f} s; {clock['process_seconds']:.1f} s since the process began")

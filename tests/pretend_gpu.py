@@ -14,11 +14,13 @@ Threads that are begun within the block are not watched, and may work on tensors
 import sys
 from collections import Counter
 from contextlib import ExitStack
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
 from unittest import mock
 
 import torch
+from torch._C._distributed_c10d import Work, _create_work_from_future
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.optimizer import _foreach_supported_types as optimized_at_once
 from torch.overrides import TorchFunctionMode
 from torch.utils._foreach_utils import _foreach_supported_types as handled_at_once
@@ -138,8 +140,20 @@ class PretendGPU(TorchFunctionMode):
         yield mock.patch.object(torch.Tensor, "pin_memory", _pinned)  # by threads too
         yield mock.patch.object(torch.accelerator, "current_accelerator", lambda *_, **__: None)
         autocast, group = torch.autocast, torch._C._group_tensors_by_device_and_dtype
+        for name in ("_ddp_init_helper", "_pre_forward"):  # they make what gradients are gathered in to be sent
+            yield mock.patch.object(DistributedDataParallel, name, self._at(getattr(DistributedDataParallel, name)))
         yield mock.patch.object(torch, "autocast", lambda _, *args, **kwargs: autocast("cpu", *args, **kwargs))
         yield mock.patch.object(torch._C, "_group_tensors_by_device_and_dtype", lambda *args: _by_device(group(*args)))
+
+    def _at(self, method):
+        """Return a method for which what C++ makes lies on the GPU."""
+
+        @wraps(method)
+        def wrapper(*args, **kwargs):
+            with mock.patch.object(self, "_at_work", True):
+                return method(*args, **kwargs)
+
+        return wrapper
 
     # What is counted
 
@@ -204,7 +218,8 @@ class PretendGPU(TorchFunctionMode):
             kwargs = kwargs | {"device": torch.device("cpu")}
         if not _any_ours(tensors):
             made = func(*args, **kwargs)
-            if not isinstance(made, torch.Tensor) or not (is_for_gpu or (self._at_work and not tensors)):
+            is_for_gpu = is_for_gpu or (self._at_work and not tensors and kwargs.get("device") is not None)
+            if not isinstance(made, torch.Tensor) or not is_for_gpu:
                 return made
             self.launch(name)
             return OnGPU(made)
@@ -220,6 +235,9 @@ class PretendGPU(TorchFunctionMode):
         if torch.are_deterministic_algorithms_enabled() and name in NOT_REPEATABLE:
             raise RuntimeError(f"{name} does not have a deterministic implementation")
         made = func(*_change(_numbers, args), **_change(_numbers, kwargs))
+        if func.namespace == "c10d":  # a message between processes, which a GPU sends while others go on
+            Work.unbox(made[-1]).wait()
+            return (*_change(_ours, made[:-1]), _done(args[0]).boxed())
         return return_and_correct_aliasing(func, args, kwargs, _change(_ours, made))
 
     def _check_devices(self, func, name, args, tensors):
@@ -303,6 +321,13 @@ def _numbers(value):
 
 def _ours(value):
     return OnGPU(value) if isinstance(value, torch.Tensor) and not isinstance(value, OnGPU) else value
+
+
+def _done(result):
+    """Return what waits for a message that has arrived."""
+    future = torch.futures.Future()
+    future.set_result(result)
+    return _create_work_from_future(future)
 
 
 def _has_mask(indices):

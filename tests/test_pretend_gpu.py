@@ -7,6 +7,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from helpers import read, without_pictures, write_class
 from pretend_gpu import PretendGPU
 from torch import nn
@@ -26,6 +27,7 @@ from common.models.placement import place
 from common.optim.recipe import Recipe
 from common.runs.state import TrainState
 from common.system.device import prepare_machine
+from common.system.distributed import Processes
 from common.training.features import FeatureBatches
 from common.training.loop import train_one_epoch
 from common.training.meter import Meter
@@ -140,6 +142,20 @@ def test_a_gpu_transforms_several_batches_in_one_call():
     assert len(whole) == 5 and len(rest) == 3
     for (inputs, labels), (wanted, numbers) in zip(whole + rest, expected + expected[2:], strict=True):
         assert torch.equal(inputs.numbers, wanted.numbers) and torch.equal(labels.numbers, numbers.numbers)
+
+
+@pytest.mark.parametrize("name", ["fp16", "loss", "watch"])
+def test_a_step_of_several_processes_waits_for_nothing_and_mixes_no_devices(monkeypatch, name):
+    """The group has one, so that a message comes back as it was; test_processes.py has two that pretend."""
+    monkeypatch.setattr("common.system.device.join", lambda _: Processes(0, 2))
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        waits, launches = per_step(**CASES[name])
+    finally:
+        dist.destroy_process_group()
+    assert waits == {}
+    messages = {where.split(":")[0]: count for (what, where), count in launches.items() if "c10d::" in what}
+    assert messages == {"common/training/loop.py": 3, "common/system/distributed.py": 3}  # gradients; what was counted
 
 
 def test_an_epoch_ends_with_two_looks_at_the_gpu():

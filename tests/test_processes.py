@@ -1,5 +1,6 @@
 """Several processes end where one does, and one that dies takes the others with it."""
 
+import importlib
 import json
 import os
 import signal
@@ -9,10 +10,11 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import torch
-from helpers import ROOT, command, environment, part, same_result, small_run, without_pictures
+from helpers import ROOT, command, environment, part, read, same_result, small_run, without_pictures
 from pretend_gpu import PretendGPU
 from torch import nn
 
@@ -140,6 +142,63 @@ def test_processes_together_have_the_loss_curve_of_one(tmp_path, processes, netw
     assert tests[0]["loss"] == pytest.approx(tests[1]["loss"], abs=1e-3)
 
 
+MANY_RUNS_PROGRAM = """
+import importlib, json, sys
+from contextlib import nullcontext
+from common.system.start import run_script
+from helpers import without_pictures
+from pretend_gpu import PretendGPU
+
+def main():
+    for words in json.loads(sys.argv[1]):
+        with PretendGPU(2) if "cuda" in words else nullcontext():
+            without_pictures(words[1:], importlib.import_module(words[0]))
+
+run_script(main)
+"""
+COMMON_WORDS = ["--dataset", "digits", "--limit", "40", "-b", "20", "-e", "1", "--optimizer", "sgd", "-lr", "0.0001",
+                "--schedule", "none", "--sync_bn", "--precision", "fp32", "--test", "False"]  # fmt: skip
+MANY_RUNS = {
+    "ex_1": ["--ema", "0.9", "--clip_grad", "1", "-d", "0.3"],
+    "ex_2": ["--image_size", "16", "--width", "2"],
+    "ex_3": ["--augment", "blur", "--accumulate", "2", "-b", "10"],
+    "ex_4": ["--trivial_augment", "--heavy_augment"],
+    "ex_5": ["--watch", "2"],
+    "ex_6": ["--widths", "8,8,8", "--whiten", "False"],  # whitened, images in gray have channels of rounding errors
+    "trainA": ["--image_size", "64", "-nf", "2", "-bn", "True"],
+    "trainB": ["--image_size", "32", "--model", "resnet18", "--weights", "none", "--strategy", "staged",
+               "--stage_epochs", "1", "--momentum", "0", "-e", "2"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_every_experiment_has_with_two_processes_the_loss_curve_of_one(tmp_path):
+    """Also on two GPUs, that pretend: without batch norm, as PyTorch's own over several processes needs real ones."""
+    runs = [[script, *COMMON_WORDS, *words, "--output_dir", script] for script, words in MANY_RUNS.items()]
+    runs.append(
+        ["ex_1", *COMMON_WORDS, "-bn", "False", "--sync_bn", "False", "--device", "cuda", "--output_dir", "gpu"]
+    )
+    (tmp_path / "program.py").write_text(MANY_RUNS_PROGRAM)
+    (tmp_path / "two").mkdir()
+    paths = environment(OMP_NUM_THREADS="1", PYTHONPATH=os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(tmp_path / "program.py")]
+    settings = {"cwd": tmp_path / "two", "env": paths, "text": True, "stderr": subprocess.PIPE}
+    two = subprocess.Popen([*launcher, json.dumps(runs)], stdout=subprocess.DEVNULL, **settings)
+    for script, *words, name in runs:
+        words = ["cpu" if word == "cuda" else word for word in words]
+        without_pictures([*words, str(tmp_path / "one" / name)], importlib.import_module(script))
+    _, said = two.communicate(timeout=200)
+    assert two.returncode == 0, said
+    names = [run[-1] for run in runs]
+    expected, found = ({name: curve(tmp_path / count / name) for name in names} for count in ("one", "two"))
+    gaps = {name: np.abs(np.subtract(found[name], expected[name]))[:, :2].max() for name in names}
+    assert max(gaps.values()) < 1e-4, gaps
+    machines = {name: read(next((tmp_path / "two" / name).glob("*/*/*")), "config.json")["machine"] for name in names}
+    assert [(machine["processes"], machine["device"]) for machine in machines.values()] == [(2, "cpu")] * 8 + [
+        (2, "cuda")
+    ]
+
+
 @pytest.mark.slow
 def test_without_sync_each_process_has_its_own_batch_norm(tmp_path):
     """With it they have the loss of one process, see above."""
@@ -169,11 +228,13 @@ def test_two_agents_that_meet_do_what_one_does(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_processes_killed_within_an_epoch_go_on_from_that_step_to_the_same_bits(tmp_path):
-    """Each has random numbers (dropout) and running statistics of its own."""
-    words = ["ex_1.py", "--dataset", "digits", "--limit", "200", "-b", "8", "-e", "3", "-d", "0.5", "--output_dir"]
-    assert torchrun(*words, tmp_path / "whole").returncode == 0
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", *words, str(tmp_path / "part")]
+@pytest.mark.parametrize("processes", [2, pytest.param(3, marks=pytest.mark.long)])
+def test_processes_killed_within_an_epoch_go_on_from_that_step_to_the_same_bits(tmp_path, processes):
+    """Each has random numbers (dropout) and running statistics of its own; of three, the order of a sum shows."""
+    words = ["ex_1.py", "--dataset", "digits", "--limit", "200", "-b", "9", "-e", "3", "-d", "0.5", "--output_dir"]
+    assert torchrun(*words, tmp_path / "whole", processes=processes).returncode == 0
+    start = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+    launcher = [*start, *words, str(tmp_path / "part")]
     settings = {"cwd": ROOT, "env": environment(OMP_NUM_THREADS="1"), "start_new_session": True}
     job = subprocess.Popen([*launcher, "--save_minutes", "1e-9"], stdout=subprocess.DEVNULL, **settings)
     while not list((tmp_path / "part").glob("*/*/*/last.pth")):
@@ -182,7 +243,7 @@ def test_processes_killed_within_an_epoch_go_on_from_that_step_to_the_same_bits(
         process.kill()
     job.wait()
     [folder] = (tmp_path / "part").glob("*/*/*")
-    done = torchrun("ex_1.py", "--resume", folder)
+    done = torchrun("ex_1.py", "--resume", folder, processes=processes)
     assert done.returncode == 0, done.stderr
     assert ", step " in done.stdout
     [whole] = (tmp_path / "whole").glob("*/*/*")

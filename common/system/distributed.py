@@ -8,6 +8,8 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from common.system.errors import BadInput
 from common.system.log import info
@@ -44,7 +46,23 @@ class Processes:
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view(tensor.shape))
 
-    def average_statistics(self, model: torch.nn.Module) -> None:
+    def together(self, forward: Callable, trained: list[nn.Parameter]) -> Callable:
+        """Return `forward`, but with more than one process so that `backward()` makes the gradients of the parameters
+        `trained` their means over all processes, and sends the first of them while it computes the others.
+        """
+        if self.world_size == 1:
+            return forward
+        network = DistributedDataParallel(_Trained(forward, trained), gradient_as_bucket_view=True)
+        # The first backward pass settles which gradients are sent in one message, and where in it. With three processes
+        # the order of their sums depends on that, and so the last bits of a run that is resumed within an epoch. So
+        # this pass is one over the parameters alone. (find_unused_parameters keeps the order, too, but warns of itself,
+        # and goes through the whole graph at every step.)
+        (0 * network(None)).backward()
+        for parameter in trained:
+            parameter.grad = None
+        return network
+
+    def average_statistics(self, model: nn.Module) -> None:
         """Replace running statistics by their means over all processes."""
         statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
         if self.world_size > 1 and statistics:
@@ -148,6 +166,30 @@ def leave() -> None:
     """Split from the other processes, at the end."""
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+class _Trained(nn.Module):
+    """What PyTorch is told of a network: how it runs, and its parameters that are trained.
+
+    Of its buffers it is not told, as it would send them at every step: running statistics are averaged once an epoch.
+    """
+
+    def __init__(self, run: Callable, parameters: list[nn.Parameter]):
+        super().__init__()
+        self.trained = nn.ParameterList(parameters)
+        self.run = lambda inputs: run(inputs)  # a module would be found, with its buffers
+
+    def forward(self, inputs: torch.Tensor | None) -> torch.Tensor:
+        """Return what the network makes of `inputs`; of None a number that depends on every parameter, last first."""
+        return sum(parameter.sum() for parameter in self.trained) if inputs is None else self.run(inputs)
+
+
+def sending(network: Callable, is_last: bool) -> contextlib.AbstractContextManager:
+    """Return the context for a forward pass of what `together` returned: only if it is the last one of a step are the
+    gradients sent, with those that have been added up before.
+    """
+    is_alone = not isinstance(network, DistributedDataParallel)
+    return contextlib.nullcontext() if is_last or is_alone else network.no_sync()
 
 
 class SumOverProcesses(torch.autograd.Function):

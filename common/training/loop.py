@@ -31,6 +31,7 @@ from common.models.dropout import set_draws
 from common.optim.recipe import Recipe
 from common.runs.state import TrainState
 from common.system.device import Machine
+from common.system.distributed import sending
 from common.system.errors import Diverged
 from common.system.log import info, progress
 from common.training.meter import Meter
@@ -61,6 +62,7 @@ def train_one_epoch(
     _set_training_mode(state.model)
     meter = Meter(machine)
     trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    network = machine.processes.together(state.forward, trained)
     one = torch.ones((), device=machine.device)
     steps = -(-batches.batches_in(epoch) // recipe.accumulate)
     done = _go_on(state, meter, machine)
@@ -73,14 +75,13 @@ def train_one_epoch(
                     set_draws(state.dropouts, Draws(batches.seed, epoch, places, "dropout"))
                 if mix:
                     inputs, targets = mix(inputs, labels, epoch, number)
-                with machine.autocast():
-                    logits = state.forward(inputs)
+                with machine.autocast(), sending(network, is_last=labels is micro_batches[-1][1]):
+                    logits = network(inputs)
                     loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-                state.scaler.scale(loss * (len(labels) / images)).backward()
+                share = len(labels) / images * machine.processes.world_size  # over all, gradients become their means
+                state.scaler.scale(loss * share).backward()
                 meter.add(loss.detach(), logits.detach(), targets)
-            if machine.processes.world_size > 1:  # every process gets the sums over the whole batch
-                gradients = [parameter.grad for parameter in trained if parameter.grad is not None]
-                machine.processes.all_reduce([*gradients, meter.of_step])
+            machine.processes.all_reduce([meter.of_step])
             lr = state.optimizer.param_groups[0]["lr"]
             _take_step(state, recipe.clip_grad, step)
             _check(*meter.end_step(images, state.scaler.scale(one)), epoch, lr)
@@ -92,8 +93,8 @@ def train_one_epoch(
                 state.after_step(step, meter.state_dict)
     _check(*meter.read(), epoch, lr)
     _check_network(state.model, epoch, lr)
-    for network in dict.fromkeys((state.model, state.eval_model)):
-        machine.processes.average_statistics(network)
+    for model in dict.fromkeys((state.model, state.eval_model)):
+        machine.processes.average_statistics(model)
     return meter.loss, meter.accuracy
 
 
