@@ -24,6 +24,7 @@ from common.data.folders import (
     warn_of_dim,
 )
 from common.data.hdf5 import SPLITS, open_hdf5
+from common.data.index import Index
 from common.system.errors import BadInput
 from common.system.files import check_writable, lock, partial_file, remove_partial_files
 from common.system.log import info, progress
@@ -47,7 +48,8 @@ def find_splits(location: str, size: int, fit: str, workers: int) -> dict[str, S
     splits = {}
     for name in sorted(folders, key=SPLITS.index):
         files = labeled_files(folders[name], classes, name)
-        dataset = FolderDataset(folders[name], files, classes, size, fit, workers)
+        index = Index(folders[name], [path for path, _ in files])
+        dataset = FolderDataset(index, [label for _, label in files], classes, size, fit, workers)
         splits[name] = Split(dataset, torch.arange(len(files)))
     return splits
 
