@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import read, without_pictures, write_class
-from pretend_gpu import PretendGPU
+from pretend_gpu import OnGPU, PretendGPU, Stream
 from torch import nn
 
 import ex_1
@@ -172,6 +172,14 @@ def test_a_wait_in_the_loop_is_noticed(monkeypatch):
 def test_a_constant_on_the_cpu_is_noticed():
     with PretendGPU(), pytest.raises(RuntimeError, match="not all tensors are on the same device"):
         train(1, Compose([lambda images, draws: images + torch.zeros(SIDE), PLAIN.normalize]))
+
+
+@pytest.mark.parametrize("forgotten", ["wait_stream", "record_stream"])
+def test_copies_beside_the_work_that_nobody_waits_for_are_noticed(monkeypatch, forgotten):
+    train_on = {"wait_stream": Stream, "record_stream": OnGPU}[forgotten]
+    monkeypatch.setattr(train_on, forgotten, lambda *_: None)
+    with PretendGPU(), pytest.raises(RuntimeError, match="does not wait|used again"):
+        train(1, images_stay=True)
 
 
 def test_what_cuda_refuses_is_noticed():
