@@ -67,7 +67,8 @@ class Index:
     """
 
     def __init__(self, root: Path, paths: Sequence[Path], file: Path | None = None):
-        self.paths, self.names = paths, [path.relative_to(root).as_posix() for path in paths]
+        depth = len(root.parts)
+        self.paths, self.names = paths, ["/".join(path.parts[depth:]) for path in paths]
         self.facts = np.zeros(len(paths), FACTS)
         states = np.array([file_state(path) for path in paths], np.int64).reshape(-1, len(STATE))
         for column, name in enumerate(STATE):
