@@ -5,10 +5,11 @@
 
 The images are small (8x8 pixels, random), because what is measured is what grows with their number. They are written
 first, which is not timed: one HDF5 file laid out as `pack.py` does it, and class folders of PNG files. Then `ex_1.py`
-starts on them in processes of its own, which train on 1,000 images for one epoch: anew, resumed for a second epoch, and
-by two processes. Time is that of the whole process, less that of the same commands on the scanned digits; memory is the
-most that all processes of a run had at a moment, pages that they share divided among them (Linux), or else the most
-that they had alone. Prints a table and writes outputs/benchmarks/scale.json.
+starts on them in processes of its own, which train on 1,000 images for one epoch: anew, again (when an index knows the
+files), resumed for a second epoch, and by two processes. Time is that of the whole process, less that of the same
+commands on the scanned digits; memory is the most that all processes of a run had at a moment, pages that they share
+divided among them (Linux), or else the most that they had alone. Prints a table and writes
+outputs/benchmarks/scale.json.
 """
 
 import argparse
@@ -59,15 +60,13 @@ def main(argv=None):
 
 
 def write_hdf5(path, count):
-    """Write `count` training images, and some to validate, a chunk each."""
+    """Write `count` training images, and some to validate, in one piece each."""
     chance = np.random.default_rng(0)
     with h5py.File(path, "w", libver="v108") as file:
         file.attrs["classes"] = fixed_length([str(number) for number in range(CLASSES)])
         for name, images in (("train", count), ("val", VAL)):
             shape = (images, SIDE, SIDE, 3)
-            pixels = file.create_dataset(f"images-{name}", shape, np.uint8, chunks=(1, *shape[1:]))
-            for number in range(images):
-                pixels.id.write_direct_chunk((number, 0, 0, 0), chance.bytes(3 * SIDE**2))
+            file.create_dataset(f"images-{name}", data=chance.integers(0, 256, shape, dtype=np.uint8))
             file[f"labels-{name}"] = np.arange(images) % CLASSES
             file[f"files-{name}"] = fixed_length([f"{number}.png" for number in range(images)])
 
@@ -85,10 +84,12 @@ def write_files(folder, count):
 def measured(name, words, folder, less):
     """Yield a row for each start on the same images, and print it; `less` are the seconds to be taken off."""
     torchrun = ["-m", "torch.distributed.run", "--nproc_per_node=2"]
+    new = [ROOT / "ex_1.py", *words, *TRAINED, "--output_dir", folder]
     starts = {
-        "anew": lambda: [ROOT / "ex_1.py", *words, *TRAINED, "--output_dir", folder],
-        "resumed": lambda: [ROOT / "ex_1.py", "--resume", *folder.glob("*/*/*"), "-e", "2"],
-        "two processes": lambda: [*torchrun, ROOT / "ex_1.py", *words, *TRAINED, "--output_dir", f"{folder} of two"],
+        "anew": lambda: new,
+        "again": lambda: new,
+        "resumed": lambda: [ROOT / "ex_1.py", "--resume", min(folder.glob("*/*/*")), "-e", "2"],
+        "two processes": lambda: [*torchrun, *new],
     }
     for start, command in starts.items():
         seconds, memory = run([sys.executable, *map(str, command())])

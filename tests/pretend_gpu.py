@@ -13,7 +13,7 @@ Threads that are begun within the block are not watched, and may work on tensors
 
 import sys
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache, wraps
 from pathlib import Path
 from unittest import mock
@@ -49,6 +49,39 @@ INDEXING = ("index", "index_put", "index_put_")
 FROM_THE_HOST = (torch.tensor, torch.as_tensor, torch.asarray)
 
 
+class Stream:
+    """Work that is done in turn; `now` gets what there is to do, and may do it before that of others is done.
+
+    `given` counts what it was given. It begins its next work when others have done as many as `awaited` says.
+    """
+
+    def __init__(self, *_):
+        self.given, self.awaited = 0, {self: 0}
+
+    def wait_stream(self, other):
+        self.awaited[other] = other.given
+
+    @classmethod
+    @contextmanager
+    def use(cls, stream):
+        """Give `stream` what there is to do in the block."""
+        before, cls.now = cls.now, stream
+        try:
+            yield
+        finally:
+            cls.now = before
+
+    def check(self, tensor):
+        """Refuse a tensor whose numbers may not be there yet, or whose memory may be used again too early."""
+        if tensor.made_by is not self and self.awaited.get(tensor.made_by, 0) < tensor.made_as:
+            raise RuntimeError("a stream does not wait for what another one makes")
+        if self not in tensor.users:
+            raise RuntimeError("the memory of a tensor may be used again before this stream has used it")
+
+
+Stream.now = Stream()
+
+
 class OnGPU(torch.Tensor):
     """A tensor on the pretend GPU; `numbers` is the tensor on the CPU that it stands for.
 
@@ -63,7 +96,8 @@ class OnGPU(torch.Tensor):
         return torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=numbers.dtype, device="cpu", **layout)
 
     def __init__(self, numbers):
-        self.numbers = numbers
+        Stream.now.given += 1
+        self.numbers, self.made_by, self.made_as, self.users = numbers, Stream.now, Stream.now.given, {Stream.now}
 
     device = property(lambda self: GPU)
     is_cuda = property(lambda self: True)
@@ -72,6 +106,10 @@ class OnGPU(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         raise RuntimeError(f"{func} of a tensor on the pretend GPU, outside of its block or in another thread")
+
+    def record_stream(self, stream):
+        """Keep the memory until the work is done that `stream` is given before the tensor goes away."""
+        self.users.add(stream)
 
     def untyped_storage(self):
         """The memory itself, which tells whether two tensors share it."""
@@ -136,6 +174,9 @@ class PretendGPU(TorchFunctionMode):
             get_rng_state=lambda *_: torch.zeros(16, dtype=torch.uint8),
             set_rng_state=lambda *_: None,
             synchronize=lambda *_: self.wait("synchronize"),
+            Stream=Stream,
+            stream=Stream.use,
+            current_stream=lambda *_: Stream.now,
         )
         yield mock.patch.object(torch.Tensor, "pin_memory", _pinned)  # by threads too
         yield mock.patch.object(torch.accelerator, "current_accelerator", lambda *_, **__: None)
@@ -200,6 +241,8 @@ class PretendGPU(TorchFunctionMode):
             args, kwargs = (func.__name__,), kwargs | {"non_blocking": kwargs.get("non_blocking", False)}
         device, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
         is_ours = isinstance(tensor, OnGPU)
+        if is_ours:
+            Stream.now.check(tensor)
         settings = {"dtype": dtype or tensor.dtype, "memory_format": memory_format or torch.preserve_format}
         if device is None or _is_gpu(device) == is_ours:
             return torch.Tensor.to(tensor, copy=copy, **settings)
@@ -223,6 +266,8 @@ class PretendGPU(TorchFunctionMode):
                 return made
             self.launch(name)
             return OnGPU(made)
+        for tensor in filter(_any_ours, tensors):
+            Stream.now.check(tensor)
         if name == "copy_" and isinstance(args[0], OnGPU) != isinstance(args[1], OnGPU):
             up = isinstance(args[0], OnGPU)
             self._note_copy(args[1] if up else args[0], up, args[2] if len(args) > 2 else False)

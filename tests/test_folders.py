@@ -1,6 +1,7 @@
 import functools
 import itertools
 import os
+import pickle
 import random
 import shutil
 import sys
@@ -15,13 +16,17 @@ from helpers import noise, write_class
 from PIL import Image
 
 import common.data.folders
+import common.data.images
+import common.data.index
 import common.system.memory
 from common.data.arrays import ArrayDataset
 from common.data.batches import make_batches
 from common.data.folders import FolderDataset, load_folder
 from common.data.load import Source
+from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.device import Machine
 from common.system.errors import BadInput
+from common.system.files import lock
 from common.transforms.basic import Compose
 
 
@@ -577,7 +582,221 @@ def test_limit_takes_as_many_of_each_class_from_the_training_images_only(tmp_pat
     assert "--limit 1" in refusal(tmp_path, limit=1)
 
 
-def test_decoded_images_are_kept_for_the_processes_that_come_after(tmp_path, monkeypatch):
+@pytest.fixture
+def indexed(monkeypatch):
+    """Let few files that were written just now be worth an index."""
+    monkeypatch.setattr(common.data.index, "WORTHWHILE", 1)
+    monkeypatch.setattr(common.data.index, "SETTLED", -(10**12))
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """The names of the files that have been decoded."""
+    honest, names = common.data.folders.read_frame, []
+
+    def read_frame(path, *how):
+        names.append(path.name)
+        return honest(path, *how)
+
+    monkeypatch.setattr(common.data.folders, "read_frame", read_frame)
+    return names
+
+
+def all_that_is_told(root, output_dir, size=SIZE, **options):
+    """Return what there is to know of a folder, to be compared."""
+    data = load(root, size, output_dir=output_dir and str(output_dir), **options)
+    parts = [(ids_of(part), part.labels, part.hashes, part.dataset.batch(part.indices)[0].tolist())
+             for part in data.splits.values()]  # fmt: skip
+    return data.digest, data.reading, parts
+
+
+def index_files(output_dir):
+    return sorted((output_dir / ".index").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("fit", "memory"), [("crop", "fits"), ("crop", "does not fit"), ("slide", "fits"), ("slide", "does not fit")]
+)
+def test_a_second_start_is_the_same_and_decodes_only_pixels_that_it_needs(
+    tmp_path, monkeypatch, indexed, decoded, fit, memory
+):
+    if memory != "fits":
+        monkeypatch.setattr(common.system.memory, "available_memory", lambda: 0)
+    write_parts(tmp_path / "images", "train", "test")
+    write_classes(tmp_path / "images/train", {"ant": 5}, 500, height=20, width=31)
+    Image.new("L", (SIZE, SIZE), 7).save(tmp_path / "images/train/ant/grey.png")
+    names = len(list(tmp_path.rglob("*.png")))
+    expected = all_that_is_told(tmp_path / "images", None, fit=fit)
+    load(tmp_path / "images", fit=fit, output_dir=str(tmp_path / "out"))
+    decoded.clear()
+    needed = names if (fit, memory) == ("slide", "fits") else 0  # whose pixels are not kept
+    with monkeypatch.context() as patch:
+        if not needed:
+            patch.setattr(common.data.images, "opened", lambda path: pytest.fail("opened again"))
+        load(tmp_path / "images", fit=fit, output_dir=str(tmp_path / "out"))
+    assert len(decoded) == needed
+    assert all_that_is_told(tmp_path / "images", tmp_path / "out", fit=fit) == expected
+    assert expected[1].converted["greyscale"] == 1
+    assert len(index_files(tmp_path / "out")) == 2
+
+
+def test_squares_that_are_too_many_to_be_kept_are_decoded_again(tmp_path, monkeypatch, indexed, decoded):
+    monkeypatch.setattr(common.data.index, "SMALL", 100)
+    write_classes(tmp_path / "images", {"ant": 5, "bee": 5})
+    told = [all_that_is_told(tmp_path / "images", tmp_path / "out") for _ in range(2)]
+    assert told[0] == told[1] and len(decoded) == 20
+
+
+@pytest.mark.parametrize("memory", ["fits", "does not fit"])
+def test_only_what_has_changed_is_decoded_again(tmp_path, monkeypatch, indexed, decoded, memory):
+    if memory != "fits":
+        monkeypatch.setattr(common.system.memory, "available_memory", lambda: 0)
+    folder = write_classes(tmp_path / "images", {"ant": 9, "bee": 9})
+
+    def again(*names):
+        load(folder, output_dir=str(tmp_path / "out"))
+        assert sorted(decoded) == sorted(names)
+        decoded.clear()
+        expected = all_that_is_told(folder, None)
+        decoded.clear()
+        told = all_that_is_told(folder, tmp_path / "out")
+        assert told == expected
+        decoded.clear()
+
+    again(*(f"{number:03}.png" for _ in "ab" for number in range(9)))
+    again()
+    paths = [folder / "ant" / f"{number:03}.png" for number in range(9)]
+    paths[0].unlink()
+    again()
+    paths[1].rename(folder / "bee" / "renamed.png")
+    Image.fromarray(noise(77)).save(folder / "bee" / "added.png")
+    again("added.png", "renamed.png")
+    state = paths[2].stat()
+    other = Image.fromarray(255 - np.asarray(Image.open(paths[2])))
+    other.save(paths[2])
+    os.utime(paths[2], ns=(state.st_atime_ns, state.st_mtime_ns))  # as copying tools do it
+    again("002.png")
+    os.utime(paths[3], (1, 1))
+    again("003.png")
+
+
+def test_what_was_written_a_moment_ago_is_decoded_again(tmp_path, monkeypatch, decoded):
+    monkeypatch.setattr(common.data.index, "WORTHWHILE", 1)
+    write_classes(tmp_path / "images", {"ant": 5, "bee": 5})
+    told = [all_that_is_told(tmp_path / "images", tmp_path / "out") for _ in range(2)]
+    assert told[0] == told[1] and len(decoded) == 20
+
+
+def test_a_broken_file_is_named_at_every_start(tmp_path, indexed, decoded):
+    folder = write_classes(tmp_path / "images", {"ant": 9, "bee": 9})
+    (folder / "ant" / "003.png").write_bytes((folder / "ant" / "003.png").read_bytes()[:-40])
+    expected = refusal(folder)
+    for _ in range(2):
+        decoded.clear()
+        assert refusal(folder, output_dir=str(tmp_path / "out")) == expected
+    assert decoded == ["003.png"]
+    told = [all_that_is_told(folder, out, skip_unreadable=True) for out in (None, tmp_path / "out", tmp_path / "out")]
+    assert told[0] == told[1] == told[2] and len(told[0][1].skipped) == 1
+
+
+def test_other_squares_have_another_index(tmp_path, indexed):
+    folder = write_classes(tmp_path / "images", {"ant": 5, "bee": 5}, height=20, width=31)
+    for size, fit in itertools.product((9, 7), ("crop", "squash")):
+        for _ in range(2):
+            told = all_that_is_told(folder, tmp_path / "out", size, fit=fit)
+            assert told == all_that_is_told(folder, None, size, fit=fit)
+    assert len(index_files(tmp_path / "out")) == 4
+
+
+def test_squares_that_keep_their_size_until_another_comes_are_made_anew(tmp_path, indexed):
+    folder = write_classes(tmp_path / "images", {"ant": 5, "bee": 5})
+    for image_size in (2 * SIZE, 2 * SIZE):
+        told = all_that_is_told(folder, tmp_path / "out", image_size)
+        assert np.shape(told[2][0][3])[-1] == SIZE
+    write_class(folder / "ant", 1, 99, height=40, width=31)
+    told = all_that_is_told(folder, tmp_path / "out", 2 * SIZE)
+    assert told == all_that_is_told(folder, None, 2 * SIZE)
+    assert np.shape(told[2][0][3])[-1] == 2 * SIZE
+
+
+def _with_content(path, **changes):
+    content = load_checkpoint(path)
+    save_checkpoint(path, {name: value for name, value in (content | changes).items() if value is not None})
+
+
+HOSTILE = {
+    "a flipped bit": lambda path: path.write_bytes(path.read_bytes()[:99] + b"\xff" + path.read_bytes()[100:]),
+    "half of it": lambda path: path.write_bytes(path.read_bytes()[:200]),
+    "nothing": lambda path: path.write_bytes(b""),
+    "no seal": lambda path: path.write_bytes(path.read_bytes()[:-80]),
+    "code": lambda path: save_checkpoint(path, pickle.dumps(print)),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "no names": lambda path: _with_content(path, names=None),
+    "names of nothing": lambda path: _with_content(path, names=torch.zeros(0, dtype=torch.uint8)),
+    "names that are none": lambda path: _with_content(path, names=["a"]),
+    "other facts": lambda path: _with_content(path, facts=torch.zeros(3, 7)),
+    "many facts": lambda path: _with_content(path, facts=torch.zeros(50, 52, dtype=torch.uint8)),
+    "other pixels": lambda path: _with_content(path, pixels=torch.zeros(3)),
+    "pixels that are none": lambda path: _with_content(path, pixels="pixels"),
+}
+
+
+@pytest.mark.parametrize("fault", HOSTILE)
+def test_an_index_that_is_damaged_is_told_of_and_made_anew(tmp_path, indexed, decoded, capsys, fault):
+    folder = write_classes(tmp_path / "images", {"ant": 5, "bee": 5})
+    expected = all_that_is_told(folder, tmp_path / "out")
+    [path] = index_files(tmp_path / "out")
+    capsys.readouterr()
+    HOSTILE[fault](path)
+    decoded.clear()
+    assert all_that_is_told(folder, tmp_path / "out") == expected
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"note: {path} ") and line.endswith(": the images are read anew")
+    assert len(decoded) == 10
+    if path.is_file():
+        decoded.clear()
+        assert all_that_is_told(folder, tmp_path / "out") == expected
+        assert decoded == [] and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("changes", [{"rules": "1.0"}, {"made_as": "3 crop"}, {"pixels": torch.zeros(10, 2, 2, 3)}])
+def test_an_index_of_another_program_or_other_squares_is_not_used(tmp_path, indexed, decoded, capsys, changes):
+    folder = write_classes(tmp_path / "images", {"ant": 5, "bee": 5})
+    expected = all_that_is_told(folder, tmp_path / "out")
+    _with_content(*index_files(tmp_path / "out"), **changes)
+    capsys.readouterr()
+    decoded.clear()
+    assert all_that_is_told(folder, tmp_path / "out") == expected
+    assert capsys.readouterr().out == "" and len(decoded) == 10
+
+
+def test_an_index_needs_no_place_in_the_folder_of_the_images_and_leaves_nothing_behind(tmp_path, indexed, decoded):
+    folder, out = write_classes(tmp_path / "images", {"ant": 5, "bee": 5}), tmp_path / "out"
+    before = sorted(folder.rglob("*"))
+    load(folder, output_dir=str(out))
+    [path] = index_files(out)
+    left = out / ".index" / f".{path.name}.0123abcd.partial"  # by a process that was killed
+    left.write_bytes(b"half")
+    Image.fromarray(noise(77)).save(folder / "ant" / "000.png")
+    load(folder, output_dir=str(out))
+    assert sorted(folder.rglob("*")) == before
+    assert index_files(out) == [path]
+    (tmp_path / "file").write_bytes(b"")
+    load(folder, output_dir=str(tmp_path / "file"))  # where no folder can be made: without an index
+    with lock(path.with_suffix(".lock"), "the index"):  # another process is writing
+        path.unlink()
+        decoded.clear()
+        load(folder, output_dir=str(out))
+        assert len(decoded) == 10 and not path.exists()
+
+
+def test_few_files_have_no_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(common.data.index, "SETTLED", -(10**12))
+    load(write_classes(tmp_path / "images", {"ant": 5, "bee": 5}), output_dir=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_decoded_images_are_kept_for_the_processes_that_come_after(tmp_path, monkeypatch, indexed):
     for number, name in enumerate("ab"):
         write_class(tmp_path / "images" / name, 5, first_seed=10 * number)
     Image.new("L", (SIZE, SIZE), 7).save(tmp_path / "images" / "a" / "grey.png")
@@ -600,4 +819,4 @@ def test_decoded_images_are_kept_for_the_processes_that_come_after(tmp_path, mon
     Image.fromarray(noise(99)).save(tmp_path / "images" / "a" / "000.png")  # another picture
     changed = load()[0]["train"]
     assert not torch.equal(changed.dataset.pixels, plain["train"].dataset.pixels)
-    assert len(list((tmp_path / "decoded").iterdir())) == 2
+    assert list((tmp_path / "decoded").iterdir()) == [kept]

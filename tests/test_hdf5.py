@@ -129,6 +129,38 @@ def test_what_fits_is_in_memory_and_the_rest_is_told(tmp_path, capsys, request):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
+def test_processes_of_a_machine_share_what_lies_in_one_piece(tmp_path, monkeypatch, layout):
+    path = write_file(tmp_path / "a.hdf5", **LAYOUTS[layout])
+    alone = load_hdf5(str(path))
+    monkeypatch.setattr(common.data.hdf5, "processes_here", lambda: 2)
+    shared = load_hdf5(str(path))
+    for name, part in shared.items():
+        assert np.array_equal(all_of(part)[0], pixels_of(name)) and all_of(part)[1] == all_of(alone[name])[1]
+        assert part.dataset.middles_sha256 == alone[name].dataset.middles_sha256
+        assert list(part.hashes) == list(alone[name].hashes)
+    content = path.read_bytes()
+    first = shared["train"].dataset.pixels[0].numpy().tobytes()
+    with open(path, "r+b") as file:
+        file.seek(content.index(first) if layout in READ_PAST_THE_LIBRARY else 0)
+        file.write(bytes([first[0] ^ 1]))
+    assert alone["train"].dataset.pixels[0, 0, 0, 0] == first[0]
+    if layout == "contiguous":
+        assert shared["train"].dataset.pixels[0, 0, 0, 0] == first[0] ^ 1
+    changed = path.read_bytes()
+    shared["train"].dataset.pixels[1] = 0  # nobody does that
+    assert path.read_bytes() == changed
+
+
+@pytest.mark.parametrize(("layout", "fits"), [("contiguous", True), ("packed", False)])
+def test_what_processes_share_takes_memory_once(tmp_path, monkeypatch, layout, fits):
+    path = write_file(tmp_path / "a.hdf5", **LAYOUTS[layout])
+    n_bytes = sum(COUNTS.values()) * 3 * SIDE**2
+    monkeypatch.setattr(common.data.hdf5, "processes_here", lambda: 8)
+    monkeypatch.setattr(common.system.memory, "available_memory", lambda: 2 * n_bytes // 8)  # for each of them
+    assert isinstance(load_hdf5(str(path))["train"].dataset, ArrayDataset) == fits
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_layout_is_read_alike(tmp_path, monkeypatch, never_fits, layout):
     part = load_hdf5(str(write_file(tmp_path / "a.hdf5", **LAYOUTS[layout])))["train"]
     if layout in READ_PAST_THE_LIBRARY:

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers import read, without_pictures, write_class
-from pretend_gpu import PretendGPU
+from pretend_gpu import OnGPU, PretendGPU, Stream
 from torch import nn
 
 import ex_1
@@ -150,12 +150,13 @@ def test_a_step_of_several_processes_waits_for_nothing_and_mixes_no_devices(monk
     monkeypatch.setattr("common.system.device.join", lambda _: Processes(0, 2))
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        waits, launches = per_step(**CASES[name])
+        waits, launches = per_step(4 * BATCH, **CASES[name])
     finally:
         dist.destroy_process_group()
     assert waits == {}
     messages = {where.split(":")[0]: count for (what, where), count in launches.items() if "c10d::" in what}
-    assert messages == {"common/training/loop.py": 3, "common/system/distributed.py": 3}  # gradients; what was counted
+    steps = 1 / CASES[name].get("accumulate", 1)  # of a batch; a message of gradients, and one of what was counted
+    assert messages == {"common/training/loop.py": steps, "common/system/distributed.py": steps}
 
 
 def test_an_epoch_ends_with_two_looks_at_the_gpu():
@@ -206,6 +207,14 @@ def test_a_wait_in_the_loop_is_noticed(monkeypatch):
 def test_a_constant_on_the_cpu_is_noticed():
     with PretendGPU(), pytest.raises(RuntimeError, match="not all tensors are on the same device"):
         train(1, Compose([lambda images, draws: images + torch.zeros(SIDE), PLAIN.normalize]))
+
+
+@pytest.mark.parametrize("forgotten", ["wait_stream", "record_stream"])
+def test_copies_beside_the_work_that_nobody_waits_for_are_noticed(monkeypatch, forgotten):
+    train_on = {"wait_stream": Stream, "record_stream": OnGPU}[forgotten]
+    monkeypatch.setattr(train_on, forgotten, lambda *_: None)
+    with PretendGPU(), pytest.raises(RuntimeError, match="does not wait|used again"):
+        train(1, images_stay=True)
 
 
 def test_what_cuda_refuses_is_noticed():

@@ -42,7 +42,8 @@ class ArrayDataset:
         return len(self.labels)
 
     def batch(self, indices: torch.Tensor, _: Any = None) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.pixels[indices].permute(0, 3, 1, 2), self.labels[indices]
+        images = self.pixels.index_select(0, indices)  # copies whole images: on a CPU in a sixth of the time of [...]
+        return images.permute(0, 3, 1, 2), self.labels[indices]
 
     def is_on(self, device: torch.device) -> bool:
         """Tell whether `to` has a copy on `device` already."""

@@ -7,6 +7,7 @@ import torch
 
 from common.data.arrays import ArrayDataset, Split
 from common.data.load import Data
+from common.data.uploading import Uploader
 from common.system.device import Machine
 from common.system.errors import BadInput
 from common.system.threads import read_ahead
@@ -140,11 +141,10 @@ class Batches:
         together = [torch.cat(list(group)) for group in groups]
         for group, (indices, (images, labels)) in zip(groups, self._read(together, epoch), strict=True):
             draws = Draws(self.seed, epoch, indices.to(self.device, non_blocking=True))
-            inputs = self.transform(images.to(self.device, non_blocking=True), draws)
-            sizes = [len(batch) for batch in group]
-            yield from zip(inputs.split(sizes), labels.to(self.device, non_blocking=True).split(sizes), strict=True)
+            inputs, sizes = self.transform(images, draws), [len(batch) for batch in group]
+            yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)
 
-    def _read(self, batches, epoch: int) -> Iterator[tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor]]]:
+    def _read(self, batches, epoch: int) -> Iterator[tuple[torch.Tensor, Sequence[torch.Tensor]]]:
         is_array, is_cuda = isinstance(self.dataset, ArrayDataset), self.device.type == "cuda"
         if is_array and self.dataset.labels.device.type == self.device.type:
             for indices in batches:
@@ -154,11 +154,12 @@ class Batches:
         def read(indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
             windows = Draws(self.seed, epoch, indices, "windows") if self.training and not is_array else None
             batch = self.dataset.batch(indices, windows)
-            # CUDA copies pinned memory while it computes, and all other only when it has done all that it was given.
             return tuple(tensor.pin_memory() for tensor in batch) if is_cuda else batch
 
         # Reads batches while the network works on the ones before.
-        yield from zip(batches, read_ahead(read, batches, ahead=READ_AHEAD), strict=True)
+        coming = zip(batches, read_ahead(read, batches, ahead=READ_AHEAD), strict=True)
+        upload = Uploader(self.device)
+        yield from ((indices, upload(batch)) for indices, batch in coming)
 
 
 def make_batches(

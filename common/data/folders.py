@@ -1,6 +1,5 @@
 """Class folders: `train/`, `val/` and `test/` with a folder of images for each class, or class folders alone."""
 
-import contextlib
 import math
 import os
 from collections import Counter
@@ -12,8 +11,8 @@ import numpy as np
 import torch
 
 from common.data.arrays import ArrayDataset, Split, pixel_hash
-from common.data.decoded import keep, recall
-from common.data.images import DIM, opened, read_frame, square, stored_shape
+from common.data.images import DIM, read_frame, square, stored_shape
+from common.data.index import Index, file_state, index_file
 from common.system.errors import BadInput
 from common.system.log import info, progress, warn
 from common.system.memory import fits_in_memory
@@ -41,12 +40,14 @@ class Reading:
 
 
 def load_folder(
-    location: str | None, size: int, workers: int, fit: str = "crop", skip_unreadable: bool = False
-) -> tuple[dict[str, Split], Reading]:
+    location: str | None, size: int, workers: int, fit: str = "crop", skip_unreadable: bool = False,
+    output_dir: str | None = None,
+) -> tuple[dict[str, Split], Reading]:  # fmt: skip
     """Return the splits "train" and, where the folder has them, "val" and "test", and what there is to tell.
 
     With `train/` and one of `val/` and `test/`, that one is the test set. A `test/` that holds images but no class
-    folders has no labels. Every image is decoded once here, so that a damaged one is found before training starts.
+    folders has no labels. Every image is decoded here, so that a damaged one is found before training starts; but not
+    again what an index in `output_dir` knows of an earlier start, see `Index`.
 
     Images become squares of this `size` in the way `fit` of FITS; see `_stored_size` for the exception. `workers` are
     threads that decode. With `skip_unreadable` files that cannot be read are left out, and listed.
@@ -64,20 +65,22 @@ def load_folder(
         folders["test"] = folders.pop("val")
     files = {split: labeled_files(folder, classes, split) for split, folder in folders.items()}
 
-    shapes = []  # (width, height), from the headers of all that can be opened; `scan` will name the others
-    for path, _ in (file for of_split in files.values() for file in of_split):
-        with contextlib.suppress(BadInput), opened(path) as image:
-            shapes.append(image.size)
-    size = _stored_size(shapes, size)
-    if all(width == height for width, height in shapes):
+    indexes = {}
+    for split, of_split in files.items():
+        paths = [path for path, _ in of_split]
+        indexes[split] = Index(root, paths, index_file(output_dir, folders[split], size, fit))
+    sizes = sum((index.sizes() for index in indexes.values()), Counter())
+    size = _stored_size(sizes, size)
+    if all(width == height for width, height in sizes):
         fit = "crop"  # of squares, all fits are the same
-    stored_bytes = sum(3 * math.prod(stored_shape(*shape, size, fit)) for shape in shapes)
+    stored_bytes = sum(3 * math.prod(stored_shape(*shape, size, fit)) * count for shape, count in sizes.items())
     in_memory = fits_in_memory(stored_bytes)
     if not in_memory:
-        info(f"{len(shapes):,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
-    reading, splits = Reading(sizes=Counter(shapes)), {}
-    for split in files:
-        dataset = FolderDataset(root, files[split], classes, size, fit, workers)
+        info(f"{sizes.total():,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
+    reading, splits = Reading(sizes=sizes), {}
+    for split, index in indexes.items():
+        index.expect(size, fit)
+        dataset = FolderDataset(index, [label for _, label in files[split]], classes, size, fit, workers)
         splits[split] = scan(dataset, in_memory, f"reading {split} images", reading)
     warn_of_dim(reading.converted)
     if reading.skipped:
@@ -191,35 +194,31 @@ def tell_passed_over(passed_over: list[Path]) -> None:
         info(f"note: {len(passed_over)} file(s) are no pictures by their names, not used (such as {passed_over[0]})")
 
 
-def _stored_size(shapes: list[tuple[int, int]], size: int) -> int:
+def _stored_size(sizes: Counter, size: int) -> int:
     """Return the side of the stored squares: `size`, or the images' own if all are squares of half that or less.
 
     Enlarging those in every epoch costs less than four times the memory.
     """
-    if len(set(shapes)) != 1:
+    if len(sizes) != 1:
         return size
-    width, height = shapes[0]
+    [(width, height)] = sizes
     return width if width == height and 2 * width <= size else size
 
 
 class FolderDataset:
     """Image files, decoded in threads whenever a batch is asked for (decoding releases the interpreter lock).
 
-    What has been decoded can be kept in `held`, by index; such images are not decoded again. `hashes` knows the pixels
+    What has been decoded can be kept in `held`, by index; such images are not decoded again. `index` knows the pixels
     of the others: a file that has been replaced by another picture since then is an error.
 
-    The names of the images in `files`, (path, label) of each, are relative to `root`. Every image becomes a square of
-    `size` pixels, in the way `fit` of FITS; `workers` are threads.
+    Every image becomes a square of `size` pixels, in the way `fit` of FITS; `workers` are threads.
     """
 
-    def __init__(self, root: Path, files: list, classes: list[str], size: int, fit: str, workers: int):
-        self.classes, self.size, self.fit, self.workers = classes, size, fit, workers
-        self.paths = [path for path, _ in files]
-        self.labels = torch.tensor([label for _, label in files], dtype=torch.int64)
-        self.ids = [path.relative_to(root).as_posix() for path in self.paths]
+    def __init__(self, index: Index, labels: list[int], classes: list[str], size: int, fit: str, workers: int):
+        self.index, self.classes, self.size, self.fit, self.workers = index, classes, size, fit, workers
+        self.paths, self.ids = index.paths, index.names
+        self.labels = torch.tensor(labels, dtype=torch.int64)
         self.held: dict[int, np.ndarray] = {}
-        self.hashes: list[bytes | None] = [None] * len(files)
-        self._stamps = [0] * len(files)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -257,45 +256,41 @@ class FolderDataset:
     def _decode(self, index: int) -> tuple[np.ndarray, list[str]]:
         if index in self.held:
             return self.held[index], []
-        path, stamp = self.paths[index], 0  # another one when the file has been written to; pixels cost a tenth more
-        with contextlib.suppress(OSError):  # reading the file will tell
-            state = path.stat()
-            stamp = hash((state.st_size, state.st_mtime_ns))
+        path = self.paths[index]
+        state = file_state(path)  # looking at the pixels would cost a tenth more
         pixels, kinds = read_frame(path, self.size, self.fit)
-        if self.hashes[index] is None:
-            self._stamps[index] = stamp
-        elif stamp != self._stamps[index] and pixel_hash(pixels) != self.hashes[index]:
+        is_known, is_same = self.index.is_known[index], self.index.is_as_it_was(index, state)
+        if is_known and not is_same and pixel_hash(pixels) != self.index.hash_of(index):
             raise BadInput(f"{path} has been replaced by another picture since the images were read")
         return pixels, kinds
 
 
 def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) -> Split:
-    """Decode every image once: keep the pixels if they fit, their hashes in any case, and add to `reading`.
+    """Decode the images that the index of `dataset` does not know, or whose pixels it lacks if they are to be held.
 
-    Files that cannot be read are in `reading.skipped`, and not in the split that is returned.
+    Held are pixels if they fit into memory, and told is what there is, to `reading` and to the index. Files that cannot
+    be read are in `reading.skipped`, and not in the split that is returned.
     """
-    are_squares = dataset.fit != "slide"
-    if in_memory and are_squares and (known := recall(dataset.paths, dataset.size, dataset.fit)):
-        pixels, hashes, converted = known
-        reading.converted.update(converted)
-        held = ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids)
-        return Split(held, torch.arange(len(hashes)), hashes)
-    pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8) if in_memory and are_squares else None
-    readable, hashes, converted = [], [], Counter()
-    for index, image, kinds in dataset.readable(range(len(dataset)), title, reading.skipped):
-        converted.update(kinds)
-        readable.append(index)
-        hashes.append(pixel_hash(image))
-        dataset.hashes[index] = hashes[-1]
+    index, pixels = dataset.index, None
+    is_missing = ~index.is_known
+    if in_memory and dataset.fit != "slide":
+        pixels = index.pixels
+    if in_memory and pixels is None:
+        is_missing[:] = True
+        if dataset.fit != "slide":
+            pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8)
+    index.is_known[is_missing] = False
+    for row, image, kinds in dataset.readable(np.flatnonzero(is_missing).tolist(), title, reading.skipped):
+        index.learn(row, pixel_hash(image), kinds)
         if pixels is not None:
-            pixels[index] = image
+            pixels[row] = image
         elif in_memory:
-            dataset.held[index] = image
-    reading.converted.update(converted)
-    if pixels is not None and len(readable) == len(dataset):
-        keep(dataset.paths, dataset.fit, pixels, hashes, converted)
+            dataset.held[row] = image
+    reading.converted.update(index.converted())
+    index.write(pixels)
     held = dataset if pixels is None else ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids)
-    return Split(held, torch.tensor(readable, dtype=torch.int64), hashes)
+    readable = np.flatnonzero(index.is_known)
+    return Split(held, torch.from_numpy(readable), [index.hash_of(row) for row in readable.tolist()])
 
 
 def check_unreadable(failures: list[str], skip: bool, splits: dict[str, Split], at_most: int = LISTED) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from common.data.arrays import ArrayDataset, Split, pixel_hash
+from common.system.distributed import processes_here
 from common.system.errors import BadInput, Terminated
 from common.system.log import info, progress, warn
 from common.system.memory import fits_in_memory
@@ -109,6 +110,17 @@ class HDF5Dataset:
                         raise OSError("it ends too early")
         return rows
 
+    def mapped(self) -> np.ndarray | None:
+        """Return (N, H, W, 3) as they lie in the file; None if they do not lie there one after the other.
+
+        Processes of one machine that do this have the pages in memory once, together. They must not cut the file off:
+        the system ends a process that looks at a page which is gone.
+        """
+        if self._offsets is None or (np.diff(self._offsets) != 3 * self.size**2).any():
+            return None
+        shape = (len(self), self.size, self.size, 3)
+        return np.memmap(self.path, np.uint8, "c", int(self._offsets[0]), shape)  # "c": the file is never written to
+
     def close(self) -> None:
         """Close the file; the next batch opens it again."""
         if self._file is not None:
@@ -131,15 +143,21 @@ class HDF5Dataset:
 def load_hdf5(location: str | None) -> dict[str, Split]:
     """Return the splits "train", "val" and, where the file has it, "test", in memory if they fit there.
 
+    Several processes on a machine share one map of what lies in the file in one piece, as `pack.py` writes it; all else
+    is in the memory of each. A single process has its own copy in any case, which no change of the file can reach.
+
     Copies of images are not looked for, because that would read all of a large file: the `hashes` are keys that tell an
     image by its split, its number and the pixels of some images of the split, whether or not it fits into memory today.
     Where the images are in memory there is a digest that has seen all of them: `middles_sha256` of the data set.
 
     BadInput is raised if there is no such file, or it is damaged or not laid out as this module says.
     """
-    datasets = open_hdf5(location)
+    datasets, sharing = open_hdf5(location), processes_here()
     count, size = sum(map(len, datasets.values())), datasets["train"].size
-    in_memory = fits_in_memory(3 * size**2 * count)
+    with damage_is_bad_input(datasets["train"].path):
+        maps = {split: dataset.mapped() if sharing > 1 else None for split, dataset in datasets.items()}
+    parts = [len(dataset) / (1 if maps[split] is None else sharing) for split, dataset in datasets.items()]
+    in_memory = fits_in_memory(3 * size**2 * sum(parts))
     if not in_memory:
         info(f"{count:,} images of {size}x{size} do not fit into memory: reading them from the file in every epoch")
     splits = {}
@@ -147,7 +165,7 @@ def load_hdf5(location: str | None) -> dict[str, Split]:
         some = np.unique(np.linspace(0, len(dataset) - 1, FINGERPRINTED).astype(np.int64))
         fingerprint = pixel_hash(dataset.read(some)).hex()[:16]  # what cannot be unpacked shows here
         keys = Numbered(f"{split}-{fingerprint}/%d".encode(), len(dataset))
-        held = _in_memory(dataset, split) if in_memory else dataset
+        held = _in_memory(dataset, split, maps[split]) if in_memory else dataset
         splits[split] = Split(held, torch.arange(len(dataset)), keys)
     return splits
 
@@ -400,16 +418,18 @@ def _cache_bytes(images: h5py.Dataset) -> int:
     return min(LARGEST_CHUNK, math.prod(pieces) * math.prod(images.chunks))  # a pixel is a byte
 
 
-def _in_memory(dataset: HDF5Dataset, split: str) -> ArrayDataset:
-    pixels, digest = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8), hashlib.sha256()
-    step = max(1, BLOCK // (3 * dataset.size**2))
+def _in_memory(dataset: HDF5Dataset, split: str, mapped: np.ndarray | None) -> ArrayDataset:
+    """Read all images, which brings them into the system's memory, and keep them unless they are `mapped` there."""
+    pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8) if mapped is None else mapped
+    digest, step = hashlib.sha256(), max(1, BLOCK // (3 * dataset.size**2))
     middle = slice(dataset.size // 3, dataset.size - dataset.size // 3)
     with progress(len(dataset), f"reading {split} images") as bar:
         for start in range(0, len(dataset), step):
-            block = pixels[start : start + step]
-            block[:] = dataset.read(np.arange(start, start + len(block)))
-            digest.update(block[:, dataset.size // 2, middle].tobytes())  # all would take longer than reading them
-            bar.update(len(block))
+            rows = dataset.read(np.arange(start, min(start + step, len(dataset))))
+            digest.update(rows[:, dataset.size // 2, middle].tobytes())  # all would take longer than reading them
+            if mapped is None:
+                pixels[start : start + step] = rows
+            bar.update(len(rows))
     return ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids, digest.hexdigest())
 
 

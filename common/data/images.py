@@ -31,6 +31,7 @@ TIFF_TILE = (322, 323)  # tags: width and height of a tile
 EXIF_ORIENTATION = 0x0112  # 1 is upright
 KINDS = {"1": "greyscale", "L": "greyscale", "LA": "greyscale", "P": "palette", "PA": "palette", "CMYK": "CMYK"}
 DIM = "16-bit, none above 4095"
+ALL_KINDS = (*sorted(set(KINDS.values())), "first frame", "16-bit", DIM, "transparent", "rotated")
 
 # Up to 89 million pixels are taken silently, up to twice as many too; more are an error.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)

@@ -60,6 +60,7 @@ class Source:
     seed: int = 0
     workers: int = 2
     skip_unreadable: bool = False
+    output_dir: str | None = None  # has a place for what is known of image files
 
     @classmethod
     def of(cls, options: dict) -> "Source":
@@ -98,7 +99,9 @@ def load_data(source: Source, name: str, image_size: int, val_fraction: float, f
 
         splits = load_hdf5(source.data)
     else:
-        splits, reading = load_folder(source.data, image_size, source.workers, fit, source.skip_unreadable)
+        splits, reading = load_folder(
+            source.data, image_size, source.workers, fit, source.skip_unreadable, source.output_dir
+        )
 
     train, classes = splits["train"], splits["train"].dataset.classes
     if len(classes) < 2:

@@ -125,11 +125,11 @@ class Launcher:
     @contextlib.contextmanager
     def decoding_once(self, folder: Path) -> Iterator[None]:
         """Let the trials of this block decode image files once: the first keeps them in `folder` for the others."""
-        from common.data.decoded import FOLDER  # imports PyTorch, which checking options does not need
+        from common.data.index import SHARED  # imports PyTorch, which checking options does not need
 
         decoded = folder.resolve() / ".decoded"
         decoded.mkdir(exist_ok=True)
-        self.slots = [slot | {FOLDER: str(decoded)} for slot in self.slots]
+        self.slots = [slot | {SHARED: str(decoded)} for slot in self.slots]
         try:
             yield
         finally:

@@ -120,14 +120,18 @@ def _number(name: str, default: int = 1) -> int:
     return int(number) if number.isdecimal() else default
 
 
+def is_first_here() -> bool:
+    """Tell whether this is the process that does on its machine what one alone should do, such as a download."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 @contextlib.contextmanager
 def local_main_first() -> Iterator[None]:
-    """Let one process on each machine do what is in the block, such as a download, before the others do it."""
-    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
-    if dist.is_initialized() and not is_first:
+    """Let one process on each machine do what is in the block before the others do it."""
+    if dist.is_initialized() and not is_first_here():
         dist.barrier()
     yield
-    if dist.is_initialized() and is_first:
+    if dist.is_initialized() and is_first_here():
         dist.barrier()
 
 
