@@ -7,13 +7,14 @@ The images are small (8x8 pixels, random), because what is measured is what grow
 first, which is not timed: one HDF5 file laid out as `pack.py` does it, and class folders of PNG files. Then `ex_1.py`
 starts on them in processes of its own, which train on 1,000 images for one epoch: anew, again (when an index knows the
 files), resumed for a second epoch, and by two processes. Time is that of the whole process, less that of the same
-commands on the scanned digits; memory is the most that all processes of a run had at a moment, pages that they share
-divided among them (Linux), or else the most that they had alone. Prints a table and writes
-outputs/benchmarks/scale.json.
+commands on the scanned digits; beside other work, the time of all CPUs tells more. Memory is the most that all
+processes of a run had at a moment, pages that they share divided among them (Linux), or else the most that they had
+alone. Prints a table and writes outputs/benchmarks/scale.json.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -47,8 +48,9 @@ def main(argv=None):
         hdf5, files = Path(folder, "many.hdf5"), Path(folder, "many")
         write_hdf5(hdf5, options.images)
         write_files(files, options.files)
-        print(f"{cpu_name()}, {psutil.cpu_count()} cores\n\n| images | start | seconds | less those of digits | MB |")
-        print("|---|---|---|---|---|")
+        print(f"{cpu_name()}, {psutil.cpu_count()} cores\n")
+        print("| images | start | seconds | less those of digits | of CPUs | MB |")
+        print("|---|---|---|---|---|---|")
         rows = [*measured("digits", ["--dataset", "digits"], Path(folder, "a"), {})]
         less = {row["start"]: row["seconds"] for row in rows}
         rows += measured(f"{options.images:,} in HDF5", ["--data", hdf5], Path(folder, "b"), less)
@@ -92,16 +94,16 @@ def measured(name, words, folder, less):
         "two processes": lambda: [*torchrun, *new],
     }
     for start, command in starts.items():
-        seconds, memory = run([sys.executable, *map(str, command())])
-        row = {"images": name, "start": start, "seconds": seconds, "memory_mb": memory}
+        seconds, cpu, memory = run([sys.executable, *map(str, command())])
+        row = {"images": name, "start": start, "seconds": seconds, "cpu_seconds": cpu, "memory_mb": memory}
         extra = f"{seconds - less[start]:.1f}" if less else ""
-        print(f"| {name} | {start} | {seconds:.1f} | {extra} | {memory:,.0f} |", flush=True)
+        print(f"| {name} | {start} | {seconds:.1f} | {extra} | {cpu:.1f} | {memory:,.0f} |", flush=True)
         yield row
 
 
 def run(command):
-    """Return (seconds, most MB at a moment) of a command and all its processes; an error ends this program."""
-    started, most = time.perf_counter(), 0
+    """Return (seconds, those of CPUs, most MB) of a command with all its processes; an error ends this program."""
+    started, before, most = time.perf_counter(), cpu_seconds(), 0
     with tempfile.TemporaryFile("w+") as said:
         process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
         while process.poll() is None:
@@ -110,7 +112,13 @@ def run(command):
         said.seek(0)
         if process.returncode:
             sys.exit(f"error: {' '.join(command)} ended with code {process.returncode}: {said.read()}")
-    return time.perf_counter() - started, most / 1e6
+    return time.perf_counter() - started, cpu_seconds() - before, most / 1e6
+
+
+def cpu_seconds():
+    """Return what processes that have ended have taken of all CPUs; 0 on Windows."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def memory_of(process):
