@@ -4,7 +4,7 @@
     python benchmarks/scale.py --images 20000 --files 2000             a quick look
 
 The images are small (8x8 pixels, random), because what is measured is what grows with their number. They are written
-first, which is not timed: one HDF5 file laid out as `pack.py` does it, and class folders of PNG files. Then `ex_1.py`
+first, which is not timed: one HDF5 file with its images in one piece, and class folders of PNG files. Then `ex_1.py`
 starts on them in processes of its own, which train on 1,000 images for one epoch: anew, again (when an index knows the
 files), resumed for a second epoch, and by two processes. Time is that of the whole process, less that of the same
 commands on the scanned digits; beside other work, the time of all CPUs tells more. Memory is the most that all

@@ -72,7 +72,7 @@ def test_the_file_is_what_other_programs_expect(tmp_path):
         }  # fmt: skip
         images = file["images-train"]
         assert (images.dtype, images.shape) == (np.uint8, (8, SIZE, SIZE, 3))
-        assert images.chunks is None and images.compression is None
+        assert images.chunks == (1, SIZE, SIZE, 3) and images.compression is None
         assert file["labels-val"].dtype == np.int64 and file["labels-val"][:].tolist() == [0] * 4 + [1] * 4
         assert list(file.attrs["classes"]) == [b"Ant", b"bee"]
         assert h5py.check_string_dtype(file["files-train"].dtype) == ("utf-8", len("Ant/000.png"))

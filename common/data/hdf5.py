@@ -143,8 +143,8 @@ class HDF5Dataset:
 def load_hdf5(location: str | None) -> dict[str, Split]:
     """Return the splits "train", "val" and, where the file has it, "test", in memory if they fit there.
 
-    Several processes on a machine share one map of what lies in the file in one piece, as `pack.py` writes it; all else
-    is in the memory of each. A single process has its own copy in any case, which no change of the file can reach.
+    Several processes on a machine share one map of what lies in the file in one piece; all else is in the memory of
+    each. A single process has its own copy in any case, which no change of the file can reach.
 
     Copies of images are not looked for, because that would read all of a large file: the `hashes` are keys that tell an
     image by its split, its number and the pixels of some images of the split, whether or not it fits into memory today.
