@@ -78,6 +78,23 @@ def test_every_optimizer_makes_the_steps_of_pytorchs(name):
     assert all(torch.equal(*pair) for pair in zip(*(model.parameters() for model in networks), strict=True))
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_parameters_may_begin_to_be_trained_later_than_others(name):
+    networks = [problem()[0] for _ in range(2)]
+    settings = {"lr": 0.03, "weight_decay": 0.0}
+    settings |= {"sgd": {"momentum": 0.9, "nesterov": True}, "rmsprop": {"momentum": 0.9}}.get(name, {})
+    optimizers = [build_optimizer(networks[0].parameters(), name, 0.03)]
+    optimizers.append(KINDS[name](networks[1].parameters(), foreach=False, **settings))
+    _, points, labels = problem()
+    for step in range(4):
+        for model, optimizer in zip(networks, optimizers, strict=True):
+            model[0].requires_grad_(step >= 2)
+            take_step(model, optimizer, points, labels)
+    pairs = zip(*(model.parameters() for model in networks), strict=True)
+    assert all(torch.allclose(one, other, atol=1e-6) for one, other in pairs)
+    assert not torch.equal(networks[0][0].weight, problem()[0][0].weight)
+
+
 @pytest.mark.parametrize("unscale_first", [False, True])
 def test_rmsprop_with_a_loss_scaler_makes_the_steps_of_pytorchs(unscale_first):
     networks = [problem()[0] for _ in range(2)]

@@ -201,7 +201,13 @@ def test_a_frozen_backbone_is_run_once(train, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
-    [["head"], ["last", "--last", "2"], ["staged", "--stage_epochs", "2"], ["all"], ["rescale", "--stage_epochs", "1"]],
+    [
+        ["head"],
+        ["last", "--last", "2"],
+        ["staged", "--stage_epochs", "2", "--optimizer", "sgd"],
+        ["all"],
+        ["rescale", "--stage_epochs", "1"],
+    ],
 )
 def test_a_resumed_run_ends_as_an_uninterrupted_one_without_the_file_it_began_with(
     train, start, tmp_path, monkeypatch, options

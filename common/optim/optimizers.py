@@ -46,8 +46,23 @@ def build_optimizer(
     first = parameters[0]["params"][0] if isinstance(parameters[0], dict) else parameters[0]
     common["fused"] = first.device.type in ("cpu", "cuda") or None
     if name == "sgd":
-        return _SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
+        return SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
     return {"adam": _ADAM, "adamw": _ADAMW}[name](parameters, **common)
+
+
+class SGD(_SGD):
+    """SGD that takes parameters which begin to be trained later than others, as in stages: fused, PyTorch's fails."""
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> None:
+        """Take a step; a momentum that is not there yet begins at 0, which is what the first step makes of none."""
+        for group in self.param_groups:
+            trained = [each for each in group["params"] if each.grad is not None and group["momentum"]]
+            missing = [each for each in trained if self.state[each].get("momentum_buffer") is None]
+            if len(missing) < len(trained):
+                for each in missing:
+                    self.state[each]["momentum_buffer"] = torch.zeros_like(each)
+        return super().step(closure)
 
 
 class RMSprop(_RMSPROP):
