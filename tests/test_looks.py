@@ -32,6 +32,7 @@ def test_looks_are_counted_by_run_recipe_and_images(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_runs_of_a_search_are_counted_where_the_search_says(tmp_path, monkeypatch):
     monkeypatch.setenv(looks.FOLDER, str(tmp_path / "all"))
     small_run(tmp_path / "trial")
@@ -44,6 +45,7 @@ def test_several_views_are_another_look(tmp_path):
     assert [line["what"] for line in lines(tmp_path)] == ["images as they are", "2 views"]
 
 
+@pytest.mark.slow
 def test_without_a_test_there_is_no_look(tmp_path):
     small_run(tmp_path, "--test", "False")
     assert not (tmp_path / looks.LEDGER).exists()
@@ -91,6 +93,7 @@ def test_damaged_lines_count_and_cut_off_ones_spoil_no_other(tmp_path, capsys):
     assert counts(small_run(tmp_path)) == (1, 2, 6, 1)
 
 
+@pytest.mark.slow
 def test_an_account_that_cannot_be_written_is_one_line_and_no_look(tmp_path, monkeypatch):
     def refuse(path, line):
         raise PermissionError(13, "Permission denied")

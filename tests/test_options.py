@@ -366,7 +366,7 @@ WORDS = st.sampled_from(OPTIONS) | st.sampled_from(VALUES) | st.text(max_size=6)
 
 
 @given(st.lists(WORDS, max_size=6))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_whatever_is_typed_is_understood_or_refused(argv):
     try:
         ex_1.parse_options(argv)

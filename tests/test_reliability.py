@@ -264,7 +264,7 @@ def killed_after(saves, argv):
 
 
 WITHIN = [
-    ["-d", "0.5", "--schedule", "cosine", "--clip_grad", "1"],
+    pytest.param(["-d", "0.5", "--schedule", "cosine", "--clip_grad", "1"], marks=pytest.mark.slow),
     pytest.param(["--ema", "0.9", "--mixup", "0.4", "--cutmix", "1", "--accumulate", "2"], marks=pytest.mark.slow),
     pytest.param(["--watch", "3", "--schedule", "onecycle", "--optimizer", "sgd"], marks=pytest.mark.slow),
     pytest.param(["--precision", "fp16", "--batch_schedule", "2:30"], marks=pytest.mark.slow),

@@ -102,6 +102,7 @@ def test_rooms_have_few_arrows_and_few_floors():
 HEAVY = {"matplotlib", "sklearn", "scipy", "h5py", "torchvision", "pandas", "optuna", "wandb", "tensorboard", "yaml"}
 
 
+@pytest.mark.slow
 def test_importing_a_script_imports_nothing_heavy():
     """All in one process, as torch alone takes seconds."""
     names = [script.stem for script in SCRIPTS]

@@ -16,16 +16,14 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> 
 
     `probabilities` (N, classes) have rows that sum to 1; `labels` (N,) are int64 in 0 … classes - 1.
     """
-    from sklearn.metrics import confusion_matrix, roc_auc_score
+    from sklearn.metrics import confusion_matrix
 
     n, count = len(labels), len(classes)
     predicted = probabilities.argmax(1)
     matrix = confusion_matrix(labels, predicted, labels=np.arange(count))
     images, correct = matrix.sum(axis=1), int(matrix.trace())
     scores = _scores_of_classes(labels, predicted, count)
-    scores["auc_score"] = np.full(count, np.nan)
-    for label in np.flatnonzero((images > 0) & (images < n)):
-        scores["auc_score"][label] = roc_auc_score(labels == label, probabilities[:, label])
+    scores["auc_score"] = _auc_of_classes(probabilities, labels, images)
     return {
         "accuracy": correct / n,
         **{name: _mean_where_defined(values) for name, values in scores.items()},
@@ -84,6 +82,22 @@ def _scores_of_classes(labels: np.ndarray, predicted: np.ndarray, count: int) ->
     iou = jaccard_score(labels, predicted, zero_division=0, **options)
     scores = {"precision_score": precision, "recall_score": recall, "f1_score": f1, "iou_score": iou}
     return {name: np.where(images > 0, values, np.nan) for name, values in scores.items()}
+
+
+def _auc_of_classes(probabilities: np.ndarray, labels: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Return the area under the ROC curve of each class against the rest, NaN where a side has no image.
+
+    From the sum of the ranks of a class's `images` (Mann, Whitney, 1947; Hanley, McNeil, 1982): that is many times as
+    fast as a curve for each, where there are many classes.
+    """
+    ranks = np.zeros(len(images))
+    for label in np.flatnonzero(images):
+        column, own = np.sort(probabilities[:, label]), probabilities[labels == label, label]
+        ends = (np.searchsorted(column, own, side).sum() for side in ("left", "right"))
+        ranks[label] = (sum(ends) + len(own)) / 2  # equal values share the mean of their ranks
+    above = ranks - images * (images + 1) / 2
+    pairs = images * (len(labels) - images)  # of an image of the class and one of the rest
+    return np.divide(above, pairs, out=np.full(len(images), np.nan), where=pairs > 0)
 
 
 def _top5_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
