@@ -127,7 +127,7 @@ def test_costs_are_those_counted_by_hand():
     assert costs["activation_mb"] == round(4 * kept / 1e6, 3)
 
 
-@pytest.mark.parametrize("model", ["lenet", "alexnet", "resnet18"])
+@pytest.mark.parametrize("model", ["lenet", pytest.param("alexnet", marks=pytest.mark.slow), "resnet18"])
 def test_operations_are_those_of_pytorchs_counter(model):
     network = model_of("--model", model).eval()
     side = 224 if model == "alexnet" else 32

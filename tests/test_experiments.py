@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SMALL, command, environment, read, small_run, table, without_pictures, write_class
+from helpers import ROOT, command, environment, read, small_run, table, without_pictures, write_class
 from PIL import Image
 
 import ex_1
@@ -336,7 +336,8 @@ assert "torch._dynamo" not in sys.modules
 
 @pytest.mark.slow
 def test_a_run_does_not_import_the_compiler(tmp_path):
-    done = command("-c", RUNS_PROGRAM, *SMALL, "--output_dir", tmp_path, cwd=ROOT)
+    words = ["--dataset", "digits", "--limit", "60", "-e", "1", "--test", "False", "--output_dir", tmp_path]
+    done = command("-c", RUNS_PROGRAM, *words, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 

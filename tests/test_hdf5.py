@@ -628,7 +628,7 @@ def test_a_hundred_damaged_files_are_read_or_told_of(tmp_path):
             read_damaged(path, seed)
 
 
-@pytest.mark.parametrize("key", ["classes", "files-val"])
+@pytest.mark.parametrize("key", ["classes", pytest.param("files-val", marks=pytest.mark.slow)])
 def test_texts_without_an_end_are_refused(tmp_path, monkeypatch, texts_are_checked, key):
     path = write_file(tmp_path / "a.hdf5", files_val=[f"{place}.png" for place in range(COUNTS["val"])])
     content = bytearray(path.read_bytes())

@@ -25,10 +25,9 @@ def test_looks_are_counted_by_run_recipe_and_images(tmp_path):
     assert counts(small_run(tmp_path)) == (1, 1, 1, 1)
     assert counts(small_run(tmp_path, "-s", "1")) == (1, 2, 2, 1)
     assert counts(small_run(tmp_path, "-lr", "0.01")) == (1, 1, 3, 2)
-    assert counts(small_run(tmp_path, "--limit", "100")) == (1, 1, 4, 3)
     assert counts(small_run(tmp_path / "elsewhere")) == (1, 1, 1, 1)
     assert (
-        len({line["images"] for line in lines(tmp_path)}) == 1 and len({line["run"] for line in lines(tmp_path)}) == 4
+        len({line["images"] for line in lines(tmp_path)}) == 1 and len({line["run"] for line in lines(tmp_path)}) == 3
     )
 
 
@@ -86,6 +85,7 @@ def test_foreign_weights_say_that_nobody_knows_what_chose_them(tmp_path):
     assert read(small_run(tmp_path, "-e", "0"), "test.json")["selected_on"] == "nothing: no epoch was trained"
 
 
+@pytest.mark.slow
 def test_damaged_lines_count_and_cut_off_ones_spoil_no_other(tmp_path, capsys):
     (tmp_path / looks.LEDGER).write_bytes(b'{"run": 1}\n\xff\n[[[\n{"run": "a", "rec')
     assert counts(small_run(tmp_path)) == (1, 1, 5, 1)

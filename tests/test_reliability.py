@@ -299,6 +299,7 @@ def test_saving_within_epochs_changes_nothing(tmp_path, whole):
 # The same command again
 
 
+@pytest.mark.slow
 def test_resume_auto_goes_on_with_the_newest_unfinished_run_of_the_same_options(tmp_path, capsys):
     words = ["--dataset", "digits", *OPTIONS, "--output_dir", str(tmp_path), "--resume", "auto"]
     first = interrupt(lambda: without_pictures(words), tmp_path, before_epoch=2)
@@ -328,6 +329,7 @@ def test_resume_auto_knows_options_that_follow_from_others(tmp_path):
     assert ex_3.parse_options([*words, "--resume", "auto", "-a", "ReLU"]).resume is None
 
 
+@pytest.mark.slow
 def test_resume_auto_finds_a_run_of_a_machine_with_more_cores(tmp_path):
     words = ["--dataset", "digits", *OPTIONS, "--output_dir", str(tmp_path), "--resume", "auto"]
     folder = interrupt(lambda: without_pictures([*words, "--workers", "7"]), tmp_path, before_epoch=2)

@@ -73,7 +73,7 @@ def test_many_images_are_written_and_a_start_is_measured(monkeypatch, tmp_path):
     scale.write_files(tmp_path / "many", 20)
     assert len(list((tmp_path / "many").glob("*/*.png"))) == 20
     monkeypatch.setattr(scale, "INTERVAL", 0.01)
-    seconds, memory = scale.run([sys.executable, "-c", "import time; block = b'x' * 10**8; time.sleep(0.5)"])
-    assert seconds > 0.5 and memory > 100
+    seconds, cpu, memory = scale.run([sys.executable, "-c", "import time; block = b'x' * 10**8; time.sleep(0.5)"])
+    assert seconds > 0.5 and memory > 100 and 0 < cpu
     with pytest.raises(SystemExit, match="ended with code 3: reason"):
         scale.run([sys.executable, "-c", "import sys; print('reason', file=sys.stderr); sys.exit(3)"])
