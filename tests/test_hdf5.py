@@ -603,22 +603,33 @@ def write_small_file(path, layout):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="files cannot be taken out of memory")
 @pytest.mark.parametrize("side", [32, 64])
-def test_the_digest_of_all_images_costs_at_most_two_percent_of_reading_them(tmp_path, side):
+def test_the_digest_of_all_images_costs_little_beside_reading_them(tmp_path, monkeypatch, side):
     pixels = np.random.default_rng(0).integers(0, 256, (61_440_000 // side**2 // 3, side, side, 3), dtype=np.uint8)
     path = write_file(tmp_path / "a.hdf5", images_train=pixels, labels_train=np.arange(len(pixels)) % 3,
                       images_val=pixels[:6], images_test=pixels[:5])  # fmt: skip
+    spent = []
+
+    def timed(rows):
+        started = time.perf_counter()
+        hashlib.sha256(middles(rows))
+        spent.append(time.perf_counter() - started)
+        return b""
+
+    monkeypatch.setattr(hdf5, "middles", timed)
     shares = []
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
     for _ in range(9):
+        spent.clear()
+        with open(path, "rb") as file:  # so that it is read from the disk, as a file that is read once
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         started = time.perf_counter()
         load_hdf5(str(path))
-        read = time.perf_counter()
-        digest = hashlib.sha256()
-        for start in range(0, len(pixels), 1000):
-            digest.update(middles(pixels[start : start + 1000]))
-        shares.append((time.perf_counter() - read) / (read - started))
+        shares.append(sum(spent) / (time.perf_counter() - started - sum(spent)))
     print(f"{side} pixels: {np.median(shares):.2%} ({min(shares):.2%} to {max(shares):.2%}) of {len(shares)} rounds")
-    assert np.median(shares) <= 0.02
+    assert np.median(shares) <= 0.04  # 0.014 to 0.018 and 0.010 to 0.012 were measured; other disks are faster
 
 
 def test_a_hundred_damaged_files_are_read_or_told_of(tmp_path):
