@@ -153,7 +153,7 @@ def test_a_class_without_test_images_is_left_out_and_noted():
         others = [scores[name] for key, scores in result["per_class"].items() if key != "class 2"]
         assert result[name] == pytest.approx(np.mean(others))
     (note,) = result["notes"]
-    assert "without test images" in note and note.endswith(": class 2")
+    assert "without images" in note and note.endswith(": class 2")
 
 
 def test_a_class_that_is_never_predicted_has_no_precision_and_no_hits():

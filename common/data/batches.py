@@ -74,12 +74,16 @@ class Batches:
         """Where the images lie, in words."""
         if not isinstance(self.dataset, ArrayDataset):
             return "read from files"
-        return "in main memory" if self.dataset.pixels.is_cpu else "on the device"
+        return "on the device" if self._is_on_gpu else "in main memory"
+
+    @property
+    def _is_on_gpu(self) -> bool:
+        return isinstance(self.dataset, ArrayDataset) and not self.dataset.pixels.is_cpu
 
     @property
     def batches_together(self) -> int:
         """The number of batches that are transformed in one call, which changes no result: more than one on a GPU."""
-        if self.device.type == "cpu" or self.place != "on the device":
+        if not self._is_on_gpu:
             return 1
         image_bytes = 4 * math.prod(self.dataset.pixels.shape[1:])
         return max(1, min(TOGETHER, TOGETHER_BYTES // image_bytes) // self.batch_size)

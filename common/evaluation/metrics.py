@@ -12,7 +12,7 @@ NULL_DRAWS = 200
 def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict:
     """Return the scores of `test.json`; one that is undefined is None, and a note says why.
 
-    Macro scores are means over the classes that have test images, each class counting the same.
+    Macro scores are means over the classes that have images, each class counting the same.
 
     `probabilities` (N, classes) have rows that sum to 1; `labels` (N,) are int64 in 0 … classes - 1.
     """
@@ -109,7 +109,7 @@ def _top5_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 def _notes(classes: list[str], images: np.ndarray, predictions: np.ndarray) -> list[str]:
     remarks = {
-        "without test images, so left out of all means": images == 0,
+        "without images, so left out of all means": images == 0,
         "never predicted, so with a precision of 0": (predictions == 0) & (images > 0),
     }
     return [f"{text}: {', '.join(compress(classes, mask))}" for text, mask in remarks.items() if mask.any()]

@@ -26,9 +26,6 @@ def _lean(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
     return type(kind.__name__, (kind,), bare | {"step": torch.no_grad()(inspect.unwrap(kind.step))})
 
 
-_SGD, _ADAM, _ADAMW, _RMSPROP = map(_lean, (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop))
-
-
 def build_optimizer(
     parameters: Iterable, name: str, lr: float, weight_decay: float = 0.0, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
@@ -47,10 +44,13 @@ def build_optimizer(
     common["fused"] = first.device.type in ("cpu", "cuda") or None
     if name == "sgd":
         return SGD(parameters, momentum=momentum, nesterov=momentum > 0, **common)
-    return {"adam": _ADAM, "adamw": _ADAMW}[name](parameters, **common)
+    return ADAMS[name](parameters, **common)
 
 
-class SGD(_SGD):
+ADAMS = {"adam": _lean(torch.optim.Adam), "adamw": _lean(torch.optim.AdamW)}
+
+
+class SGD(_lean(torch.optim.SGD)):
     """SGD that takes parameters which begin to be trained later than others, as in stages: fused, PyTorch's fails."""
 
     @torch.no_grad()
@@ -65,7 +65,7 @@ class SGD(_SGD):
         return super().step(closure)
 
 
-class RMSprop(_RMSPROP):
+class RMSprop(_lean(torch.optim.RMSprop)):
     """RMSprop that works with a loss scaler as fused optimizers do, so that nobody waits for the device.
 
     The scaler tells it by a tensor whether a gradient is not finite; a step with such a one is taken back.
