@@ -83,10 +83,8 @@ def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[
         BadInput: files cannot be read, or what was written does not read back the same. There is no file then.
         OSError: the file cannot be written.
     """
-    if "val" not in splits or skip_unreadable:  # which images there are must be known before they are written
-        splits = _readable(splits, skip_unreadable)
     if "val" not in splits:
-        splits = _with_validation(splits)
+        splits = _with_validation(splits, skip_unreadable)
     failures, written, converted = [], {}, Counter()
     with lock(target.with_name(f".{target.name}.lock"), str(target)), partial_file(target) as partial:
         remove_partial_files(target.parent, target.name)  # of processes that were killed
@@ -94,7 +92,7 @@ def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[
             file.attrs["classes"] = fixed_length([_text(name) for name in splits["train"].dataset.classes])
             for name, split in splits.items():
                 written[name] = _write_split(file, name, split, failures, converted)
-            _check_failures(failures, False, written)
+            _check_failures(failures, skip_unreadable, written)
         _flush_to_disk(partial)
         _verify(partial, written)
     if converted:
@@ -128,33 +126,29 @@ def _new_file(path: Path) -> Iterator[h5py.File]:
             file.close()
 
 
-def _readable(splits: dict[str, Split], skip_unreadable: bool) -> dict[str, Split]:
-    """Return `splits` without the files that cannot be read, which are listed."""
+def _with_validation(splits: dict[str, Split], skip_unreadable: bool) -> dict[str, Split]:
+    """Return `splits` with a split "val" taken from "train", and without the files that cannot be read."""
     reading = Reading()
     readable = {name: scan(split.dataset, False, f"checking {name}", reading) for name, split in splits.items()}
     _check_failures(reading.skipped, skip_unreadable, readable)
-    return readable
-
-
-def _with_validation(splits: dict[str, Split]) -> dict[str, Split]:
-    """Return `splits` with a split "val" taken from "train"."""
-    train, val = splits["train"].set_aside(VAL_FRACTION, VAL_SEED)
-    count = len(splits["train"])
+    train, val = readable["train"].set_aside(VAL_FRACTION, VAL_SEED)
+    count = len(readable["train"])
     info(f"there is no val folder: {len(val):,} of {count:,} training images are set aside for validation")
-    return splits | {"train": train, "val": val}
+    return readable | {"train": train, "val": val}
 
 
 def _write_split(file: h5py.File, name: str, split: Split, failures: list[str], converted: Counter) -> Split:
-    """Write all images, and return those that could be read; add to `failures` the others, count in `converted`."""
+    """Write all images that can be read, and return these; add to `failures` the others, and count in `converted`."""
     shape = (split.dataset.size, split.dataset.size, 3)
-    # Not in one piece: where the disk is full, closing such a file ends the process (HDF5, signal 11).
-    images = file.create_dataset(f"images-{name}", (len(split), *shape), np.uint8, chunks=(1, *shape))
+    all_shape = (len(split), *shape)
+    images = file.create_dataset(f"images-{name}", all_shape, np.uint8, chunks=(1, *shape), maxshape=all_shape)
     kept, hashes = [], []
     for index, square, kinds in split.dataset.readable(split.indices.tolist(), f"packing {name}", failures):
         images.id.write_direct_chunk((len(kept), 0, 0, 0), np.ascontiguousarray(square))
         kept.append(index)
         hashes.append(pixel_hash(square))
         converted.update(kinds)
+    images.resize(len(kept), axis=0)
     written = Split(split.dataset, torch.tensor(kept, dtype=torch.int64), hashes)
     if max(split.labels) >= 0:
         file.create_dataset(f"labels-{name}", data=np.array(written.labels, np.int64))
