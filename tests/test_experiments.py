@@ -13,6 +13,8 @@ from PIL import Image
 
 import ex_1
 import ex_2
+from common import figures
+from common.runs.plots import draw_confusion_matrix
 from common.system.device import prepare_machine
 from common.system.errors import BadInput
 
@@ -36,6 +38,16 @@ EPOCH_KEYS = {
     "images_per_second", "peak_memory_mb", "process_memory_mb", "gpu_utilization", "gpu_power_w",
     "weights_sha256",
 }  # fmt: skip
+
+
+def test_pictures_say_of_which_images_they_are(tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        figures, "save_figure", lambda figure, path, title="": titles.append(figure.axes[0].get_title())
+    )
+    for kind in ("validation", "test"):
+        draw_confusion_matrix(tmp_path / "a.png", np.array([0, 1]), np.eye(2), ["a", "b"], kind)
+    assert [title.split(",")[0] for title in titles] == ["2 validation images", "2 test images"]
 
 
 def test_validation_images_are_looked_at_as_closely_as_those_of_the_test(finished_run):

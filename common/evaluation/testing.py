@@ -112,7 +112,7 @@ def _write(run: Run, batches: Batches, logits: torch.Tensor, labels: torch.Tenso
         return {}
     _write_confusion(run.folder / f"{prefix}confusion.csv", labels.numpy(), probabilities, classes)
     matrix = run.folder / f"{prefix}confusion_matrix.png"
-    plots.draw_confusion_matrix(matrix, labels.numpy(), probabilities, classes)
+    plots.draw_confusion_matrix(matrix, labels.numpy(), probabilities, classes, kind)
     return score(probabilities, labels.numpy(), classes) | {"loss": F.cross_entropy(logits, labels).item()}
 
 

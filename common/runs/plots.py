@@ -1,6 +1,6 @@
 """The pictures of a run: its curves, what it took of the machine, its images and its mistakes.
 
-`probabilities` are (N, classes), in the order of the test images.
+`probabilities` are (N, classes), in the order of the images that they are of.
 """
 
 from pathlib import Path
@@ -92,10 +92,12 @@ def draw_throughput(path: Path, rows: list[dict], title: str) -> None:
     figures.save_figure(figure, path, plain(title, longest=90))
 
 
-def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
+def draw_confusion_matrix(
+    path: Path, labels: np.ndarray, probabilities: np.ndarray, classes: list[str], kind: str
+) -> None:
     """Draw how often each true class (row) was predicted as each class (column), as shares of the row.
 
-    Up to 25 classes have their percentages written in. `labels` are (N,) int64.
+    Up to 25 classes have their percentages written in. `labels` are (N,) int64, of validation or test: the `kind`.
     """
     count = len(classes)
     is_small = count <= MOST_PERCENTAGES
@@ -126,7 +128,7 @@ def draw_confusion_matrix(path: Path, labels: np.ndarray, probabilities: np.ndar
         axes.tick_params(which="minor", length=0)
     accuracy = matrix.trace() / matrix.sum()
     unit = "; cells in % of the true class" if is_small else ""
-    axes.set(xlabel="predicted", ylabel="true", title=f"{len(labels):,} test images, {accuracy:.2%} right{unit}")
+    axes.set(xlabel="predicted", ylabel="true", title=f"{len(labels):,} {kind} images, {accuracy:.2%} right{unit}")
     figures.save_figure(figure, path)
 
 
