@@ -13,16 +13,16 @@ from common.system.start import run_script  # first, for Ctrl-C while PyTorch is
 import time
 from pathlib import Path
 
-from common.comparing.finished_runs import read_all_mistakes, read_runs
-from common.comparing.overlays import draw_pictures
-from common.comparing.overview import check_metric, compare, option_to_draw
-from common.comparing.report import is_our_report, write_report
-from common.comparing.tables import print_overview, write_csvs, write_markdown
 from common.options.parser import Parser
 from common.options.types import path
 from common.system.errors import DISK_FULL, BadInput
 from common.system.files import check_writable, first_free
 from common.system.log import info
+from tools.comparing.finished_runs import read_all_mistakes, read_runs
+from tools.comparing.overlays import draw_pictures
+from tools.comparing.overview import check_metric, compare, option_to_draw
+from tools.comparing.report import is_our_report, write_report
+from tools.comparing.tables import print_overview, write_csvs, write_markdown
 
 OUTPUTS = "outputs"  # where runs are, unless they were sent elsewhere
 DEFAULT = Path("outputs", "compare")

@@ -12,10 +12,10 @@ from common.system.start import run_script  # first, for Ctrl-C while PyTorch is
 
 from pathlib import Path
 
-from common.data.packing import check_target, find_splits, pack, report
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
 from common.system.distributed import usable_cores
+from tools.packing import check_target, find_splits, pack, report
 
 SIZE = 96  # pixels: that of Medium ImageNet
 FITS = ("crop", "squash")

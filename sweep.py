@@ -15,15 +15,15 @@ import sys
 
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
-from common.searching.results import Results, draw_search
-from common.searching.search import Search
-from common.searching.spaces import Bands, sampler_for
-from common.searching.storage import open_search_folder, open_storage
-from common.searching.sweep_file import read_sweep
-from common.searching.trials import Experiment, Launcher, slots_for
 from common.system.errors import BadInput
 from common.system.log import info
 from common.system.text import shell_line
+from tools.searching.results import Results, draw_search
+from tools.searching.search import Search
+from tools.searching.spaces import Bands, sampler_for
+from tools.searching.storage import open_search_folder, open_storage
+from tools.searching.sweep_file import read_sweep
+from tools.searching.trials import Experiment, Launcher, slots_for
 
 TRIALS = 20  # where neither the command, nor the file, nor a grid says how many
 MOST_TRIALS = 100_000

@@ -29,8 +29,8 @@ import numpy as np  # noqa: E402
 import psutil  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from common.data.packing import fixed_length  # noqa: E402
 from common.system.device import cpu_name  # noqa: E402
+from tools.packing import fixed_length  # noqa: E402
 
 SIDE, CLASSES, VAL = 8, 10, 1000  # pixels, classes, validation images
 TRAINED = ["--limit", "1000", "-e", "1", "--test", "False"]

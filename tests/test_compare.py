@@ -18,14 +18,14 @@ from PIL import Image
 from scipy import stats
 
 import compare
-from common.comparing import report
-from common.comparing.contrasts import holm, mcnemar, network_verdict, seeds_needed, t_interval, verdict, welch
-from common.comparing.finished_runs import FinishedRun, PassedOver, read_mistakes, read_runs
-from common.comparing.groups import differing_options
-from common.comparing.overview import compare as compare_runs
-from common.comparing.report import write_report
-from common.comparing.tables import write_csvs, write_markdown
 from common.system.errors import BadInput
+from tools.comparing import report
+from tools.comparing.contrasts import holm, mcnemar, network_verdict, seeds_needed, t_interval, verdict, welch
+from tools.comparing.finished_runs import FinishedRun, PassedOver, read_mistakes, read_runs
+from tools.comparing.groups import differing_options
+from tools.comparing.overview import compare as compare_runs
+from tools.comparing.report import write_report
+from tools.comparing.tables import write_csvs, write_markdown
 
 FILES = {"report.html", "compare.md", "compare.csv", "compare_groups.csv"}
 CURVES = {"loss.png", "accuracy.png", "accuracy_by_time.png"}
@@ -538,7 +538,7 @@ def test_predictions_that_are_enormous(tmp_path, monkeypatch):
             file.writestr(f"{name}.npy", header.getvalue())
     with pytest.raises(ValueError, match="is damaged"):  # it says that it has terabytes
         read_mistakes(path, ["no"])
-    monkeypatch.setattr("common.comparing.finished_runs.LARGEST_SIZE", 2**20)
+    monkeypatch.setattr("tools.comparing.finished_runs.LARGEST_SIZE", 2**20)
     np.savez_compressed(path, **good_arrays() | {"probabilities": np.zeros((2**18, 2))})
     assert path.stat().st_size < 2**16
     with pytest.raises(ValueError, match="unpack to 4,"):

@@ -22,8 +22,8 @@ from common.data import hdf5
 from common.data.arrays import ArrayDataset, balanced_subset, stratified_split
 from common.data.hdf5 import HDF5Dataset, damage_is_bad_input, load_hdf5, middles
 from common.data.load import Source
-from common.data.packing import fixed_length
 from common.system.errors import BadInput
+from tools.packing import fixed_length
 
 SIDE = 8
 COUNTS = {"train": 12, "val": 6, "test": 5}

@@ -20,11 +20,11 @@ from helpers import ROOT, SMALL, command
 
 from common.runs.folder import make_folder
 from common.runs.saving import RunFolder
-from common.searching import trials
 from common.system import device, files, start, text
 from common.system.device import cpu_name, prepare_machine
 from common.system.distributed import Processes
 from common.system.errors import BadInput
+from tools.searching import trials
 
 WINDOWS, MACOS = SimpleNamespace(platform="win32"), SimpleNamespace(platform="darwin")
 

@@ -14,11 +14,11 @@ from PIL import Image
 from torchvision import transforms
 
 import pack
-from common.data import packing
 from common.data.hdf5 import load_hdf5
 from common.data.images import read_image
 from common.system.errors import BadInput, explain
 from common.system.files import lock
+from tools import packing
 
 SIZE = SIDE
 

@@ -18,10 +18,10 @@ from optuna.trial import TrialState
 
 import ex_1
 import sweep
-from common.searching.spaces import Bands
-from common.searching.storage import JOURNAL, _with_driver, open_storage, try_again
-from common.searching.trials import Launcher, arguments, slots_for
 from common.system.errors import BadInput
+from tools.searching.spaces import Bands
+from tools.searching.storage import JOURNAL, _with_driver, open_storage, try_again
+from tools.searching.trials import Launcher, arguments, slots_for
 
 TOY = str(Path(__file__).with_name("toy.py"))
 
@@ -334,7 +334,7 @@ def test_a_trial_that_another_machine_has_taken_over_is_left_to_it(tmp_path, mon
             taken.append(storage.study.tell(trial.number, state=TrialState.FAIL))
             try_again(storage.study, storage.latest(trial))
 
-    monkeypatch.setattr("common.searching.storage.Storage.beat", beat)
+    monkeypatch.setattr("tools.searching.storage.Storage.beat", beat)
     rows = trials(search(tmp_path, fixed=["--seconds", "0.2"]))
     assert sorted((row["lr"], row["state"]) for row in rows) == [(lr, "finished") for lr in ("0.1", "0.2", "0.3")]
     assert len(taken) == 1 and rows[-1]["trial"] == "3"

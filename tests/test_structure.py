@@ -9,13 +9,13 @@ from helpers import ROOT, command
 
 from common.options.shared import experiment_parser
 
-ORDER = [  # each room of common/ imports from itself and from those before it
+ORDER = [  # each room of common/ and then of tools/ imports from itself and from those before it
     "system", "transforms", "data", "models", "figures", "optim", "inside", "runs", "training", "exploring",
-    "throughput", "options", "evaluation", "experiment", "predicting", "verifying", "searching", "comparing",
+    "throughput", "options", "evaluation", "experiment", "predicting", "packing", "searching", "comparing",
 ]  # fmt: skip
-TOOLS = {"predicting", "searching", "comparing", "verifying"}  # no experiment needs them
+TOOLS = {"predicting", "packing", "searching", "comparing"}  # no experiment needs them
 SCRIPTS = sorted([*ROOT.glob("ex_*.py"), *ROOT.glob("train*.py")])
-MODULES = sorted((ROOT / "common").rglob("*.py"))
+MODULES = sorted(path for package in ("common", "tools") for path in (ROOT / package).rglob("*.py"))
 MOST_ARROWS, MOST_FLOORS = 130, 8
 
 
@@ -25,8 +25,8 @@ def module_name(path):
 
 
 def room(module):
-    """common.data.load -> data; common.figures -> figures; common itself is no room."""
-    return module.split(".")[1] if module.startswith("common.") else None
+    """common.data.load -> data; common.figures -> figures; tools.packing -> packing; common itself is no room."""
+    return module.split(".")[1] if module.startswith(("common.", "tools.")) else None
 
 
 def imports_of(path):
@@ -64,6 +64,12 @@ def arrows():
 
 def test_every_room_has_its_place_in_the_order():
     assert {room(module) for module in IMPORTS} - {None} <= set(ORDER)
+
+
+def test_nothing_in_common_imports_from_tools():
+    assert [name for name in IMPORTS if name.startswith("tools.")]
+    users = {name for name in IMPORTS if any(other.startswith("tools") for other in IMPORTS[name])}
+    assert sorted(name for name in users if name.startswith("common")) == []
 
 
 def test_imports_go_from_later_rooms_to_earlier_ones():

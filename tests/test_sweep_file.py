@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from optuna.trial import FixedTrial
 
-from common.searching.sweep_file import parse_sweep, read_sweep
 from common.system.errors import BadInput
+from tools.searching.sweep_file import parse_sweep, read_sweep
 
 REPORT = """
 program: train.py

@@ -1,1 +1,1 @@
-"""From a data set's name to batches: reading, splitting, packing."""
+"""From a data set's name to batches: reading, splitting."""

@@ -89,7 +89,7 @@ def describe_origin(machine: Machine) -> dict:
 
 
 def _code_sha256() -> str:
-    """Return the SHA-256 of all Python files of the scripts and of common/, and of their names."""
+    """Return the SHA-256 of all Python files of the scripts and of common/, and of their names: no run needs tools/."""
     root, digest = Path(__file__).parents[2], hashlib.sha256()
     for path in sorted([*root.glob("*.py"), *root.glob("common/**/*.py")]):
         content = path.read_bytes()

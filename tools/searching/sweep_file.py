@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.options.types import nearest
-from common.searching.spaces import Normal, OneOf, Parameter, Range, Value, Weighted
 from common.system.errors import BadInput
 from common.system.files import read_yaml
 from common.system.log import info
+from tools.searching.spaces import Normal, OneOf, Parameter, Range, Value, Weighted
 
 TOP_KEYS = (
     "method", "program", "parameters", "metric", "name", "description", "project", "entity", "command",

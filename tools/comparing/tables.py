@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common.comparing.contrasts import network_verdict, t_interval, verdict
-from common.comparing.finished_runs import is_number
-from common.comparing.groups import shown
-from common.comparing.overview import Overview
 from common.system.files import write_bytes, write_table
 from common.system.log import info
 from common.system.text import printable
+from tools.comparing.contrasts import network_verdict, t_interval, verdict
+from tools.comparing.finished_runs import is_number
+from tools.comparing.groups import shown
+from tools.comparing.overview import Overview
 
 LONGEST_CELL = 40  # characters in a table for people
 MOST_ROWS, MOST_OPTIONS, MOST_CONTRASTS, MOST_NOTES = 40, 6, 10, 10  # of the terminal; the files have all

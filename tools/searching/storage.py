@@ -21,11 +21,11 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from common.runs.folder import lock
-from common.searching.spaces import sign_of
-from common.searching.sweep_file import Sweep
 from common.system.errors import DISK_FULL, BadInput
 from common.system.files import check_writable
 from common.system.log import log_to, stop_log
+from tools.searching.spaces import sign_of
+from tools.searching.sweep_file import Sweep
 
 JOURNAL = "search.journal"
 CONNECTING_TRIES = 5  # several machines that begin at once can be in each other's way while they make the tables

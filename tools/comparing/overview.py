@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from common.comparing.contrasts import Contrast, find_contrasts
-from common.comparing.finished_runs import FinishedRun, Mistakes, PassedOver
-from common.comparing.groups import NO_DIFFERENCE, Group, differing_options, group_by_seed, key_of, shown
 from common.options.types import nearest
 from common.system.errors import BadInput
+from tools.comparing.contrasts import Contrast, find_contrasts
+from tools.comparing.finished_runs import FinishedRun, Mistakes, PassedOver
+from tools.comparing.groups import NO_DIFFERENCE, Group, differing_options, group_by_seed, key_of, shown
 
 LOWER_IS_BETTER = re.compile("loss|error|time|seconds|memory|parameters|flops|power")
 

@@ -9,12 +9,12 @@ import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from common.searching.spaces import OneOf, Parameter, Value, Weighted
-from common.searching.storage import Storage, proposed_for
-from common.searching.sweep_file import Sweep
 from common.system.files import partial_file, write_bytes, write_table
 from common.system.log import info
 from common.system.text import printable
+from tools.searching.spaces import OneOf, Parameter, Value, Weighted
+from tools.searching.storage import Storage, proposed_for
+from tools.searching.sweep_file import Sweep
 
 STATES = {
     TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed",

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from common.comparing.contrasts import network_verdict, verdict
-from common.comparing.finished_runs import FinishedRun
-from common.comparing.groups import short_names, shown, words
-from common.comparing.overview import Overview
-from common.comparing.tables import Column, explanation, group_columns, run_columns
 from common.system.files import write_bytes
 from common.system.log import progress
 from common.system.text import printable
+from tools.comparing.contrasts import network_verdict, verdict
+from tools.comparing.finished_runs import FinishedRun
+from tools.comparing.groups import short_names, shown, words
+from tools.comparing.overview import Overview
+from tools.comparing.tables import Column, explanation, group_columns, run_columns
 
 TEMPLATE = Path(__file__).with_name("report.html")
 GENERATOR = b'<meta name="generator" content="compare.py">'  # by which an older report is known to be ours

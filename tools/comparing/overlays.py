@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from common import figures
-from common.comparing.finished_runs import FinishedRun, is_number
-from common.comparing.groups import key_of, short_names, shown
-from common.comparing.overview import Overview
 from common.figures import TRAIN_COLOR, VAL_COLOR, blank_figure, plain
+from tools.comparing.finished_runs import FinishedRun, is_number
+from tools.comparing.groups import key_of, short_names, shown
+from tools.comparing.overview import Overview
 
 COLORS = ("#1f77b4", "#d95f02", "#1b9e77", "#e7298a", "#7570b3", "#a6761d", "#17becf", "#b2182b", "#66a61e", "#e6ab02")
 OTHERS_COLOR = "#b8b8b8"

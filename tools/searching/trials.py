@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.runs.folder import lock, read_train_json
-from common.searching.spaces import Parameter
-from common.searching.sweep_file import ARGUMENTS, ENVIRONMENT, INTERPRETER, PROGRAM
 from common.system.errors import BadInput
 from common.system.text import printable
+from tools.searching.spaces import Parameter
+from tools.searching.sweep_file import ARGUMENTS, ENVIRONMENT, INTERPRETER, PROGRAM
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 # What the search says itself, and what is no training.

@@ -8,8 +8,8 @@ from itertools import accumulate
 import numpy as np
 from scipy import stats
 
-from common.comparing.finished_runs import FinishedRun, Mistakes
-from common.comparing.groups import Group, key_of, words
+from tools.comparing.finished_runs import FinishedRun, Mistakes
+from tools.comparing.groups import Group, key_of, words
 
 LEVEL, POWER = 0.05, 0.8  # two-sided; how often a true difference is to be seen
 ENOUGH_SEEDS = 3  # what one does without any knowledge of the spread

@@ -13,14 +13,14 @@ from pathlib import Path
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from common.searching.results import Results, short
-from common.searching.storage import DATABASE_ERRORS, cause_of, try_again
-from common.searching.sweep_file import ALIASES
-from common.searching.trials import Launcher, TrialProcess, run_in
 from common.system.clock import TimeShare
 from common.system.errors import BadInput
 from common.system.files import first_free
 from common.system.log import info, progress, warn
+from tools.searching.results import Results, short
+from tools.searching.storage import DATABASE_ERRORS, cause_of, try_again
+from tools.searching.sweep_file import ALIASES
+from tools.searching.trials import Launcher, TrialProcess, run_in
 
 POLL = 0.3  # seconds between two looks at the trials
 TABLE_SHARE = 0.02  # of the time of the search, for writing the table of its trials

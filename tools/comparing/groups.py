@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.comparing.finished_runs import FinishedRun
 from common.system.text import printable
+from tools.comparing.finished_runs import FinishedRun
 
 # Options that change nothing of what is compared, or that have a column of their own.
 NO_DIFFERENCE = {
