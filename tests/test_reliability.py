@@ -21,7 +21,7 @@ import ex_3
 from common.runs.folder import lock, make_folder, read_config, write_config
 from common.runs.run import Run
 from common.runs.saving import RunFolder
-from common.system import files
+from common.system import files, memory
 from common.system.checkpoints import load_checkpoint
 from common.system.errors import BadInput
 from common.system.files import write_table
@@ -237,6 +237,36 @@ def test_every_image_of_a_file_must_be_what_it_was(tmp_path):
         resume(folder, "-e", "2")
     write(images)
     resume(folder, "-e", "2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("began", ["in the file", "in memory"])
+@pytest.mark.parametrize("goes_on", ["in the file", "in memory"])
+def test_images_that_do_not_fit_into_memory_are_compared_when_they_are_read(tmp_path, monkeypatch, began, goes_on):
+    images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3), np.uint8)
+
+    def write(changed):
+        with h5py.File(tmp_path / "a.hdf5", "w") as file:
+            for name, part in (("train", changed), ("val", images[:150]), ("test", images[60:120])):
+                file[f"images-{name}"], file[f"labels-{name}"] = part, np.arange(len(part)) % 2
+
+    def hold(where):
+        free = {"in the file": 0, "in memory": 2**40}[where]
+        monkeypatch.setattr(memory, "available_memory", lambda: free)
+
+    write(images)
+    hold(began)
+    folder = without_pictures(["--data", str(tmp_path / "a.hdf5"), "-e", "1", "--output_dir", str(tmp_path / "out")])
+    changed = images.copy()
+    changed[1] = 255 - changed[1]
+    write(changed)
+    hold(goes_on)
+    both = began == goes_on == "in memory"  # then they are compared before anything is opened
+    with pytest.raises(BadInput, match="not those that the run began" if both else "image 1 is not what it was"):
+        resume(folder, "-e", "2")
+    write(images)
+    resume(folder, "-e", "2")
+    assert read(folder, "train.json")["status"] == "finished"
 
 
 # Saving within an epoch

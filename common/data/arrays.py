@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from common.data.checks import Checks
 from common.system.errors import BadInput
 
 HASH_BYTES = 16  # of a hash of pixels
@@ -24,13 +25,13 @@ class ArrayDataset:
     """Images held in memory.
 
     `pixels` are (N, H, W, C) uint8; channels last, so that a batch has the layout which convolutions are fastest with.
-    `middles_sha256` is of some pixels in the middle of every image, if anybody needs it.
+    `checks` are those of an HDF5 file.
     """
 
-    def __init__(self, pixels, labels, classes: list[str], ids: Sequence[str], middles_sha256: str | None = None):
+    def __init__(self, pixels, labels, classes: list[str], ids: Sequence[str], checks: Checks | None = None):
         self.pixels = torch.as_tensor(pixels)
         self.labels = torch.as_tensor(labels, dtype=torch.int64)
-        self.classes, self.ids, self.middles_sha256 = list(classes), ids, middles_sha256
+        self.classes, self.ids, self.checks = list(classes), ids, checks
         self._copies = weakref.WeakValueDictionary()  # by device, as long as anybody uses them
 
     @property
@@ -73,6 +74,11 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def checks(self) -> Checks | None:
+        """What is known of images that are read from an HDF5 file."""
+        return getattr(self.dataset, "checks", None)
 
     @property
     def labels(self) -> list[int]:

@@ -10,7 +10,6 @@ holds.
 """
 
 import contextlib
-import hashlib
 import math
 import os
 import subprocess
@@ -24,6 +23,7 @@ import numpy as np
 import torch
 
 from common.data.arrays import ArrayDataset, Split, pixel_hash
+from common.data.checks import Checks
 from common.system.distributed import processes_here
 from common.system.errors import BadInput, Terminated
 from common.system.log import info, progress, warn
@@ -37,7 +37,7 @@ LONGEST_SIDE = 4096
 MOST_IMAGES, MOST_CLASSES = 2**26, 100_000  # a damaged file can claim any number: each image costs some bytes of memory
 LARGEST_CHUNK = 2**28  # bytes; the HDF5 library holds whole chunks in memory
 READING = threading.Lock()  # threads share the position in a file
-BLOCK = 2**22  # bytes read between two movements of the bar
+BLOCK = 2**24  # bytes read between two movements of the bar
 TEXTS = 4096  # names read at once
 PATIENCE, PACE = 60, 10_000  # seconds in which texts must have been read, and texts for each of which there is one more
 FINGERPRINTED = 100  # images of each split that are read to tell two files apart
@@ -76,6 +76,7 @@ class HDF5Dataset:
         self.path, self.key, self.size = path, images.name, images.shape[1]
         self.labels = torch.from_numpy(np.asarray(labels, np.int64))  # of whatever byte order they are in the file
         self.classes, self.ids = list(classes), ids
+        self.checks = Checks(f"--data {path}, {images.name.strip('/')}", len(self.labels))
         self._offsets = _image_offsets(images)
         self._cache = _cache_bytes(images)
 
@@ -90,7 +91,7 @@ class HDF5Dataset:
         return torch.from_numpy(self.read(indices.numpy())).permute(0, 3, 1, 2), self.labels[indices]
 
     def read(self, indices: np.ndarray) -> np.ndarray:
-        """Return (n, H, W, 3) uint8; raises as `batch` does."""
+        """Return (n, H, W, 3) uint8; raises as `batch` does, also if an image is not what it was."""
         rows = np.empty((len(indices), self.size, self.size, 3), np.uint8)
         with READING, damage_is_bad_input(self.path):
             if self._process != os.getpid():  # a file that was opened before a fork shares its position with the parent
@@ -108,6 +109,7 @@ class HDF5Dataset:
                     self._file.seek(offsets[place])
                     if self._file.readinto(rows[place]) != rows[place].nbytes:
                         raise OSError("it ends too early")
+            self.checks.look(indices, rows)
         return rows
 
     def mapped(self) -> np.ndarray | None:
@@ -148,7 +150,7 @@ def load_hdf5(location: str | None) -> dict[str, Split]:
 
     Copies of images are not looked for, because that would read all of a large file: the `hashes` are keys that tell an
     image by its split, its number and the pixels of some images of the split, whether or not it fits into memory today.
-    Where the images are in memory there is a digest that has seen all of them: `middles_sha256` of the data set.
+    Each image has a check besides, which is compared whenever it is read, and by runs that go on: `checks`.
 
     BadInput is raised if there is no such file, or it is damaged or not laid out as this module says.
     """
@@ -421,21 +423,14 @@ def _cache_bytes(images: h5py.Dataset) -> int:
 def _in_memory(dataset: HDF5Dataset, split: str, mapped: np.ndarray | None) -> ArrayDataset:
     """Read all images, which brings them into the system's memory, and keep them unless they are `mapped` there."""
     pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8) if mapped is None else mapped
-    digest, step = hashlib.sha256(), max(1, BLOCK // (3 * dataset.size**2))
+    step = max(1, BLOCK // (3 * dataset.size**2))
     with progress(len(dataset), f"reading {split} images") as bar:
         for start in range(0, len(dataset), step):
             rows = dataset.read(np.arange(start, min(start + step, len(dataset))))
-            digest.update(middles(rows))
             if mapped is None:
                 pixels[start : start + step] = rows
             bar.update(len(rows))
-    return ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids, digest.hexdigest())
-
-
-def middles(images: np.ndarray) -> bytes:
-    """Return a third of the middle row of each image (N, side, side, 3): to digest all would cost more than reading."""
-    side = images.shape[1]
-    return images[:, side // 2, side // 3 : side - side // 3].tobytes()
+    return ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids, dataset.checks)
 
 
 def _tree(file: h5py.File) -> list[str]:

@@ -36,18 +36,18 @@ class Data:
     def digest(self) -> str:
         """SHA-256 of which image is in which split: equal for two runs exactly if they saw the same data.
 
-        Of an HDF5 file it has seen some of the pixels only, see `middles_sha256`.
+        Of an HDF5 file it has seen some of the pixels only, see `checks_sha256`.
         """
         return split_digest(**{name: (split.labels, split.hashes) for name, split in self.splits.items()})
 
     @property
-    def middles_sha256(self) -> dict[str, str]:
-        """SHA-256 of the middles of all images of each split, where `digest` has seen some images: in an HDF5 file.
+    def checks_sha256(self) -> dict[str, str]:
+        """SHA-256 of the checks of all images of each split, where `digest` has seen some images: in an HDF5 file.
 
-        There is none of a file that does not fit into memory.
+        There is none of a file that does not fit into memory: its images are compared when they are read.
         """
-        digests = {name: getattr(split.dataset, "middles_sha256", None) for name, split in self.splits.items()}
-        return {name: digest for name, digest in digests.items() if digest}
+        checks = {name: split.checks for name, split in self.splits.items() if split.checks}
+        return {name: digest for name, one in checks.items() if (digest := one.sha256())}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
         "classes": data.classes,
         "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test)},
         "split_sha256": data.digest,
-        "middles_sha256": data.middles_sha256,
+        "checks_sha256": data.checks_sha256,
         "converted": dict(data.reading.converted),
         "skipped": data.reading.skipped,
         "stored_size": data.train.dataset.size,

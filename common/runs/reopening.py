@@ -66,4 +66,4 @@ def _note_differences(config: dict, now: dict) -> None:
 
 def _images_of(config: dict) -> dict:
     """Return what tells the images of a run from others; what an older version did not write is left out."""
-    return {"split": config["split_sha256"], "classes": config["classes"]} | config.get("middles_sha256", {})
+    return {"split": config["split_sha256"], "classes": config["classes"]} | config.get("checks_sha256", {})

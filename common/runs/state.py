@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from common.data.checks import Checks
 from common.inside.watch import Watch
 from common.models.dropout import Dropout, hash_dropouts
 from common.optim.ema import EMA
@@ -24,7 +25,8 @@ class TrainState:
     `forward` runs the network: it is the network itself, or a compiled form of it. `dropouts` are those of its layers
     whose masks belong to their image. `ema` and `watch` are None unless the recipe asks for them. `under_way` is what a
     run that was interrupted within an epoch goes on from, else None; `after_step(steps done, counted)` is called within
-    an epoch; `counted()` is what its meter has come to.
+    an epoch; `counted()` is what its meter has come to. `images` are the checks of the training and of the
+    validation images.
     """
 
     model: nn.Module
@@ -35,6 +37,7 @@ class TrainState:
     dropouts: Sequence[Dropout] = ()
     ema: EMA | None = None
     watch: Watch | None = None
+    images: Sequence[Checks | None] = (None, None)
     under_way: dict | None = None
     after_step: Callable[[int, Callable[[], dict]], None] | None = None
 
@@ -63,7 +66,8 @@ class TrainState:
     def load_state_dict(self, state: dict) -> None:
         """Go on from what `state_dict` returned."""
         for name, part in self._parts().items():
-            part.load_state_dict(state[name])
+            if name in state or not isinstance(part, Checks):  # which earlier versions did not save
+                part.load_state_dict(state[name])
         self.under_way = state.get("under_way")
 
     def running_statistics(self) -> list[torch.Tensor]:
@@ -73,6 +77,7 @@ class TrainState:
     def _parts(self) -> dict:
         parts = {"model": self.model, "optimizer": self.optimizer, "schedule": self.schedule, "scaler": self.scaler}
         parts |= {"average": self.ema, "watch": self.watch}
+        parts |= zip(("train_images", "val_images"), self.images, strict=True)
         return {name: part for name, part in parts.items() if part is not None}
 
 

@@ -6,7 +6,7 @@ from common.system.text import printable
 LARGEST_SIDE = 3 * 4096  # pixels; 4096 is the most that --image_size takes, and some experiments store a margin
 KINDS = {
     "script": str, "dataset": str, "split_sha256": str, "name": str, "classes": list, "options": dict,
-    "earlier_test_evaluations": int, "stored_size": int, "middles_sha256": dict, "versions": dict, "machine": dict,
+    "earlier_test_evaluations": int, "stored_size": int, "checks_sha256": dict, "versions": dict, "machine": dict,
     "resumed": list,
 }  # fmt: skip
 

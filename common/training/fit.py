@@ -50,6 +50,7 @@ def fit(
     """
     machine, recipe = run.machine, run.recipe
     state = run.state = TrainState.of(model, optimizer, schedule, recipe, machine)
+    state.images = train.split.checks, val.split.checks
     mix = Mix(recipe.mixup, recipe.cutmix, run.num_classes, train.seed)
     if mix and recipe.epochs:
         info("note: training accuracies are of mixed images: how often the larger share is recognized")
@@ -89,6 +90,8 @@ def fit(
         history = [*history, record]
         if state.watch is not None:
             state.watch.end_epoch(epoch, val.first_images(PROBED))
+        for checks in filter(None, state.images):
+            checks.share(machine.processes)
         run.save_epoch(history)
         info(_epoch_line(record, recipe.epochs, is_best=best_record(history) is record))
         run.draw_epoch(history, train)
