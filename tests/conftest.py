@@ -7,7 +7,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # with more threads, the workers would 
 
 import pytest
 import torch
-from helpers import SMALL
+from helpers import SMALL, made_once
 
 import ex_1
 
@@ -15,7 +15,8 @@ import ex_1
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory):
     """The folder of a finished run of two epochs on digits."""
-    return ex_1.main([*SMALL, "--output_dir", str(tmp_path_factory.mktemp("outputs"))])
+    folder = made_once(tmp_path_factory, "finished", lambda folder: ex_1.main([*SMALL, "--output_dir", str(folder)]))
+    return next(folder.glob("*/*/*"))
 
 
 @pytest.fixture(autouse=True)

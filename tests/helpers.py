@@ -19,6 +19,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from torch import nn
 from torchvision.models.resnet import BasicBlock
@@ -37,6 +38,17 @@ FEATURES = 16  # of TinyResNet; fills the registers, see common/models/batch_nor
 
 
 # Runs
+
+
+def made_once(tmp_path_factory, name, make):
+    """Return the folder that `make(folder)` has filled for all processes of these tests; nobody may change it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"once-{name}"
+    with FileLock(f"{folder}.lock"):
+        if not Path(f"{folder}.made").exists():
+            make(folder)
+            Path(f"{folder}.made").touch()
+    return folder
 
 
 def small_run(output_dir, *options, script=ex_1):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, command, read, small_run, table
+from helpers import ROOT, command, made_once, read, small_run, table
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -57,11 +57,13 @@ def without_drawing(request, monkeypatch):
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory):
     """Four runs on digits: two learning rates with two seeds each."""
-    folder = tmp_path_factory.mktemp("real") / "outputs"
-    for lr in ("0.001", "0.01"):
-        for seed in ("0", "1"):
-            small_run(folder, "-lr", lr, "--seed", seed)
-    return folder
+
+    def make(folder):
+        for lr in ("0.001", "0.01"):
+            for seed in ("0", "1"):
+                small_run(folder / "outputs", "-lr", lr, "--seed", seed)
+
+    return made_once(tmp_path_factory, "four_runs", make) / "outputs"
 
 
 @pytest.fixture(scope="module")

@@ -22,10 +22,9 @@ def lines(output_dir):
 
 
 def test_looks_are_counted_by_run_recipe_and_images(tmp_path):
-    assert counts(small_run(tmp_path)) == (1, 1, 1, 1)
-    assert counts(small_run(tmp_path, "-s", "1")) == (1, 2, 2, 1)
-    assert counts(small_run(tmp_path, "-lr", "0.01")) == (1, 1, 3, 2)
-    assert counts(small_run(tmp_path / "elsewhere")) == (1, 1, 1, 1)
+    assert counts(small_run(tmp_path, "-e", "1")) == (1, 1, 1, 1)
+    assert counts(small_run(tmp_path, "-e", "1", "-s", "1")) == (1, 2, 2, 1)
+    assert counts(small_run(tmp_path, "-e", "1", "-lr", "0.01")) == (1, 1, 3, 2)
     assert (
         len({line["images"] for line in lines(tmp_path)}) == 1 and len({line["run"] for line in lines(tmp_path)}) == 3
     )
