@@ -1,17 +1,21 @@
-"""Search over an experiment's options, as a Weights & Biases sweep file says, offline and without an account.
+"""Search over an experiment's options, as a Weights & Biases sweep file says, or change one thing at a time.
 
     python sweep.py sweeps/trainA.yaml --program trainA.py --trials 30 -- -p nature_12K -e 5
     python sweep.py sweeps/alexnet_lr.yaml --jobs 2 -- --data cifar10-jpeg --limit 5000 -e 3
     python sweep.py sweeps/trainA.yaml --program trainA.py --storage postgresql://user@host/name    on each machine
+    python sweep.py ex_2.py --vary augment image_size=32 width=12 --seeds 5 -- --dataset digits
 
-What stands behind -- goes to every trial. The same command continues a search that was ended in any way. The best trial
-is chosen on validation images; the test images are looked at by the best alone, at the end.
+What stands behind -- goes to every trial. The same command continues a search that was ended in any way. The best
+configuration, by its mean over the seeds, is chosen on validation images; the test images are looked at by it alone, at
+the end.
 """
 
 from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
 
+import itertools
 import os
 import sys
+from dataclasses import replace
 
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
@@ -22,11 +26,13 @@ from tools.searching.results import Results, draw_search
 from tools.searching.search import Search
 from tools.searching.spaces import Bands, sampler_for
 from tools.searching.storage import open_search_folder, open_storage
-from tools.searching.sweep_file import read_sweep
+from tools.searching.sweep_file import COMMAND, read_sweep
 from tools.searching.trials import Experiment, Launcher, slots_for
+from tools.searching.varying import vary
 
 TRIALS = 20  # where neither the command, nor the file, nor a grid says how many
 MOST_TRIALS = 100_000
+SEEDS, MOST_SEEDS = 3, 1000
 DEAD_AFTER = 120  # seconds
 SAMPLERS = ("tpe", "gp")
 
@@ -37,12 +43,19 @@ def parse_options(argv=None):
     end = words.index("--") if "--" in words else len(words)
     parser = Parser(__file__, __doc__)
     add = parser.add_argument
-    add("file", type=path, metavar="FILE.yaml", help="the sweep file")
+    add("file", type=path, metavar="FILE.yaml", help="the sweep file; with --vary the experiment, such as ex_2.py")
     add("-h", "--help", action="help", help="show this and exit")
     add("--program", type=path, metavar="SCRIPT.py", help="the experiment (default: what the file names)")
+    add("--vary", nargs="+", metavar="NAME=VALUES",
+        help="change one option at a time from its default, and say what each change is worth: NAME=VALUE,VALUE, or "
+             "NAME alone for a switch")  # fmt: skip
+    add("--grid", action="store_true", help="with --vary: try all combinations")
+    add("--seeds", type=integer(1, MOST_SEEDS), metavar="N",
+        help=f"runs of each configuration, with seeds from 0 on (default: {SEEDS} with --vary, else 1)")  # fmt: skip
+    add("--test", action="store_true", help="look at the test images with all configurations, once, at the end")
     add("-n", "--trials", type=integer(1), metavar="N",
-        help=f"trials of all starts together; run_cap of the file and the size of a grid limit it (default: {TRIALS}, "
-             "where nothing limits it)")  # fmt: skip
+        help="configurations of all starts together; run_cap of the file and the size of a grid limit it (default: "
+             f"{TRIALS}, where nothing limits it)")  # fmt: skip
     add("-j", "--jobs", type=integer(1, 1024), metavar="N",
         help="trials at a time (default: one for each GPU, or one); on a CPU they share its threads")  # fmt: skip
     add("--name", metavar="NAME", help="of the search (default: what the file says, or the file's own name)")
@@ -59,14 +72,9 @@ def parse_options(argv=None):
 def main(argv=None):
     """Search, write down what was found, test the best, and return the folder of the search."""
     options, fixed = parse_options(argv)
-    sweep = read_sweep(options.file)
-    if not options.program and not sweep.program:
-        raise BadInput(f"{options.file} names no program: add --program, such as --program trainA.py")
-    if sweep.metric.endswith("accuracy") and not sweep.maximize:
-        info(f"note: the file minimizes {sweep.metric}, W&B's goal where none is named; did you mean goal: maximize?")
-    experiment = Experiment(options.program or sweep.program)
-    launcher = Launcher(sweep.command, experiment.path, fixed)
+    sweep, experiment, launcher = varied(options, fixed) if options.vary else searched(options, fixed)
     experiment.check(sweep.parameters, launcher.option_words)
+    check_seeds(sweep, experiment, launcher)
     launcher.slots = slots_for(options.jobs, on_cpu=experiment.options(launcher.option_words({}))["device"] == "cpu")
     from common.evaluation.looks import FOLDER  # imports PyTorch, which checking options does not need
 
@@ -80,11 +88,47 @@ def main(argv=None):
         storage.study.sampler = sampler_for(sweep.method, options.bayes, options.seed, storage)
         storage.study.pruner = Bands(sweep.bands, sweep.eta, sweep.is_strict)
         search = Search(Results(sweep, storage, folder), launcher, cap)
-        info(f"{folder}: {sweep.method}, {cap} trials of {experiment.path.name}, {len(launcher.slots)} at a time")
+        runs = f"{cap} trials" if sweep.seeds == 1 else f"{cap} configurations with {sweep.seeds} seeds"
+        info(f"{folder}: {sweep.method}, {runs} of {experiment.path.name}, {len(launcher.slots)} at a time")
         with launcher.decoding_once(folder):
             search.run()
-            report(search, experiment)
+            report(search, experiment, options.test)
     return folder
+
+
+def searched(options, fixed):
+    """Return the sweep of a file, its experiment, and what starts trials of it."""
+    if options.grid:
+        raise BadInput("--grid belongs to --vary; in a sweep file it is `method: grid`")
+    sweep = read_sweep(options.file)
+    if not options.program and not sweep.program:
+        raise BadInput(f"{options.file} names no program: add --program, such as --program trainA.py")
+    if sweep.metric.endswith("accuracy") and not sweep.maximize:
+        info(f"note: the file minimizes {sweep.metric}, W&B's goal where none is named; did you mean goal: maximize?")
+    experiment = Experiment(options.program or sweep.program)
+    sweep = replace(sweep, seeds=options.seeds or 1)
+    return sweep, experiment, Launcher(sweep.command, experiment.path, fixed)
+
+
+def varied(options, fixed):
+    """Return the sweep that --vary means, its experiment, and what starts trials of it."""
+    if options.program:
+        raise BadInput("--program belongs to a sweep file; with --vary the experiment stands first")
+    experiment = Experiment(options.file)
+    launcher = Launcher(COMMAND, experiment.path, fixed)
+    sweep = vary(options.file, options.vary, lambda v: experiment.options(launcher.option_words(v)), options.grid)
+    return replace(sweep, seeds=options.seeds or SEEDS), experiment, launcher
+
+
+def check_seeds(sweep, experiment, launcher):
+    """Refuse several seeds where something else says the seed."""
+    if sweep.seeds == 1:
+        return
+    if "seed" in sweep.parameters:
+        raise BadInput(f"--seeds {sweep.seeds}: the sweep file has the parameter seed; leave it to one of the two")
+    one, other = (experiment.options(launcher.option_words({"seed": seed}))["seed"] for seed in (0, 1))
+    if one == other:
+        raise BadInput(f"--seeds {sweep.seeds}: the seed is fixed in the command or after --; leave it out there")
 
 
 def number_of_trials(typed, sweep):
@@ -96,15 +140,19 @@ def number_of_trials(typed, sweep):
     return cap
 
 
-def report(search, experiment):
-    """Write and draw what was found, and look at the test images with the best weights of the best trial."""
+def report(search, experiment, test_all):
+    """Write and draw what was found, and look at the test images with the best configuration, or with all."""
     results = search.results
-    best = results.storage.best()
-    if best is None:
-        raise BadInput(f"no trial has finished; {results.folder / 'trials.csv'} gives the reason of each")
-    results.write_best(experiment.changed_options(search.launcher.option_words(results.values_of(best))))
+    best, count = results.best(), results.sweep.seeds
+    if not best:
+        what = "trial has finished" if count == 1 else f"configuration has finished with all {count} seeds"
+        raise BadInput(f"no {what}; {results.folder / 'trials.csv'} gives the reason of each")
+    results.write_best(experiment.changed_options(search.launcher.option_words(results.configuration_of(best[0]))))
     results.say_best()
-    search.test_best()
+    for trial in best:
+        search.test(trial, f", {'' if count == 1 else 'of '}the best on validation images")
+    for trial in itertools.chain(*results.groups()[1:]) if test_all else ():
+        search.test(trial)
     draw_search(results)
     command = ["python", os.path.relpath(experiment.path), "--config", str(results.folder / "best.yaml")]
     info(f"to run the best again: {shell_line(command)}")

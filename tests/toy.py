@@ -51,7 +51,9 @@ def main():
         records = json.loads((folder / "train.json").read_text())["epochs"]
     for epoch in range(len(records) + 1, options.epochs + 1):
         time.sleep(options.seconds)
-        records.append({"epoch": epoch, "val_accuracy": options.lr + epoch / 100, "val_loss": options.lr + epoch})
+        luck = 0.5 * (options.kind == "lucky" and options.seed == 1 and options.lr < 0.15)
+        value = options.lr + epoch / 100 + luck
+        records.append({"epoch": epoch, "val_accuracy": value, "val_loss": options.lr + epoch})
         _write(folder / "train.json", {"status": "running", "best_epoch": epoch, "train_time": 1.5, "epochs": records})
         (folder / "last.pth").write_bytes(b"state")
         if options.kind == "diverges":

@@ -1,8 +1,10 @@
 """What a search has found: a table of all trials, the best on the terminal and as a file for --config, pictures."""
 
 import warnings
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, stdev
 
 import optuna
 import yaml
@@ -31,18 +33,42 @@ class Results:
     storage: Storage
     folder: Path
 
-    def values_of(self, trial: FrozenTrial) -> dict:
-        """Return the options that a trial has tried or will try, {} if it was cut off before it had any."""
+    def configuration_of(self, trial: FrozenTrial) -> dict:
+        """Return the options that a trial tries, all but the seed, {} if it was cut off before it had any."""
         return self.sweep.values(proposed_for(trial))
 
+    def values_of(self, trial: FrozenTrial) -> dict:
+        """Return the options that a trial has tried or will try, {} if it was cut off before it had any."""
+        values = self.configuration_of(trial)
+        return values | {"seed": seed_of(trial)} if values and self.sweep.seeds > 1 else values
+
+    def known_seeds(self) -> dict[tuple[str, int], int]:
+        """Return {(configuration, seed): number of the first trial of it}, in whatever state the trials are."""
+        trials = reversed(self.storage.trials())
+        return {(repr(self.configuration_of(trial)), seed_of(trial)): trial.number for trial in trials}
+
+    def groups(self) -> list[list[FrozenTrial]]:
+        """Return the finished trials of each configuration that has all its seeds, the best mean first."""
+        members = defaultdict(dict)
+        for trial in self.storage.trials(TrialState.COMPLETE):
+            key = repr(self.configuration_of(trial))
+            members[key].setdefault(seed_of(trial), trial)
+        groups = [[of_seed[s] for s in sorted(of_seed) if s < self.sweep.seeds] for of_seed in members.values()]
+        whole = [group for group in groups if len(group) == self.sweep.seeds]
+        return sorted(whole, key=lambda group: self.storage.sign * mean_of(group))
+
+    def best(self) -> list[FrozenTrial]:
+        """Return the trials of the best configuration, one for each seed: never the luckiest seed. [] if none is."""
+        return next(iter(self.groups()), [])
+
     def is_target_reached(self) -> bool:
-        """Tell whether a finished trial is as good as the sweep file asks for."""
-        best, target, sign = self.storage.best(), self.sweep.target, self.storage.sign
-        return best is not None and target is not None and sign * best.value <= sign * target
+        """Tell whether a configuration is as good as the sweep file asks for."""
+        best, target, sign = self.best(), self.sweep.target, self.storage.sign
+        return bool(best) and target is not None and sign * mean_of(best) <= sign * target
 
     def write_table(self) -> None:
         """Write `trials.csv`: a row for each trial, with its options, its best value and what became of it."""
-        names = list(self.sweep.parameters)
+        names = [*self.sweep.parameters, *(["seed"] if self.sweep.seeds > 1 else [])]
         facts = ("best_epoch", "epochs", "seconds", "same_as", "folder", "machine", "reason")
         rows = [("trial", "state", self.sweep.metric, *names, *facts)]
         for trial in self.storage.trials():
@@ -53,39 +79,61 @@ class Results:
         write_table(self.folder / "trials.csv", rows)
 
     def remove_states(self, trials: list[FrozenTrial]) -> None:
-        """Remove what ended `trials` would need to go on, gigabytes with a large network; the best keeps all it has."""
-        best = self.storage.best()
+        """Remove what ended `trials` would need to go on, gigabytes with a large network, but of the best."""
         ended = {t.user_attrs["folder"] for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)}
-        for folder in ended - {best.user_attrs["folder"] if best else None}:
+        for folder in ended - {trial.user_attrs["folder"] for trial in self.best()}:
             for pattern in ("last.pth", "previous.pth", "epoch-*.pth"):
                 for path in Path(folder).glob(f"*/*/*/{pattern}"):
                     path.unlink(missing_ok=True)
 
     def write_best(self, options: dict) -> None:
-        """Write the options of the best trial to `best.yaml`, a recipe for --config."""
-        best = self.storage.best()
-        text = f"# The best of the search {printable(self.sweep.name)}: trial {best.number}, {self.sweep.metric} "
-        text += f"{best.value:.4f} in epoch {best.user_attrs.get('best_epoch')}.\n"
+        """Write the `options` of the best configuration to `best.yaml`, a recipe for --config."""
+        best = self.best()
+        text = f"# The best of the search {printable(self.sweep.name)}: {trials_in_words(best)}, {self.sweep.metric} "
+        text += f"{mean_of(best):.4f}, {epochs_in_words(best)}.\n"
         text += yaml.safe_dump(options, allow_unicode=True, sort_keys=False)
         write_bytes(self.folder / "best.yaml", text.encode("utf-8", errors="backslashreplace"))
 
     def say_best(self) -> None:
-        """Print the best trials as a table, and how many there are of each kind."""
+        """Print the best configurations as a table, and how many trials there are of each kind."""
         metric, states = self.sweep.metric, [trial.state for trial in self.storage.trials()]
         info(", ".join(f"{states.count(state)} {name}" for state, name in STATES.items() if state in states))
         if self.is_target_reached():
             info(f"the target, {metric} {self.sweep.target:g}, is reached")
-        distinct = [trial for trial in self.storage.finished() if "same_as" not in trial.user_attrs]
-        rows = [("trial", metric, "epoch", *self.sweep.searched)]
-        for trial in distinct[:SHOWN]:
-            values, epoch = self.values_of(trial), trial.user_attrs.get("best_epoch")
+        groups, several = self.groups(), self.sweep.seeds > 1
+        rows = [("trials" if several else "trial", metric, "std" if several else "epoch", *self.sweep.searched)]
+        for group in groups[:SHOWN]:
+            values, epoch = self.configuration_of(group[0]), group[0].user_attrs.get("best_epoch")
             shown = [short(values[name]) for name in self.sweep.searched]
-            rows.append((str(trial.number), f"{trial.value:.4f}", str(epoch), *shown))
+            spread = f"{stdev(t.value for t in group):.4f}" if several else str(epoch)
+            rows.append((" ".join(str(t.number) for t in group), f"{mean_of(group):.4f}", spread, *shown))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             info("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
-        if len(distinct) > SHOWN:
-            info(f"… and {len(distinct) - SHOWN} more in trials.csv")
+        if len(groups) > SHOWN:
+            info(f"… and {len(groups) - SHOWN} more in trials.csv")
+
+
+def seed_of(trial: FrozenTrial) -> int:
+    """Return which of the seeds of its configuration a trial has, from 0 on."""
+    return trial.user_attrs.get("seed", 0)
+
+
+def mean_of(group: list[FrozenTrial]) -> float:
+    """Return the mean of the metric over the seeds of a configuration."""
+    return fmean(trial.value for trial in group)
+
+
+def trials_in_words(group: list[FrozenTrial]) -> str:
+    """Return the numbers of the trials of a configuration."""
+    numbers = ", ".join(str(trial.number) for trial in group)
+    return f"trials {numbers} (mean of {len(group)} seeds)" if len(group) > 1 else f"trial {numbers}"
+
+
+def epochs_in_words(group: list[FrozenTrial]) -> str:
+    """Return in which epochs the trials of a configuration were at their best."""
+    epochs = ", ".join(str(trial.user_attrs.get("best_epoch")) for trial in group)
+    return f"in epochs {epochs}" if len(group) > 1 else f"in epoch {epochs}"
 
 
 def short(value: object) -> str:

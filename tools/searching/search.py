@@ -17,8 +17,8 @@ from common.system.clock import TimeShare
 from common.system.errors import BadInput
 from common.system.files import first_free
 from common.system.log import info, progress, warn
-from tools.searching.results import Results, short
-from tools.searching.storage import DATABASE_ERRORS, cause_of, try_again
+from tools.searching.results import Results, mean_of, seed_of, short
+from tools.searching.storage import DATABASE_ERRORS, cause_of, proposed_for, try_again
 from tools.searching.sweep_file import ALIASES
 from tools.searching.trials import Launcher, TrialProcess, run_in
 
@@ -46,7 +46,7 @@ class Search:
         """
         self._queue_trials()
         try:
-            with progress(self.cap, self._sweep.name, unit=" trials") as bar:
+            with progress(self.cap * self._sweep.seeds, self._sweep.name, unit=" trials") as bar:
                 while self._step():
                     self._show(bar)
                     time.sleep(POLL)
@@ -67,17 +67,18 @@ class Search:
             for trial, process in ended:
                 self._record(trial, process, is_interrupted=True)
             self.results.write_table()
-            info(f"{len(self._storage.finished())} trials are finished; the same command goes on")
+            info(f"{len(self._storage.trials(TrialState.COMPLETE))} trials are finished; the same command goes on")
             raise
 
-    def test_best(self) -> None:
-        """Look at the test images with the best weights of the best trial, unless that has been done."""
-        best = self._storage.best()
-        folder = Path(best.user_attrs["folder"])
+    def test(self, trial: FrozenTrial, which: str = "") -> None:
+        """Look at the test images with the best weights of a finished trial, unless that has been done.
+
+        `which` says, for the person, why it is this one.
+        """
+        folder, name = Path(trial.user_attrs["folder"]), f"trial {trial.number}{which}"
         run = run_in(folder)
         if run is None:
-            machine = best.user_attrs["machine"]
-            info(f"the best trial, {best.number}, is not tested: its run is not here, but in {folder} on {machine}")
+            info(f"{name} is not tested: its run is not here, but in {folder} on {trial.user_attrs['machine']}")
             return
         if not any((run / name).exists() for name in ("test.json", "submission.csv")):
             process = self.launcher.start({}, folder, slot=0, test=True)
@@ -89,11 +90,11 @@ class Search:
                 process.wait()
                 raise
             if process.exit_code != 0:
-                warn(f"the best trial, {best.number}, could not be tested: {process.reason()}")
+                warn(f"{name} could not be tested: {process.reason()}")
                 return
         said = (run / "log.txt").read_text(encoding="utf-8", errors="replace").splitlines()
         about_test = [line for line in said if line.startswith(("test accuracy", "the test images have"))]
-        info(f"trial {best.number}, the best on validation images, on the test images: {about_test[-1]}   {run}")
+        info(f"{name}, on the test images: {about_test[-1]}   {run}")
 
     def _step(self) -> bool:
         """Look at the running trials, start others in free slots, and tell whether there is anything to wait for."""
@@ -119,7 +120,7 @@ class Search:
             return False
         if self._storage.trials(TrialState.WAITING):
             return True
-        return self._sweep.method != "grid" and len(self._storage.trials()) < self.cap
+        return self._sweep.method != "grid" and len(_proposals(self._storage.trials())) < self.cap
 
     def _start(self, slot: int) -> None:
         """Start the next trial, unless another machine or a twin of it has made that superfluous."""
@@ -129,7 +130,9 @@ class Search:
             trial.set_user_attr("surplus", True)
             self._storage.study.tell(trial, state=TrialState.FAIL)
             return
-        values = self._sweep.values({name: form.suggest(trial, name) for name, form in self._sweep.searched.items()})
+        for name, form in self._sweep.searched.items():
+            form.suggest(trial, name)
+        values = self.results.values_of(self._storage.latest(trial))
         same = [t for t in earlier if t.state == TrialState.COMPLETE and self.results.values_of(t) == values]
         if same:
             self._copy(same[0], trial)
@@ -148,6 +151,7 @@ class Search:
             trial.set_user_attr(key, twin.user_attrs.get(key))
         trial.set_user_attr("same_as", twin.number)
         self._storage.study.tell(trial, twin.value)
+        self._queue_seeds([self._storage.latest(trial)])
         info(f"trial {trial.number}: the same options as trial {twin.number}, which is finished")
         self._write_table()
 
@@ -155,17 +159,21 @@ class Search:
         """Tell whether another machine, at the same moment, has taken the last place or the same point of the grid."""
         if "again" in trial.user_attrs:
             return False
+        if seed_of(trial):
+            key = (repr(self.results.configuration_of(self._storage.latest(trial))), seed_of(trial))
+            return self.results.known_seeds()[key] < trial.number
         if self._sweep.method == "grid":
             point = trial.user_attrs.get("point")
-            return point is None or point in [other.user_attrs.get("point") for other in earlier]
-        return len(earlier) >= self.cap
+            return point is None or point in [other.user_attrs.get("point") for other in _proposals(earlier)]
+        return len(_proposals(earlier)) >= self.cap
 
     def _report(self, trial: Trial, process: TrialProcess) -> None:
         """Pass on what new epochs have brought, and end a trial that is not among the best at a band."""
         told = self._storage.latest(trial).intermediate_values
         for epoch, value in [pair for pair in self._values(process) if pair[0] not in told]:
             trial.report(value, epoch)
-            if self._sweep.bands and "stopped" not in trial.user_attrs and trial.should_prune():
+            may_stop = self._sweep.bands and seed_of(trial) == 0 and "stopped" not in trial.user_attrs
+            if may_stop and trial.should_prune():
                 trial.set_user_attr("stopped", epoch)
                 process.end()
 
@@ -189,14 +197,15 @@ class Search:
             outcome = "interrupted, to be continued" if is_interrupted else f"failed: {facts['reason']}"
         for key, value in facts.items():
             trial.set_user_attr(key, value)
-        best_before = self._storage.best()
+        best_before = self.results.best()
         self._storage.study.tell(trial, best, state, skip_if_finished=True)
         latest = self._storage.latest(trial)
         if is_interrupted and state == TrialState.FAIL:
             try_again(self._storage.study, latest)
+        self._queue_seeds([latest])
         words = [f"{name}={short(value)}" for name, value in self.results.values_of(latest).items()]
         info(f"trial {trial.number}: {outcome}   {' '.join(words)}")
-        self.results.remove_states([latest, *([best_before] if best_before else [])])
+        self.results.remove_states([latest, *best_before])
         self._write_table()
 
     def _write_table(self) -> None:
@@ -216,15 +225,33 @@ class Search:
             crashes = trial.user_attrs.get("crashes", 0) + 1
             if trial.user_attrs.get("exit_code") not in (REFUSED, DIVERGED) and crashes < MOST_CRASHES:
                 try_again(self._storage.study, trial, crashes)
+        self._queue_seeds(self._storage.trials(TrialState.COMPLETE))
         queued = {trial.user_attrs.get("point") for trial in self._storage.trials()}
         for point in range(min(self.cap, self._sweep.grid_size())) if self._sweep.method == "grid" else ():
             if point not in queued:
                 self._storage.study.enqueue_trial(self._sweep.grid_point(point), user_attrs={"point": point})
 
+    def _queue_seeds(self, trials: list[FrozenTrial]) -> None:
+        """Queue the other seeds of those configurations of `trials` whose first one has come to its end."""
+        if self._sweep.seeds == 1:
+            return
+        known = self.results.known_seeds()
+        for trial in trials:
+            for seed in range(self._sweep.seeds) if trial.state == TrialState.COMPLETE else ():
+                key = (repr(self.results.configuration_of(trial)), seed)
+                if key not in known:
+                    known[key] = None
+                    self._storage.study.enqueue_trial(proposed_for(trial), user_attrs={"seed": seed})
+
     def _show(self, bar) -> None:
         bar.update(sum(trial.state.is_finished() for trial in self._storage.trials()) - bar.n)
-        best = self._storage.best()
-        facts = {f"best {self._sweep.metric}": f"{best.value:.4f}"} if best else {}
+        best = self.results.best()
+        facts = {f"best {self._sweep.metric}": f"{mean_of(best):.4f}"} if best else {}
         for trial, process in self._running.values():
             facts[f"trial {trial.number}"] = f"epoch {len(process.train_json()['epochs']) + 1}"
         bar.set_postfix(facts)
+
+
+def _proposals(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials that are the first of their configuration, and not another seed of it."""
+    return [trial for trial in trials if seed_of(trial) == 0]

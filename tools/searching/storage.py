@@ -47,14 +47,6 @@ class Storage:
         counted = [t for t in trials if t.number not in again and "surplus" not in t.user_attrs]
         return [trial for trial in counted if not states or trial.state in states]
 
-    def finished(self) -> list[FrozenTrial]:
-        """Return the finished trials, the best first, the earliest of equals."""
-        return sorted(self.trials(TrialState.COMPLETE), key=lambda trial: self.sign * trial.value)
-
-    def best(self) -> FrozenTrial | None:
-        """Return the best of the finished trials, if there is one."""
-        return min(self.trials(TrialState.COMPLETE), key=lambda trial: self.sign * trial.value, default=None)
-
     def latest(self, trial: Trial) -> FrozenTrial:
         """Return what is known of a trial by now."""
         return self.study.get_trials(deepcopy=False)[trial.number]
@@ -62,7 +54,7 @@ class Storage:
     def check_same_search(self, sweep: Sweep, program: str, fixed: list[str]) -> None:
         """Raise BadInput if the trials so far are of another search; remember which this is."""
         mine = {
-            "parameters": repr(sweep.parameters),
+            "parameters": repr(sweep.parameters) + repr(sweep.points or ""),
             "metric": [sweep.metric, sweep.maximize],
             "program": program,
             "options after --": fixed,
@@ -124,7 +116,7 @@ def try_again(study: optuna.Study, trial: FrozenTrial, crashes: int = 0) -> None
 
     It has crashed so often; to be cut off with the search is no crash.
     """
-    kept = {key: trial.user_attrs[key] for key in ("folder", "point") if key in trial.user_attrs}
+    kept = {key: trial.user_attrs[key] for key in ("folder", "point", "seed") if key in trial.user_attrs}
     study.enqueue_trial(proposed_for(trial), user_attrs=kept | {"again": trial.number, "crashes": crashes})
 
 

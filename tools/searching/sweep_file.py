@@ -64,6 +64,8 @@ class Sweep:
     eta: float
     is_strict: bool  # a run is judged by its value at the band, not by its best so far
     run_cap: int | None
+    seeds: int = 1  # with which each configuration is tried
+    points: tuple[dict, ...] | None = None  # of a grid that has not all combinations
 
     @property
     def searched(self) -> dict[str, Parameter]:
@@ -78,10 +80,14 @@ class Sweep:
 
     def grid_size(self) -> int:
         """Return the number of combinations of values."""
+        if self.points is not None:
+            return len(self.points)
         return math.prod(len(form.grid()) for form in self.parameters.values())
 
     def grid_point(self, number: int) -> dict:
         """Return combination `number`, from 0 on, as {name: value}; the last of the sorted names varies fastest."""
+        if self.points is not None:
+            return self.points[number]
         point = {}
         for name in sorted(self.parameters, reverse=True):
             grid = self.parameters[name].grid()

@@ -1,0 +1,132 @@
+"""One change at a time, several seeds: what is tried, which configuration wins, what goes on after a kill."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from test_search import TOY, start_sweep, trials, wait_for, write_sweep
+
+import ex_1
+import ex_6
+import sweep
+from common.system.errors import BadInput
+from tools.searching.varying import vary
+
+SPACE = {"lr": {"values": [0.1, 0.3, 0.2]}}
+
+
+def points(*changes, is_grid=False, script=ex_1):
+    def options_of(values):
+        words = [f"--{name}={value}" for name, value in values.items()]
+        return vars(script.parse_options(["--dataset", "digits", *words]))
+
+    return list(vary(f"{script.__name__}.py", list(changes), options_of, is_grid).points)
+
+
+def test_one_thing_changes_at_a_time():
+    unchanged = {"batch_norm": True, "dropout": "0.0"}
+    assert points("batch_norm", "dropout=0.5,0.2") == [
+        unchanged, unchanged | {"batch_norm": False}, unchanged | {"dropout": "0.5"}, unchanged | {"dropout": "0.2"},
+    ]  # fmt: skip
+    assert points("--batch-norm=False,true") == [{"batch_norm": True}, {"batch_norm": "False"}]
+    assert points("dropout=0,0.0,0.5,0.50") == [{"dropout": "0.0"}, {"dropout": "0.5"}]
+
+
+def test_values_may_have_commas():
+    default, *others = points("widths=8,16,16;16,32,32", script=ex_6)
+    assert default != others[0] and others == [{"widths": "8,16,16"}, {"widths": "16,32,32"}]
+
+
+def test_a_grid_has_all_combinations():
+    grid = points("batch_norm", "dropout=0.5,0.2", is_grid=True)
+    assert len(grid) == 6 and {"batch_norm": False, "dropout": "0.2"} in grid
+    assert grid[0] == {"batch_norm": True, "dropout": "0.0"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (["dropuot=1"], "ex_1.py has no option 'dropuot'"),
+        (["dropout"], "it is no switch; say which values, such as dropout=1,2"),
+        (["dropout=2"], "-d/--dropout: 2 must be"),
+        (["dropout=0.0"], "dropout is 0.0 already; say which others"),
+        (["batch_norm", "batch_norm"], "it is there twice"),
+        (["seed=1,2"], "--seeds N does that"),
+        (["weights=a.pth"], "its default, None, cannot be typed"),
+    ],
+)
+def test_what_cannot_be_varied_is_told(changes, said):
+    with pytest.raises(BadInput, match="--vary " + changes[-1]) as error:
+        points(*changes)
+    assert said in str(error.value)
+
+
+def run(folder, *words, fixed=()):
+    return sweep.main([*map(str, words), "--output_dir", str(folder), "--", *fixed])
+
+
+def test_commands_that_contradict_themselves(tmp_path):
+    path = write_sweep(tmp_path, {"seed": {"values": [0, 1]}})
+    for words, said in (
+        ([path, "--seeds", "2"], "has the parameter seed"),
+        ([path, "--grid"], "--grid belongs to --vary"),
+        ([TOY, "--vary", "lr=2", "--program", TOY], "--program belongs to a sweep file"),
+    ):
+        with pytest.raises(BadInput, match=said):
+            run(tmp_path, *words)
+    with pytest.raises(BadInput, match="the seed is fixed in the command or after --"):
+        run(tmp_path, TOY, "--vary", "lr=2", fixed=["--seed", "3"])
+    assert not (tmp_path / "sweeps").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["grid", "random", "bayes"])
+def test_the_best_mean_wins_and_not_the_luckiest_seed(tmp_path, capsys, method):
+    path = write_sweep(tmp_path, SPACE, method=method)
+    words = [path, "--seeds", "3", "-n", "8"]
+    folder = run(tmp_path, *words, fixed=["--kind", "lucky"])
+    rows = trials(folder)
+    best = max(rows, key=lambda row: float(row["val_accuracy"]))
+    assert (best["lr"], best["seed"]) == ("0.1", "1")  # the luckiest
+    tried = [(row["lr"], row["seed"]) for row in rows if not row["same_as"]]
+    assert sorted(tried) == [(lr, seed) for lr in ("0.1", "0.2", "0.3") for seed in "012"]
+    assert yaml.safe_load((folder / "best.yaml").read_text()) == {"lr": 0.3, "kind": "lucky"}
+    assert "(mean of 3 seeds), val_accuracy 0.3300" in (folder / "best.yaml").read_text()
+    tested = [row for row in rows if list(Path(row["folder"]).glob("*/*/*/test.json")) and not row["same_as"]]
+    assert sorted((row["lr"], row["seed"]) for row in tested) == [("0.3", "0"), ("0.3", "1"), ("0.3", "2")]
+    capsys.readouterr()
+    assert trials(run(tmp_path, *words, fixed=["--kind", "lucky"])) == rows
+    assert "trial 0:" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_seeds_can_be_added_and_all_be_tested(tmp_path):
+    path = write_sweep(tmp_path, SPACE)
+    assert len(trials(run(tmp_path, path))) == 3
+    rows = trials(run(tmp_path, path, "--seeds", "2", "--test"))
+    assert [(row["lr"], row["seed"]) for row in rows] == [
+        ("0.1", "0"), ("0.3", "0"), ("0.2", "0"), ("0.1", "1"), ("0.3", "1"), ("0.2", "1"),
+    ]  # fmt: skip
+    assert all(list(Path(row["folder"]).glob("*/*/*/test.json")) for row in rows)
+
+
+@pytest.mark.slow
+def test_a_configuration_that_fails_gets_no_more_seeds_and_cannot_win(tmp_path):
+    path = write_sweep(tmp_path, {"kind": {"values": ["diverges", "good"]}})
+    rows = trials(run(tmp_path, path, "--seeds", "2"))
+    assert [(row["kind"], row["seed"], row["state"]) for row in rows] == [
+        ("diverges", "0", "failed"), ("good", "0", "finished"), ("good", "1", "finished"),
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_with_the_seeds_that_are_missing(tmp_path):
+    words = [TOY, "--vary", "lr=0.3", "--seeds", "3"]
+    for number in (2, 4):
+        process = start_sweep(*words, "--output_dir", tmp_path, "--", "--seconds", "0.2")
+        wait_for((tmp_path / "sweeps" / "toy-vary-lr" / "trials" / f"{number:04}").exists)
+        process.kill()
+        process.communicate()
+    rows = trials(run(tmp_path, *words, fixed=["--seconds", "0.2"]))
+    finished = [(row["lr"], row["seed"]) for row in rows if row["state"] == "finished"]
+    assert sorted(finished) == [(lr, seed) for lr in ("0.3", "1.0") for seed in "012"]
