@@ -9,6 +9,8 @@ import pytest
 import yaml
 from helpers import ROOT
 
+from tools.searching.varying import vary
+
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))  # in one order, as the processes of pytest-xdist need it
 PAGES = [ROOT / "README.md", ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OPTION_FILES = [*sorted((ROOT / "configs").glob("*.yaml")), *sorted((ROOT / "sweeps").glob("*.yaml"))]
@@ -67,5 +69,14 @@ def options_of(script, words):
     parsed = importlib.import_module(script.removesuffix(".py")).parse_options(words)
     if script == "sweep.py":
         options, fixed = parsed
-        program = options.program or yaml.safe_load((ROOT / options.file).read_text(encoding="utf-8"))["program"]
-        options_of(program.removeprefix(f"{ROOT}/"), fixed)
+        program = options.file if options.vary else options.program
+        program = program or yaml.safe_load((ROOT / options.file).read_text(encoding="utf-8"))["program"]
+        program = program.removeprefix(f"{ROOT}/")
+        options_of(program, fixed)
+        if options.vary:
+            script_of = importlib.import_module(program.removesuffix(".py"))
+            vary(program, options.vary, lambda v: vars(script_of.parse_options(typed(v))), options.grid)
+
+
+def typed(values):
+    return [f"--{name}={value}" for name, value in values.items()]
