@@ -4,13 +4,15 @@
     python predict.py best.pth photographs/ --csv predictions.csv --montage montage.png
 
 best.pth alone is enough: it knows its script, its options and its classes. Folders are searched with all that is below
-them. If a folder holds folders with the names of classes, the accuracy is told too. Nothing in the run is changed.
+them. If a folder holds folders with the names of classes, the accuracy is told too. Nothing in the run is changed. How
+many of the images it was trained or tested on is told, and a look at its test images is counted.
 """
 
 from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
 
 from pathlib import Path
 
+from common.evaluation.looks import Encounters
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
 from common.predicting.classifier import find_checkpoint, load_classifier
@@ -49,7 +51,10 @@ def main(argv=None):
     check_outputs({"--csv": options.csv, "--montage": options.montage}, checkpoint, images)
 
     topk = min(options.topk, len(classifier.classes))
-    predictions = report(predict(classifier, images, options.batch_size), images, classifier.classes, topk)
+    encounters = Encounters(checkpoint.resolve().parent)
+    coming = predict(classifier, images, options.batch_size, encounters)
+    predictions = report(coming, images, classifier.classes, topk)
+    encounters.tell(len(predictions))
     if options.csv:
         write_csv(options.csv, predictions, classifier.classes, topk)
     if options.montage:

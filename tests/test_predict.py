@@ -1,3 +1,5 @@
+import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -10,6 +12,8 @@ from sklearn.datasets import load_digits
 
 import predict
 from common import figures
+from common.evaluation import looks
+from common.evaluation.looks import LEDGER
 from common.predicting.classifier import Classifier, find_checkpoint, load_classifier
 from common.predicting.prediction import find_images
 from common.system.checkpoints import load_checkpoint, save_checkpoint
@@ -45,6 +49,42 @@ def run(photographs):
     """The folder of a run on `photographs`."""
     output_dir = str(photographs.parent / f"{photographs.name}-outputs")
     return without_pictures(["--data", str(photographs), "-e", "1", "-b", "8", "--output_dir", output_dir])
+
+
+def notes_of(capsys):
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+
+
+def test_images_that_the_run_knows_are_told_of_and_a_look_at_test_images_counts(run, photographs, photograph, capsys):
+    before = len((run.parents[2] / LEDGER).read_text().splitlines())
+    predict.main([str(run), str(photograph)])
+    assert notes_of(capsys) == []
+    for look in (before + 1, before + 2):
+        predict.main([str(run), str(photographs), str(photograph)])
+        trained, chose, tested = notes_of(capsys)
+        images = read(run, "config.json")["images"]
+        assert trained.startswith(f"note: {images['train']} of these 31 images have trained the network")
+        assert chose.startswith(f"note: {images['val']} are validation images of this run")
+        assert tested == f"note: {images['test']} are test images of this run; this was look {look} at them"
+    lines = [json.loads(line) for line in (run.parents[2] / LEDGER).read_text().splitlines()]
+    assert {(line["run"], line["recipe"]) for line in lines} == {(lines[0]["run"], lines[0]["recipe"])}
+
+
+def test_a_look_that_cannot_be_written_down_is_told_and_a_run_that_knows_no_images_is_used(
+    run, photographs, tmp_path, capsys, monkeypatch
+):
+    def refuse(path, line):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(looks, "_append", refuse)
+    predict.main([str(run), str(photographs)])
+    said = capsys.readouterr()
+    assert "this look at test images is not counted" in said.err and "are test images of this run\n" in said.out
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "images.npz").write_bytes(b"PK\x03\x04 damaged")
+    predict.main([str(copy), str(photographs)])
+    said = capsys.readouterr()
+    assert "note: " not in said.out and "images.npz is damaged" in said.err
 
 
 @pytest.fixture
@@ -146,7 +186,8 @@ def test_photographs_become_squares_as_in_training(run, tmp_path):
     for changes, expected in said:
         checkpoint = changed(run, tmp_path / "best.pth", **changes)
         classifier = load_classifier(checkpoint, ROOT, prepare_machine("cpu", "fp32", False))
-        assert classifier.read(tmp_path / "halves.png")[16, 1, 0] == expected
+        pixels, _ = classifier.read(tmp_path / "halves.png")
+        assert pixels[16, 1, 0] == expected
 
 
 def test_rotated_and_grey_photographs_follow_the_rules_of_training(run, photograph, tmp_path):
@@ -171,6 +212,7 @@ def test_accuracy_is_told_where_folders_have_the_names_of_classes(run, photograp
     classes = read(run, "config.json")["classes"]
     hits = sum(one.predicted(classes) == one.image.path.relative_to(folder).parts[0] for one in predictions)
     lines = capsys.readouterr().out.splitlines()
+    lines = [line for line in lines if not line.startswith("note: ")]
     assert lines[-3].startswith(f"accuracy {hits / 31:.4f} ({hits} of 31 images are right; 95 % interval ")
     assert lines[-2].startswith("not counted: 2 image(s) in no folder that is named like a class of the run (such as ")
     assert sum(line.endswith("  right") for line in lines) == hits

@@ -7,15 +7,18 @@ whatever run it is of, whether it came to an end, and whether its `test.json` is
 import hashlib
 import json
 import os
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from common.data.arrays import Split, split_digest
+from common.runs.folder import read_config
+from common.runs.images import UsedImages
 from common.runs.run import OF_A_MACHINE, Run
-from common.system.errors import BadInput
+from common.system.errors import DISK_FULL, BadInput
 from common.system.files import json_text, sync_folder
-from common.system.log import info
+from common.system.log import info, warn
 
 LEDGER = "test_looks.jsonl"
 FOLDER = "TEST_LOOKS"  # environment: the folder of the account, where runs are deeper than others, as those of a search
@@ -43,37 +46,76 @@ def note_look(run: Run, test: Split, what: str) -> Looks:
 
     BadInput is raised where that cannot be written: then nobody looks.
     """
-    folder = Path(os.environ.get(FOLDER) or _output_folder(run))
     images = split_digest(test=(test.labels, test.hashes))
-    own = {"run": run.config.get("run_id", str(run.folder)), "recipe": _recipe(run), "images": images}
+    return _note(run.folder, run.config, _recipe(run.config, run.weights), images, what)
+
+
+class Encounters:
+    """Counts the images that a run is shown again, by the part that they had in it: such scores are not of new images.
+
+    Args:
+        folder: of the run, in which its images are known.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._used, self._parts, self._look = folder, UsedImages(folder), Counter(), None
+
+    def meet(self, hashes: list[bytes]) -> None:
+        """Count images before they are predicted; the first test image is a look at them, which is written down."""
+        self._parts.update(part for part in map(self._used.part_of, hashes) if part)
+        if self._parts["test"] and self._look is None:
+            self._look = 0
+            try:
+                config = read_config(self._folder)
+                recipe = _recipe(config, config["options"].get("weights"))
+                self._look = _note(self._folder, config, recipe, self._used.test_sha256, "predictions").of_images
+            except BadInput as error:  # a copy of a run, say, that cannot be written to
+                warn(f"warning: this look at test images is not counted ({error})")
+
+    def tell(self, count: int) -> None:
+        """Say how many of `count` images the run knows."""
+        trained, chose, tested = (self._parts[part] for part in ("train", "val", "test"))
+        if trained:
+            info(f"note: {trained:,} of these {count:,} images have trained the network: this is too good for new ones")
+        if chose:
+            info(f"note: {chose:,} are validation images of this run, by which its weights were chosen")
+        if tested:
+            which = f"; this was look {self._look} at them" if self._look else ""
+            info(f"note: {tested:,} are test images of this run{which}")
+
+
+def _note(run_folder: Path, config: dict, recipe: str, images: str, what: str) -> Looks:
+    path = Path(os.environ.get(FOLDER) or _output_folder(run_folder, config)) / LEDGER
+    own = {"run": config.get("run_id", str(run_folder)), "recipe": recipe, "images": images}
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    path = folder / LEDGER
     try:
-        _append(path, own | {"what": what, "time": now, "folder": str(run.folder)})
-    except PermissionError as error:
+        _append(path, own | {"what": what, "time": now, "folder": str(run_folder)})
+    except OSError as error:
+        if error.errno in DISK_FULL:
+            raise
         raise BadInput(f"{path}: looks at test images are written down there, and it cannot be written to") from error
     lines, unknown = _read(path)
     if unknown:
         info(f"{path}: {unknown} line(s) cannot be read; each counts as a look at these images")
     same = [line for line in lines if line["images"] == images]
     return Looks(
-        max(sum(line["run"] == own["run"] for line in same), run.config["earlier_test_evaluations"] + 1),
+        max(sum(line["run"] == own["run"] for line in same), config["earlier_test_evaluations"] + 1),
         sum(line["recipe"] == own["recipe"] for line in same),
         len(same) + unknown,
         len({line["recipe"] for line in same}),
     )
 
 
-def _output_folder(run: Run) -> Path:
+def _output_folder(folder: Path, config: dict) -> Path:
     """Return the folder that has the experiments' folders; of a run that lies elsewhere, the one that it lies in."""
-    folder = run.folder.resolve()
-    return folder.parents[2] if folder.parent.parent.name == run.config["script"] else folder.parent
+    folder = folder.resolve()
+    return folder.parents[2] if folder.parent.parent.name == config["script"] else folder.parent
 
 
-def _recipe(run: Run) -> str:
+def _recipe(config: dict, weights: str | None) -> str:
     """Return a digest that two runs share if they differ in nothing but seed, machine and place."""
-    options = {name: value for name, value in run.config["options"].items() if name not in NOT_OF_A_RECIPE}
-    start = {"weights": run.weights and Path(run.weights).name, "script": run.config["script"]}
+    options = {name: value for name, value in config["options"].items() if name not in NOT_OF_A_RECIPE}
+    start = {"weights": weights and Path(weights).name, "script": config["script"]}
     return hashlib.sha256(json_text(options | start, sort_keys=True).encode(errors="backslashreplace")).hexdigest()[:32]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from common.data.arrays import pixel_hash
 from common.data.images import read_frame, square
 from common.models.placement import place
 from common.models.weights import difference_of
@@ -37,13 +38,16 @@ class Classifier:
     fit: str
     machine: Machine
 
-    def read(self, path: Path) -> np.ndarray:
-        """Return (stored_size, stored_size, 3) uint8; a file that cannot be read raises BadInput."""
+    def read(self, path: Path) -> tuple[np.ndarray, bytes]:
+        """Return (stored_size, stored_size, 3) uint8, and the hash by which a run knows the image.
+
+        A file that cannot be read raises BadInput.
+        """
         pixels, _ = read_frame(path, self.stored_size, self.fit)
-        return square(pixels)
+        return square(pixels), pixel_hash(pixels)
 
     def inputs(self, squares: list[np.ndarray]) -> torch.Tensor:
-        """Return what the network takes, (N, C, H, W) float32 on the device, for N results of `read`."""
+        """Return what the network takes, (N, C, H, W) float32 on the device, for N squares."""
         images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
         return self.transform(images.to(self.machine.device))
 
@@ -55,7 +59,7 @@ class Classifier:
 
     @torch.inference_mode()
     def probabilities(self, squares: list[np.ndarray]) -> np.ndarray:
-        """Return (N, classes) float32 for N results of `read`; BadInput is raised if they are not finite."""
+        """Return (N, classes) float32 for N squares; BadInput is raised if they are not finite."""
         with self.machine.autocast():
             logits = self.model(self.inputs(squares))
         probabilities = logits.float().softmax(1).cpu().numpy()

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from common.data.folders import folder_names, image_files, tell_passed_over
+from common.evaluation.looks import Encounters
 from common.evaluation.metrics import wilson_interval
 from common.predicting.classifier import Classifier
 from common.system.errors import BadInput
@@ -103,10 +104,12 @@ def check_outputs(outputs: dict[str, str | None], checkpoint: Path, images: list
         check_writable(path, what)
 
 
-def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -> Iterator[Prediction]:
+def predict(
+    classifier: Classifier, images: list[FoundImage], batch_size: int, encounters: Encounters
+) -> Iterator[Prediction]:
     """Yield the prediction of each image in turn; one that cannot be read is left out, with a warning."""
 
-    def read(image: FoundImage) -> np.ndarray | BadInput:
+    def read(image: FoundImage) -> tuple[np.ndarray, bytes] | BadInput:
         try:
             return classifier.read(image.path)
         except BadInput as error:
@@ -120,11 +123,12 @@ def predict(classifier: Classifier, images: list[FoundImage], batch_size: int) -
         for start in range(0, len(images), batch_size):
             batch = images[start : start + batch_size]
             decoded = list(islice(coming, len(batch)))
-            squares = [square for square in decoded if not isinstance(square, BadInput)]
-            rows = iter(classifier.probabilities(squares) if squares else ())
-            for image, square in zip(batch, decoded, strict=True):
-                if isinstance(square, BadInput):
-                    warn(printable(square))
+            readable = [one for one in decoded if not isinstance(one, BadInput)]
+            encounters.meet([pixel_hash for _, pixel_hash in readable])
+            rows = iter(classifier.probabilities([square for square, _ in readable]) if readable else ())
+            for image, one in zip(batch, decoded, strict=True):
+                if isinstance(one, BadInput):
+                    warn(printable(one))
                 else:
                     yield Prediction(image, next(rows))
             bar.update(len(batch))
@@ -181,7 +185,7 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
         return
     count = min(len(predictions), MONTAGE_IMAGES, classifier.most_at_a_time())
     shown = [predictions[place] for place in np.linspace(0, len(predictions) - 1, count).astype(int)]
-    inputs = classifier.inputs([classifier.read(one.image.path) for one in shown])
+    inputs = classifier.inputs([classifier.read(one.image.path)[0] for one in shown])
     titles = []
     for one in shown:
         label = -1 if one.image.true is None else classifier.classes.index(one.image.true)

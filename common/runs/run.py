@@ -17,6 +17,7 @@ from common.models.precision import choose_precision
 from common.models.weights import load_matching, load_weights
 from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
+from common.runs import images
 from common.runs.config import describe, device_line
 from common.runs.folder import lock, make_folder, read_config, read_train_json, write_config
 from common.runs.reopening import reopen
@@ -117,6 +118,7 @@ class Run(RunFolder):
                 if self.is_resumed:
                     write_config(self.folder, self.config)
                 self.write_text("summary.txt", summary)
+                self.once(images.NAME, lambda: images.write_images(self.folder, self.data))
                 yield
             except BaseException as error:
                 with undisturbed():
