@@ -20,6 +20,7 @@ from common.transforms.basic import Compose
 from common.transforms.random_streams import shuffled
 
 TRAIN_COLOR, VAL_COLOR = "#1f77b4", "#d95f02"
+COLORS = ("#1f77b4", "#d95f02", "#1b9e77", "#e7298a", "#7570b3", "#a6761d", "#17becf", "#b2182b", "#66a61e", "#e6ab02")
 RIGHT_COLOR, WRONG_COLOR = "#1b7837", "#b2182b"
 LONGEST_NAME = 18  # characters of a class name in a picture
 SHEET_COLUMNS = 8

@@ -10,11 +10,13 @@ import pytest
 import torch
 from helpers import ROOT, command, environment, read, small_run, table, without_pictures, write_class
 from PIL import Image
+from sklearn.metrics import auc
 
 import ex_1
 import ex_2
 from common import figures
-from common.runs.plots import draw_confusion_matrix
+from common.evaluation.metrics import score
+from common.runs.plots import draw_confusion_matrix, draw_roc
 from common.system.device import prepare_machine
 from common.system.errors import BadInput
 
@@ -23,7 +25,7 @@ FILES = {
     "confusion_matrix.png", "samples.png", "predictions.png", "resources.png", "summary.txt", "best.pth",
     "last.pth", "previous.pth", "log.txt", "validation.json", "val_predictions.npz", "val_predictions.csv",
     "val_predictions.png", "val_confusion_matrix.png", "confusion.csv", "val_confusion.csv",
-    "images.npz",
+    "images.npz", "roc.png", "val_roc.png",
 }  # fmt: skip
 TEST_KEYS = {
     "accuracy", "loss", "precision_score", "recall_score", "f1_score", "auc_score", "iou_score", "top5_accuracy",
@@ -49,6 +51,28 @@ def test_pictures_say_of_which_images_they_are(tmp_path, monkeypatch):
     for kind in ("validation", "test"):
         draw_confusion_matrix(tmp_path / "a.png", np.array([0, 1]), np.eye(2), ["a", "b"], kind)
     assert [title.split(",")[0] for title in titles] == ["2 validation images", "2 test images"]
+
+
+@pytest.mark.parametrize(("count", "curves"), [(2, 2), (12, 10)])
+def test_the_hardest_classes_have_a_roc_curve(tmp_path, monkeypatch, count, curves):
+    figure = []
+    monkeypatch.setattr(figures, "save_figure", lambda one, path, title="": figure.append(one))
+    labels = np.arange(6 * count) % (count - (count > 2))  # the last of many has no image
+    probabilities = np.random.default_rng(0).dirichlet(np.ones(count), len(labels))
+    names = [f"class {number}" for number in range(count)]
+    scores = score(probabilities, labels, names)
+    draw_roc(tmp_path / "a.png", labels, probabilities, scores, "test")
+    [axes] = figure[0].axes
+    *lines, chance = axes.get_lines()
+    shown = {line.get_label().split(":")[0]: line for line in lines}
+    worst = sorted(names[: len(set(labels))], key=lambda name: scores["per_class"][name]["auc_score"])[:curves]
+    assert list(shown) == worst and "chance" in chance.get_label()
+    for name, line in shown.items():
+        x, y = line.get_data()
+        assert auc(x, y) == pytest.approx(scores["per_class"][name]["auc_score"])
+    alike = np.zeros(4, int)  # images of one class have no curve
+    draw_roc(tmp_path / "a.png", alike, probabilities[:4], score(probabilities[:4], alike, names), "test")
+    assert len(figure) == 1
 
 
 def test_validation_images_are_looked_at_as_closely_as_those_of_the_test(finished_run):

@@ -113,7 +113,9 @@ def _write(run: Run, batches: Batches, logits: torch.Tensor, labels: torch.Tenso
     _write_confusion(run.folder / f"{prefix}confusion.csv", labels.numpy(), probabilities, classes)
     matrix = run.folder / f"{prefix}confusion_matrix.png"
     plots.draw_confusion_matrix(matrix, labels.numpy(), probabilities, classes, kind)
-    return score(probabilities, labels.numpy(), classes) | {"loss": F.cross_entropy(logits, labels).item()}
+    scores = score(probabilities, labels.numpy(), classes)
+    plots.draw_roc(run.folder / f"{prefix}roc.png", labels.numpy(), probabilities, scores, kind)
+    return scores | {"loss": F.cross_entropy(logits, labels).item()}
 
 
 def _say_result(result: dict, labels: np.ndarray, looks: Looks) -> None:

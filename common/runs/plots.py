@@ -10,9 +10,10 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from common import figures
 from common.data.batches import Batches
-from common.figures import SHEET_COLUMNS, TRAIN_COLOR, VAL_COLOR, blank_figure, plain, random_places
+from common.figures import COLORS, SHEET_COLUMNS, TRAIN_COLOR, VAL_COLOR, blank_figure, plain, random_places
 from common.runs.history import best_record
 
+MOST_NAMES = 200  # classes of a confusion matrix that are named
 MOST_PERCENTAGES = 25  # classes of a confusion matrix whose cells hold numbers
 CLASS_IMAGES = 10  # shown of each class
 RESOURCES = {  # of an epoch's record -> label
@@ -97,7 +98,8 @@ def draw_confusion_matrix(
 ) -> None:
     """Draw how often each true class (row) was predicted as each class (column), as shares of the row.
 
-    Up to 25 classes have their percentages written in. `labels` are (N,) int64, of validation or test: the `kind`.
+    Up to 25 classes have their percentages written in, up to 200 their names. `labels` are (N,) int64, of validation or
+    test: the `kind`.
     """
     count = len(classes)
     is_small = count <= MOST_PERCENTAGES
@@ -112,24 +114,54 @@ def draw_confusion_matrix(
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1 if is_small else shares.max())
     figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.045, pad=0.02)
     size = 10 if is_small else max(3.0, 7.5 * 100 / max(count, 100))
-    names = [plain(name) for name in classes]
-    axes.set_xticks(range(count), names, rotation=90 if count > 5 else 0, fontsize=size)
-    axes.set_yticks(range(count), names, fontsize=size)
+    is_named = count <= MOST_NAMES
+    if is_named:
+        names = [plain(name) for name in classes]
+        axes.set_xticks(range(count), names, rotation=90 if count > 5 else 0, fontsize=size)
+        axes.set_yticks(range(count), names, fontsize=size)
     if is_small:
         for row, column in np.argwhere(matrix):
             share = shares[row, column]
             percent = f"{100 * share:.0f}" if share >= 0.005 else "<1"
             color = "white" if share > 0.5 else "black"
             axes.text(column, row, percent, ha="center", va="center", color=color, fontsize=9)
-    else:  # a fine grid leads the eye from a cell to its names
+    elif is_named:  # a fine grid leads the eye from a cell to its names
         axes.set_xticks(np.arange(count + 1) - 0.5, minor=True)
         axes.set_yticks(np.arange(count + 1) - 0.5, minor=True)
         axes.grid(which="minor", color="gray", linewidth=0.2)
         axes.tick_params(which="minor", length=0)
     accuracy = matrix.trace() / matrix.sum()
     unit = "; cells in % of the true class" if is_small else ""
-    axes.set(xlabel="predicted", ylabel="true", title=f"{len(labels):,} {kind} images, {accuracy:.2%} right{unit}")
+    of = "" if is_named else " (number of the class in config.json, from 0 on)"
+    title = f"{len(labels):,} {kind} images, {accuracy:.2%} right{unit}"
+    axes.set(xlabel=f"predicted{of}", ylabel=f"true{of}", title=title)
     figures.save_figure(figure, path)
+
+
+def draw_roc(path: Path, labels: np.ndarray, probabilities: np.ndarray, scores: dict, kind: str) -> None:
+    """Draw the ROC curve of each class against the rest (Fawcett, 2006), of many classes the hardest ones.
+
+    Args:
+        labels: (N,) int64, of validation or test: the `kind`.
+        scores: of the same images, as `score` returns them.
+    """
+    from sklearn.metrics import roc_curve
+
+    areas = {name: one["auc_score"] for name, one in scores["per_class"].items()}
+    known = sorted((area, place, name) for place, (name, area) in enumerate(areas.items()) if area is not None)
+    if not known:  # images of one class alone
+        return
+    axes = blank_figure(8.5, 5.2).subplots()
+    for (area, label, name), color in zip(known, COLORS, strict=False):
+        false, true, _ = roc_curve(labels == label, probabilities[:, label])
+        axes.step(false, true, where="post", color=color, linewidth=1.2, label=f"{plain(name)}: {area:.4f}")
+    axes.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="chance: 0.5")
+    few = f"\nthe {len(COLORS)} hardest of {len(known):,} classes" if len(known) > len(COLORS) else ""
+    axes.set(xlabel="share of the other classes' images taken for it", ylabel="share of its images recognized",
+             title=f"ROC, each class against the rest: {len(labels):,} {kind} images{few}")  # fmt: skip
+    title = f"area under the curve\n(mean of all {scores['auc_score']:.4f})"
+    axes.figure.legend(title=title, loc="outside right center", fontsize=9)
+    figures.save_figure(axes.figure, path)
 
 
 def draw_samples(path: Path, train: Batches, classes: list[str]) -> None:
