@@ -20,6 +20,7 @@ from helpers import (
 )
 
 import trainB
+from common.data.index import SHARED
 from common.models.finetuning import Rescaler, train_only
 from common.models.pretrained import resnet_backbone
 from common.system.errors import BadInput
@@ -181,7 +182,7 @@ def test_in_its_first_epochs_a_kept_view_is_what_the_epoch_would_see(train, monk
     assert np.allclose(records(kept), records(train("--input", "crop")), rtol=1e-5, atol=0)
 
 
-def test_a_frozen_backbone_is_run_once(train, monkeypatch):
+def test_a_frozen_backbone_is_run_once_and_in_a_search_once_for_all_trials(train, monkeypatch, tmp_path):
     seen = []
     honest = trainB.resnet_backbone
 
@@ -196,6 +197,15 @@ def test_a_frozen_backbone_is_run_once(train, monkeypatch):
     monkeypatch.setattr("common.runs.config.cost", lambda *_: {"flops": 0})
     train("-e", "5", "--views", "2")
     assert sum(seen) == 2 * 24 + 6 + 12  # two views of the training images, validation images once, test images once
+    monkeypatch.setenv(SHARED, str(tmp_path))
+    alone = train("--views", "2", "-lr", "1e-2")
+    seen.clear()
+    again = train("--views", "2", "-lr", "1e-2")
+    assert sum(seen) == 12 and same_result(alone, again)
+    for path in tmp_path.glob("*.features"):
+        path.write_bytes(b"damaged")
+    assert same_result(alone, train("--views", "2", "-lr", "1e-2"))
+    assert sum(seen) == 12 + 2 * 24 + 6 + 12
 
 
 @pytest.mark.slow

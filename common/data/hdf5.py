@@ -29,7 +29,6 @@ from common.system.errors import BadInput, Terminated
 from common.system.log import info, progress, warn
 from common.system.memory import fits_in_memory
 from common.system.text import printable
-from common.transforms.random_streams import Draws
 
 SPLITS, KINDS = ("train", "val", "test"), ("images", "labels", "files")
 REQUIRED = ("images-train", "labels-train", "images-val", "labels-val")
@@ -86,7 +85,7 @@ class HDF5Dataset:
     def __getstate__(self) -> dict:
         return vars(self) | {"_file": None, "_process": None}
 
-    def batch(self, indices: torch.Tensor, _: Draws | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def batch(self, indices: torch.Tensor, _: object = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Return (images uint8 (n, 3, H, W), labels (n,)); BadInput is raised if the file cannot be read any more."""
         return torch.from_numpy(self.read(indices.numpy())).permute(0, 3, 1, 2), self.labels[indices]
 

@@ -1,12 +1,18 @@
 """A frozen network is run once: its features are kept, and what follows it trains on them."""
 
+import hashlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from common.data.batches import GPU_MEMORY_SHARE, Batches
+from common.data.index import SHARED
 from common.models.finetuning import is_frozen
+from common.runs.state import weights_sha256
+from common.system.checkpoints import Damaged, load_checkpoint, save_checkpoint
 from common.system.device import Machine
 from common.system.log import info, progress
 
@@ -18,6 +24,9 @@ class FeatureBatches:
     augmentation of epoch v, and epoch e has view 1 + (e - 1) mod views. One view is exact where nothing is random
     about the images. All else, such as order and labels, is that of `images`, and so are the batches when the
     `extractor` (images -> features, without randomness in evaluation mode) is no longer frozen.
+
+    The trials of a search keep features in the folder that they share, so that each batch goes through the network
+    once for all of them.
     """
 
     def __init__(self, images: Batches, extractor: nn.Module, machine: Machine, views: int = 1):
@@ -47,12 +56,12 @@ class FeatureBatches:
     @torch.no_grad()
     def _extract(self) -> None:
         self._extractor.eval()
+        weights = weights_sha256(self._extractor.state_dict())
         for view in range(1, self._views + 1):
             mine = []
             with progress(len(self.split), f"features, view {view}/{self._views}") as bar:
                 for images, _ in self._source.in_order(view):
-                    with self._machine.autocast():
-                        mine.append(self._extractor(images).float())
+                    mine.append(self._features_of(images, weights))
                     bar.update(len(images) * self.processes.world_size)
             features = self._of_all(mine)
             size = self._views * features.nbytes
@@ -62,6 +71,26 @@ class FeatureBatches:
             size = sum(features.nbytes for features in self._kept) / 1e6
             count = f"{len(self.split):,} training images"
             info(f"the features of {count} are kept in {self._views} view(s): {size:.1f} MB")
+
+    def _features_of(self, images: torch.Tensor, weights: str) -> torch.Tensor:
+        """Return the features (n, F) float32 of a batch, which an earlier trial with such `weights` may have kept."""
+
+        def extract() -> torch.Tensor:
+            with self._machine.autocast():
+                return self._extractor(images).float()
+
+        shared = os.environ.get(SHARED, "")
+        if not os.path.isdir(shared):
+            return extract()
+        key = hashlib.sha256(f"{weights} {self._machine.precision} {tuple(images.shape)}".encode())
+        key.update(images.cpu().contiguous().numpy())
+        path = Path(shared, f"{key.hexdigest()[:32]}.features")
+        try:
+            return load_checkpoint(path, {"features"})["features"].to(self.device)
+        except Damaged:  # or not there
+            features = extract()
+            save_checkpoint(path, {"features": features})
+            return features
 
     def _of_all(self, mine: list[torch.Tensor]) -> torch.Tensor:
         """Return the features (N, F) of all images, of which each process has extracted its share."""
