@@ -20,10 +20,24 @@ from scipy import stats
 import compare
 from common.system.errors import BadInput
 from tools.comparing import report
-from tools.comparing.contrasts import holm, mcnemar, network_verdict, seeds_needed, t_interval, verdict, welch
-from tools.comparing.finished_runs import FinishedRun, PassedOver, read_mistakes, read_runs
+from tools.comparing.contrasts import network_verdict, verdict
+from tools.comparing.estimates import (
+    Arm,
+    Estimate,
+    bonferroni,
+    difference,
+    holm,
+    interval_of_seeds_needed,
+    mcnemar,
+    mean,
+    seeds_needed,
+    t_interval,
+)
+from tools.comparing.finished_runs import FinishedRun, PassedOver, read_runs
 from tools.comparing.groups import differing_options
+from tools.comparing.overview import Question
 from tools.comparing.overview import compare as compare_runs
+from tools.comparing.predictions import Told, mistakes_of, read_all_predictions, read_predictions
 from tools.comparing.report import write_report
 from tools.comparing.tables import write_csvs, write_markdown
 
@@ -104,9 +118,14 @@ def page_data(path):
     return json.loads(text)
 
 
-def overview_of(*folders, metric="val_accuracy"):
+def overview_of(*folders, metric="val_accuracy", **wishes):
     runs, _ = read_runs([str(folder) for folder in folders])
-    return compare_runs(runs, metric, {}, [])
+    return compare_runs(runs, Question(metric, **wishes), Told(), [])
+
+
+def read_mistakes(path, classes):
+    predictions = read_predictions(path, len(classes))
+    return predictions and mistakes_of(predictions, classes, "validation")
 
 
 @pytest.mark.slow
@@ -148,14 +167,14 @@ def test_networks_are_compared_on_the_images_that_both_saw(outputs, real, tmp_pa
     one, two = (np.load(real[place] / "val_predictions.npz") for place in (0, 2))
     right = [file["probabilities"].argmax(1) == file["labels"] for file in (one, two)]
     runs, _ = read_runs([str(real[0]), str(real[2])])
-    mistakes = {run: read_mistakes(run.folder / "val_predictions.npz", run.classes) for run in runs}
-    [contrast] = compare_runs(runs, "val_accuracy", mistakes, []).contrasts
+    told = read_all_predictions(runs, "val_accuracy")
+    [contrast] = compare_runs(runs, Question("val_accuracy"), told, []).contrasts
     [pair] = contrast.pairs
     alone = {int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())}
-    assert {pair.only_best, pair.only_other} == alone and pair.images == len(right[0])
-    assert pair.p == stats.binomtest(pair.only_best, sum(alone) if len(alone) > 1 else 2 * pair.only_best).pvalue
+    assert {pair.only_one, pair.only_other} == alone and pair.images == len(right[0])
+    assert pair.p == stats.binomtest(pair.only_one, sum(alone) if len(alone) > 1 else 2 * pair.only_one).pvalue
     assert (
-        f"of {pair.images:,} validation images {pair.only_best} are correct in the one network alone"
+        f"of {pair.images:,} validation images {pair.only_one} are correct in the one network alone"
         in network_verdict(contrast)
     )
 
@@ -538,7 +557,7 @@ def test_predictions_that_are_enormous(tmp_path, monkeypatch):
             file.writestr(f"{name}.npy", header.getvalue())
     with pytest.raises(ValueError, match="is damaged"):  # it says that it has terabytes
         read_mistakes(path, ["no"])
-    monkeypatch.setattr("tools.comparing.finished_runs.LARGEST_SIZE", 2**20)
+    monkeypatch.setattr("tools.comparing.predictions.LARGEST_SIZE", 2**20)
     np.savez_compressed(path, **good_arrays() | {"probabilities": np.zeros((2**18, 2))})
     assert path.stat().st_size < 2**16
     with pytest.raises(ValueError, match="unpack to 4,"):
@@ -618,7 +637,7 @@ def check_outputs(tmp_path, overview):
 @example(name=HOSTILE[6], option=HOSTILE[3], value=HOSTILE[4], reason=HOSTILE[0])
 def test_names_and_values_of_any_kind_stay_data(tmp_path, name, option, value, reason):
     runs = [in_memory(f"/x/{name}", name, option, value), in_memory("/y", "ex_1", option, None, 1, 0.25)]
-    overview = compare_runs(runs, "val_accuracy", {}, [PassedOver(Path(f"/x/{name}"), reason)])
+    overview = compare_runs(runs, Question("val_accuracy"), Told(), [PassedOver(Path(f"/x/{name}"), reason)])
     data = check_outputs(tmp_path, overview)
     assert [run["curve"][:5] for run in data["runs"]] == ["group"] * 2 and len(data["passed"]) == 1
 

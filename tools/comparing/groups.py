@@ -2,12 +2,13 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.system.text import printable
+from tools.comparing.estimates import Arm
 from tools.comparing.finished_runs import FinishedRun
 
 # Options that change nothing of what is compared, or that have a column of their own.
@@ -25,7 +26,7 @@ LONGEST_VALUE, LONGEST_SETTING = 18, 200  # characters
 class Group:
     """Runs that are equal in all but the seed.
 
-    `values` has one number a seed, of runs with the same seed their mean: they are no independent tries. `mean` and
+    `arm` has one number a seed, of runs with the same seed their mean: they are no independent tries. `mean` and
     `std` (n - 1) are of those; None where there are too few.
     """
 
@@ -34,7 +35,12 @@ class Group:
     dataset: str
     runs: list[FinishedRun]
     diverged: int  # how many of the runs have no number because they diverged
-    values: list[float]
+    arm: Arm
+
+    @property
+    def values(self) -> list[float]:
+        """A number for each seed."""
+        return list(self.arm.values.values())
 
     @property
     def mean(self) -> float | None:
@@ -47,23 +53,69 @@ class Group:
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
 
-def group_by_seed(runs: Sequence[FinishedRun], options: dict[str, dict], metric: str) -> list[Group]:
+def group_by_seed(
+    runs: Sequence[FinishedRun], options: dict[str, dict], metric: str, moves: Mapping[FinishedRun, np.ndarray]
+) -> list[Group]:
     """Return the groups of runs that are equal in all but the seed, not yet ranked, by the options that differ."""
     members = defaultdict(list)
     for run in runs:
         members[(run.script, run.dataset, *(key_of(values[run]) for values in options.values()))].append(run)
     named = [name for name in ("script", "dataset") if len({getattr(run, name) for run in runs}) > 1]
+    unfair = chose_unequally(runs, metric)
     groups = []
     for alike in members.values():
         settings = {name: getattr(alike[0], name) for name in named}
         settings |= {name: shown(values[alike[0]])[:LONGEST_SETTING] for name, values in options.items()}
-        of_seed = defaultdict(list)
-        for run in alike:
-            if metric in run.scores:
-                of_seed[key_of(run.seed)].append(run.scores[metric])
-        values = [float(np.mean(scores)) for scores in of_seed.values()]
-        groups.append(Group(0, settings, alike[0].dataset, alike, sum(run.diverged for run in alike), values))
+        diverged, arm = sum(run.diverged for run in alike), _arm(alike, metric, moves, alike[0].dataset in unfair)
+        groups.append(Group(0, settings, alike[0].dataset, alike, diverged, arm))
     return groups
+
+
+def chose_unequally(runs: Sequence[FinishedRun], metric: str) -> set[str]:
+    """Return the data sets whose runs have chosen their best among different numbers of epochs by what `metric` is of.
+
+    The best of 50 epochs is luckier than the best of 5, by nothing but their number.
+    """
+    counts = defaultdict(set)
+    for run in runs:
+        if metric.startswith("val_") and metric in run.scores:
+            counts[run.dataset].add(len(run.epochs))
+    return {dataset for dataset, some in counts.items() if len(some) > 1}
+
+
+def _arm(
+    runs: Sequence[FinishedRun], metric: str, moves: Mapping[FinishedRun, np.ndarray], chose_unfairly: bool
+) -> Arm:
+    """Return what came out of runs that are equal in all but the seed, and may have chosen unfairly."""
+    of_seed = defaultdict(list)
+    for run in runs:
+        if metric in run.scores:
+            of_seed[key_of(run.seed)].append(run)
+    values = {seed: float(np.mean([run.scores[metric] for run in same])) for seed, same in of_seed.items()}
+    if chose_unfairly:
+        values |= values_where_others_chose(of_seed, metric)
+    known = {seed: np.mean([moves[run] for run in same], axis=0)
+             for seed, same in of_seed.items() if all(run in moves for run in same)}  # fmt: skip
+    return Arm(values, known)
+
+
+def values_where_others_chose(of_seed: Mapping[str, Sequence[FinishedRun]], metric: str) -> dict[str, float]:
+    """Return the metric of each seed at the epoch that the other seeds together would have chosen; {} of one seed.
+
+    That is leaving one out (Stone, 1974): no seed's luck chooses the epoch at which it is judged, so that it does not
+    matter among how many epochs there was to choose. They are those that all runs have been through.
+    """
+    count = min(len(run.epochs) for same in of_seed.values() for run in same) if len(of_seed) > 1 else 0
+    curves = {
+        name: {seed: np.mean([[record.get(name, np.nan) for record in run.epochs[:count]] for run in same], axis=0)
+               for seed, same in of_seed.items()}
+        for name in ("val_accuracy", metric)
+    }  # fmt: skip
+    if not count or any(np.isnan(curve).any() for named in curves.values() for curve in named.values()):
+        return {}
+    total = sum(curves["val_accuracy"].values())
+    chosen = {seed: int(np.argmax(total - curve)) for seed, curve in curves["val_accuracy"].items()}
+    return {seed: float(curves[metric][seed][epoch]) for seed, epoch in chosen.items()}
 
 
 def differing_options(runs: Sequence[FinishedRun]) -> dict[str, dict]:

@@ -23,8 +23,8 @@ MOST_TICKS = 24  # categories whose names are all written
 Unit = tuple[str, str, list[FinishedRun]]  # label, color, runs
 
 
-def draw_pictures(folder: Path, overview: Overview, by: str | None) -> list[str]:
-    """Draw the curves, unless no run has an epoch, and the results against the option `by`; return the files' names."""
+def draw_pictures(folder: Path, overview: Overview, by: Sequence[str]) -> list[str]:
+    """Draw the curves, unless no run has an epoch, and the results against options; return the files' names."""
     pictures = []
     if any(run.epochs for run in overview.runs):
         pictures = ["loss.png", "accuracy.png", "accuracy_by_time.png"]
@@ -32,9 +32,9 @@ def draw_pictures(folder: Path, overview: Overview, by: str | None) -> list[str]
         _draw_curves(folder / pictures[0], units, "loss", by_time=False)
         _draw_curves(folder / pictures[1], units, "accuracy", by_time=False)
         _draw_curves(folder / pictures[2], units, "accuracy", by_time=True)
-    if by:
-        pictures.append(f"by_{re.sub(r'[^A-Za-z0-9_]', '_', by)[:60]}.png")  # the name comes from a file
-        _draw_by_option(folder / pictures[-1], overview, by)
+    for option in by:
+        pictures.append(f"by_{re.sub(r'[^A-Za-z0-9_]', '_', option)[:60]}.png")  # the name comes from a file
+        _draw_by_option(folder / pictures[-1], overview, option)
     return pictures
 
 
