@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -24,6 +24,8 @@ class Arm:
 
     values: Mapping[str, float]
     moves: Mapping[str, np.ndarray] | None = None
+    epochs: int = 1  # among which the one was chosen that it is judged at, as far as that matters
+    luck: float = 0.0  # what choosing among so many may have added to the mean
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Estimate:
     freedom: float = 0.0  # degrees of freedom of `of_seeds`
     of_images: float | None = None  # None too where the predictions are missing
     of_one_seed: float = 0.0  # what `of_seeds` would be with one seed on each side
+    luck: float = 0.0  # how much of the value an unequal choice of epochs may have made, at most
 
     @property
     def is_paired(self) -> bool:
@@ -58,27 +61,33 @@ class Estimate:
 
     @property
     def all_freedom(self) -> float:
-        """The degrees of freedom of the error (Satterthwaite, 1946), if that of the many images is taken as known."""
-        return self.freedom * (self.error**2 / self.of_seeds) ** 2
+        """The degrees of freedom of the error: those of the seeds, and more the more of it the many images make.
 
-    def p(self, null: float = 0.0) -> float | None:
-        """Return the two-sided p-value of the value being `null`: Student's t; None if there is no test."""
+        Satterthwaite (1946) has the square of this ratio, with which intervals of 3 seeds are too short: the error of
+        the seeds is then often underestimated, and the ratio too high.
+        """
+        return self.freedom * self.error**2 / self.of_seeds
+
+    def p(self) -> float | None:
+        """Return the two-sided p-value of a value that is 0 but for luck: Student's t; None if there is no test."""
         if not self.has_test:
             return None
-        return float(2 * special.stdtr(self.all_freedom, -abs(self.value - null) / self.error))
+        low, high = sorted((0.0, self.luck))
+        return float(2 * special.stdtr(self.all_freedom, -max(self.value - high, low - self.value, 0.0) / self.error))
 
     def p_equivalent(self, margin: float) -> float | None:
         """Return the p-value of being `margin` or more away from 0: two one-sided tests (Schuirmann, 1987)."""
         if not self.has_test:
             return None
-        return float(special.stdtr(self.all_freedom, (abs(self.value) - margin) / self.error))
+        farthest = max(abs(self.value), abs(self.value - self.luck))
+        return float(special.stdtr(self.all_freedom, (farthest - margin) / self.error))
 
     def interval(self, level: float = LEVEL) -> tuple[float, float] | None:
         """Return what has the true value within it in all but the share `level` of all cases; None without a test."""
         if not self.has_test:
             return None
         reach = float(special.stdtrit(self.all_freedom, 1 - level / 2)) * self.error
-        return self.value - reach, self.value + reach
+        return self.value - max(self.luck, 0.0) - reach, self.value - min(self.luck, 0.0) + reach
 
 
 def mean(arm: Arm) -> Estimate:
@@ -87,7 +96,27 @@ def mean(arm: Arm) -> Estimate:
     return _of_one_sample(values, moves)
 
 
+def luck_of_choosing(curves: np.ndarray) -> float:
+    """Return at most how much the mean over seeds gains by being that of the best epoch: curves (seeds, epochs).
+
+    The largest of so many independent normal numbers (Blom, 1958) is so many standard deviations above their mean; the
+    epochs of a run resemble each other, which makes it less (Slepian, 1962). The deviation is that of an epoch's mean
+    over seeds, by the seeds, from which what a seed has in all epochs is taken away: it favors none.
+    """
+    seeds, epochs = curves.shape
+    if min(seeds, epochs) < 2:
+        return 0.0
+    spread = np.median((curves - curves.mean(axis=1, keepdims=True)).std(axis=0, ddof=1))
+    return float(special.ndtri((epochs - 0.375) / (epochs + 0.25)) * spread / math.sqrt(seeds))
+
+
 def difference(one: Arm, other: Arm) -> Estimate:
+    """Return `one` - `other`, with the luck of the one that had more epochs to choose among."""
+    luck = one.luck if one.epochs > other.epochs else -other.luck if one.epochs < other.epochs else 0.0
+    return replace(_difference(one, other), luck=luck)
+
+
+def _difference(one: Arm, other: Arm) -> Estimate:
     """Return `one` - `other`: of the seeds that both have, if there are two or more, for these met the same images.
 
     Else it is the difference of the means, whatever the variances (Welch, 1947).

@@ -1,6 +1,7 @@
 """What differs between runs, and which of them differ in the seed alone."""
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.system.text import printable
-from tools.comparing.estimates import Arm
+from tools.comparing.estimates import Arm, luck_of_choosing
 from tools.comparing.finished_runs import FinishedRun
 
 # Options that change nothing of what is compared, or that have a column of their own.
@@ -17,6 +18,7 @@ NO_DIFFERENCE = {
     "tta", "question", "wandb_project", "wandb_entity", "submission_labels", "skip_unreadable", "throughput",
     "max_batch", "memory_budget", "test", "tensorboard", "wandb", "fit",
 }  # fmt: skip
+LOWER_IS_BETTER = re.compile("loss|error|time|seconds|memory|parameters|flops|power")
 NOTHING = "–"
 UNKNOWN = object()  # the value of an option that a run does not know
 LONGEST_VALUE, LONGEST_SETTING = 18, 200  # characters
@@ -83,39 +85,32 @@ def chose_unequally(runs: Sequence[FinishedRun], metric: str) -> set[str]:
     return {dataset for dataset, some in counts.items() if len(some) > 1}
 
 
-def _arm(
-    runs: Sequence[FinishedRun], metric: str, moves: Mapping[FinishedRun, np.ndarray], chose_unfairly: bool
-) -> Arm:
-    """Return what came out of runs that are equal in all but the seed, and may have chosen unfairly."""
+def _arm(runs: Sequence[FinishedRun], metric: str, moves: Mapping[FinishedRun, np.ndarray], is_unfair: bool) -> Arm:
+    """Return what came out of runs that are equal in all but the seed; `is_unfair`: others had more or less epochs."""
     of_seed = defaultdict(list)
     for run in runs:
         if metric in run.scores:
             of_seed[key_of(run.seed)].append(run)
     values = {seed: float(np.mean([run.scores[metric] for run in same])) for seed, same in of_seed.items()}
-    if chose_unfairly:
-        values |= values_where_others_chose(of_seed, metric)
     known = {seed: np.mean([moves[run] for run in same], axis=0)
              for seed, same in of_seed.items() if all(run in moves for run in same)}  # fmt: skip
-    return Arm(values, known)
+    curves = _curves(of_seed, "val_accuracy"), _curves(of_seed, metric)
+    if not is_unfair or len(of_seed) < 2 or not all(curve.size for curve in curves):
+        return Arm(values, known)
+    # An epoch number is part of a recipe: one for all seeds, so that the more there are the less luck is in it.
+    epoch = int(curves[0].mean(axis=0).argmax())
+    values = dict(zip(values, curves[1][:, epoch].tolist(), strict=True))
+    sign = -1 if LOWER_IS_BETTER.search(metric) else 1
+    return Arm(values, known, curves[1].shape[1], sign * luck_of_choosing(curves[1]))
 
 
-def values_where_others_chose(of_seed: Mapping[str, Sequence[FinishedRun]], metric: str) -> dict[str, float]:
-    """Return the metric of each seed at the epoch that the other seeds together would have chosen; {} of one seed.
-
-    That is leaving one out (Stone, 1974): no seed's luck chooses the epoch at which it is judged, so that it does not
-    matter among how many epochs there was to choose. They are those that all runs have been through.
-    """
-    count = min(len(run.epochs) for same in of_seed.values() for run in same) if len(of_seed) > 1 else 0
-    curves = {
-        name: {seed: np.mean([[record.get(name, np.nan) for record in run.epochs[:count]] for run in same], axis=0)
-               for seed, same in of_seed.items()}
-        for name in ("val_accuracy", metric)
-    }  # fmt: skip
-    if not count or any(np.isnan(curve).any() for named in curves.values() for curve in named.values()):
-        return {}
-    total = sum(curves["val_accuracy"].values())
-    chosen = {seed: int(np.argmax(total - curve)) for seed, curve in curves["val_accuracy"].items()}
-    return {seed: float(curves[metric][seed][epoch]) for seed, epoch in chosen.items()}
+def _curves(of_seed: Mapping[str, Sequence[FinishedRun]], name: str) -> np.ndarray:
+    """Return (seeds, epochs) of what all the runs have been through, of runs of one seed their mean; else empty."""
+    count = min((len(run.epochs) for same in of_seed.values() for run in same), default=0)
+    curves = [[[record.get(name, np.nan) for record in run.epochs[:count]] for run in same]
+              for same in of_seed.values()]  # fmt: skip
+    curves = np.array([np.mean(same, axis=0) for same in curves])
+    return curves if np.isfinite(curves).all() else np.empty(0)
 
 
 def differing_options(runs: Sequence[FinishedRun]) -> dict[str, dict]:

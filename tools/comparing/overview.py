@@ -12,6 +12,7 @@ from tools.comparing.contrasts import Contrast, Effect, find_contrasts
 from tools.comparing.effects import find_effects
 from tools.comparing.finished_runs import FinishedRun, PassedOver
 from tools.comparing.groups import (
+    LOWER_IS_BETTER,
     NO_DIFFERENCE,
     Group,
     chose_unequally,
@@ -21,8 +22,6 @@ from tools.comparing.groups import (
     shown,
 )
 from tools.comparing.predictions import Mistakes, Told
-
-LOWER_IS_BETTER = re.compile("loss|error|time|seconds|memory|parameters|flops|power")
 
 
 @dataclass(frozen=True)
@@ -195,8 +194,8 @@ def _notes_on_luck(
         some = [group for group in groups if group.dataset == dataset]
         alone = [group for group in some if len(group.values) == 1]
         notes.append(
-            f"{dataset}: the runs had different numbers of epochs to choose among, so each seed of a group is judged "
-            f"at the epoch that the group's other seeds chose, and means differ from those of the best epochs"
+            f"{dataset}: the runs had different numbers of epochs to choose among, so a group is judged "
+            f"at the one epoch where its mean is best, and what luck may add to the longer ones is taken off"
         )
         if alone:
             notes[-1] += f"; {len(alone)} group(s) of one seed keep the best of their epochs, which is too good"

@@ -167,7 +167,7 @@ def _print_table(columns: list[Column], what: str) -> None:
 
 
 def write_csvs(folder: Path, overview: Overview) -> None:
-    """Write `compare.csv` and `compare_groups.csv`, a row a run and a row a group with its contrast, and the effects."""
+    """Write `compare.csv`, a row a run, `compare_groups.csv`, a row a group with its contrast, and any effects."""
     columns = [*run_columns(overview), Column("folder", [str(run.folder) for run in overview.runs])]
     columns += _without([column.name for column in columns], _facts(overview).values())
     _write_columns(folder / "compare.csv", columns)
