@@ -87,10 +87,15 @@ def check_folder(folder):
     report = folder / "report.html"
     foreign = ["config.json"] if (folder / "config.json").exists() else []
     if not (report.is_file() and is_our_report(report)):
-        foreign += sorted(path.name for path in folder.glob("*") if path.name in WRITTEN or path.match("by_*.png"))
+        foreign += sorted(path.name for path in _written(folder))
     if foreign:
         raise BadInput(f"--out {folder} has a {foreign[0]} that is no comparison's; choose another folder")
     check_writable(report, f"--out {folder}: report.html")
+
+
+def _written(folder):
+    """Return the files in a folder that are named as those of a comparison."""
+    return [path for path in folder.glob("*") if path.name in WRITTEN or path.match("by_*.png")]
 
 
 def make_folder(out):
@@ -98,6 +103,8 @@ def make_folder(out):
     try:
         parent = Path(out or DEFAULT)
         parent.mkdir(parents=True, exist_ok=True)
+        for path in _written(parent) if out else ():
+            path.unlink()  # of an older comparison, which may have had pictures that this one has not
         return parent if out else first_free(parent, time.strftime("%Y-%m-%d_%H-%M-%S"), Path.mkdir)
     except OSError as error:
         if error.errno in DISK_FULL:

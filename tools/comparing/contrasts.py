@@ -9,7 +9,6 @@ import numpy as np
 from tools.comparing.estimates import (
     LEVEL,
     Estimate,
-    bonferroni,
     difference,
     holm,
     interval_of_seeds_needed,
@@ -41,15 +40,18 @@ class Family:
     """Tests that are corrected together, because a false alarm in any of them would be one.
 
     Holm's method for contrasts that were named before. The best is chosen by its result, and would be whichever group
-    is luckiest: then as many tests count as there are pairs, of which the ones with the best are told (Bonferroni).
+    is luckiest: then as many tests count as there are pairs (Bonferroni; Dunn, 1961), of which some are told.
     """
 
     count: int
     is_chosen: bool
 
-    def corrected(self, p_values: Sequence[float | None]) -> list[float | None]:
-        """Return the p-values of those that are told, corrected."""
-        return bonferroni(p_values, self.count) if self.is_chosen else holm(p_values)
+    def corrected_p_values(self, estimates: Sequence[Estimate], margin: float | None) -> list[tuple]:
+        """Return of each difference that is told the corrected p-values: of being 0, and of being beyond the margin."""
+        both = [one.p() for one in estimates], [margin and one.p_equivalent(margin) for one in estimates]
+        if not self.is_chosen:
+            return list(zip(*map(holm, both), strict=True))
+        return list(zip(*([p if p is None else min(1.0, p * self.count) for p in some] for some in both), strict=True))
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,19 @@ class Effect:
     title: str
     estimate: Estimate
     family: Family
-    p: float | None
     corrected_p: float | None
     margin: float | None = None  # differences below it do not matter
     p_equivalent: float | None = None  # corrected, of the difference being as large as the margin or larger
+
+    @property
+    def p(self) -> float | None:
+        """The p-value, not corrected."""
+        return self.estimate.p()
+
+    @property
+    def test(self) -> str:
+        """Which test it is of."""
+        return "paired t" if self.estimate.is_paired else "Welch"
 
     @property
     def is_significant(self) -> bool:
@@ -115,24 +126,11 @@ def find_contrasts(
         if named:
             family = Family(len([group for group in several if group is not against]), is_chosen=False)
         estimates = [difference(one.arm, other.arm) for one, other in sides]
-        for (one, other), *numbers in zip(sides, estimates, *p_values(estimates, family, margin), strict=True):
-            estimate, p, corrected, equivalent = numbers
-            contrasts.append(
-                Contrast(
-                    _title(one, other), estimate, family, p, corrected, margin, equivalent,
-                    one, other, against, _pairs(one, other, mistakes),
-                )
-            )  # fmt: skip
+        corrected = family.corrected_p_values(estimates, margin)
+        for (one, other), estimate, (p, p_equivalent) in zip(sides, estimates, corrected, strict=True):
+            numbers = (_title(one, other), estimate, family, p, margin, p_equivalent)
+            contrasts.append(Contrast(*numbers, one, other, against, _pairs(one, other, mistakes)))
     return contrasts
-
-
-def p_values(
-    estimates: Sequence[Estimate], family: Family, margin: float | None
-) -> tuple[list[float | None], list[float | None], list[float | None]]:
-    """Return of each estimate the p-value, the corrected one, and the corrected one of being beyond the margin."""
-    plain = [one.p() for one in estimates]
-    equivalent = [None if margin is None else one.p_equivalent(margin) for one in estimates]
-    return plain, family.corrected(plain), family.corrected(equivalent)
 
 
 def within(
@@ -148,7 +146,9 @@ def verdict(one: Effect, metric: str) -> str:
     """Return in words how large the difference is, whether it is significant, and what it would take."""
     low, high = within(one.estimate.interval(), metric)
     interval = "" if low is None else f" (95 % interval {low:+.4f} to {high:+.4f}{_of_what(one.estimate)})"
-    return f"{metric} {one.estimate.value:+.4f}{interval} {_seeds(one)}: {_judgment(one)}{_equivalence(one)}"
+    luck = one.estimate.luck
+    lucky = f", of which {luck:+.4f} may be the luck of more epochs to choose among" if luck else ""
+    return f"{metric} {one.estimate.value:+.4f}{interval}{lucky} {_seeds(one)}: {_judgment(one)}{_equivalence(one)}"
 
 
 def network_verdict(one: Contrast) -> str:
@@ -201,14 +201,14 @@ def _seeds(one: Effect) -> str:
     """Return what the difference was found with, and the p-values."""
     estimate = one.estimate
     if estimate.is_paired:
-        counts, test = f"over {estimate.seeds[0]} shared seeds", "paired t"
+        counts = f"over {estimate.seeds[0]} shared seeds"
     else:
-        counts, test = f"with {estimate.seeds[0]} and {estimate.seeds[1]} seeds", "Welch"
+        counts = f"with {estimate.seeds[0]} and {estimate.seeds[1]} seeds"
     if one.p is None:
         return counts
     what = "pairs" if one.family.is_chosen else "tests"
     corrected = f", for {one.family.count} {what} {_p(one.corrected_p)}" if one.family.count > 1 else ""
-    return f"{counts}, {test} {_p(one.p)}{corrected}"
+    return f"{counts}, {one.test} {_p(one.p)}{corrected}"
 
 
 def _judgment(one: Effect) -> str:
@@ -220,7 +220,7 @@ def _judgment(one: Effect) -> str:
     if fewest < 2:
         return f"one seed allows no test; begin with {ENOUGH_SEEDS} seeds each, which show the spread"
     if one.p is None:
-        return "every seed gave the same, so there is no spread to judge it by"
+        return "every seed gave the same difference, so there is no spread to judge it by"
     count = " and ".join(map(str, dict.fromkeys(estimate.seeds)))
     return f"not significant at n = {count}{_advice(estimate)}"
 

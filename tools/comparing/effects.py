@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tools.comparing.contrasts import Effect, Family, p_values
+from tools.comparing.contrasts import Effect, Family
 from tools.comparing.estimates import Arm, difference
 from tools.comparing.groups import Group
 
@@ -25,9 +25,9 @@ def find_effects(
         found = [one for option in options for one in _of_option(known, option, named)]
         estimates = [difference(*arms) for _, arms in found]
         family = Family(sum(one.has_test for one in estimates), is_chosen=False)
-        columns = zip(estimates, *p_values(estimates, family, margin), strict=True)
-        for (title, _), (estimate, p, corrected, equivalent) in zip(found, columns, strict=True):
-            effects.append(Effect(title, estimate, family, p, corrected, margin, equivalent))
+        corrected = family.corrected_p_values(estimates, margin)
+        for (title, _), estimate, (p, p_equivalent) in zip(found, estimates, corrected, strict=True):
+            effects.append(Effect(title, estimate, family, p, margin, p_equivalent))
     return effects
 
 

@@ -185,11 +185,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return [corrected.get(p) for p in p_values]
 
 
-def bonferroni(p_values: Sequence[float | None], count: int) -> list[float | None]:
-    """Return p-values that are corrected for `count` tests, of which these are some (Dunn, 1961)."""
-    return [None if p is None else min(1.0, p * count) for p in p_values]
-
-
 def mcnemar(only_one: int, only_other: int) -> float:
     """Return McNemar's exact p-value (1947); on so many images only the one, only the other network is correct."""
     total = only_one + only_other

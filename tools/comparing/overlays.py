@@ -49,7 +49,7 @@ def draw_pictures(folder: Path, overview: Overview, by: Sequence[str]) -> list[s
 
 
 def _draw_curves(path: Path, units: list[Unit], quantity: str, by_time: bool) -> None:
-    """Draw the mean of each group over epochs, or over the time of training, and a band from its lowest run to its highest."""
+    """Draw the mean of each group over epochs or time, and a band from its lowest run to its highest."""
     runs = [run for _, _, members in units for group in members for run in group]
     figure = blank_figure(9, 5 if len(units) < 4 else 5.6)
     axes = figure.subplots()
@@ -80,8 +80,9 @@ def draw_differences(path: Path, overview: Overview) -> None:
     for row, one in enumerate(effects):
         color = TRAIN_COLOR if one.is_significant else OTHERS_COLOR
         narrow, wide = (within(some, overview.metric) for some in (one.estimate.interval(), one.wide_interval))
-        axes.plot(wide, (row, row), color=color, linewidth=1, scalex=False,
-                  label="corrected for the number of tests" if row == 0 else None)  # fmt: skip
+        if one.family.count > 1:
+            axes.plot(wide, (row, row), color=color, linewidth=1, scalex=False,
+                      label="corrected for the number of tests" if row == 0 else None)  # fmt: skip
         axes.plot(narrow, (row, row), color=color, linewidth=4, solid_capstyle="butt",
                   label="95 % interval" if row == 0 else None)  # fmt: skip
         axes.plot(one.estimate.value, row, "o", color="black", markersize=5)

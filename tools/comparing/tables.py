@@ -19,20 +19,18 @@ from tools.comparing.overview import Overview
 LONGEST_CELL = 40  # characters in a table for people
 MOST_ROWS, MOST_OPTIONS, MOST_CONTRASTS, MOST_NOTES = 40, 6, 10, 10  # of the terminal; the files have all
 ABOUT_CONTRASTS = (
-    "paired t: a t-test of the differences by seed, where two groups share two seeds or more; elsewhere Welch's t-test",
-    "the interval of a difference is for new seeds and new images; 'of seeds alone' where the predictions of a run are "
-    "missing, or the metric is no mean over images or classes",
+    "paired t: t-test of differences by seed; Welch's where groups share less than two seeds. Their intervals are "
+    "for new seeds and new images; 'of seeds alone' where predictions are missing, or the score is no mean of parts",
     "corrected p: for all pairs of groups with several seeds (Bonferroni), because the best was chosen by its result; "
     "with --baseline, and of effects, for the number of tests (Holm)",
     "seeds it would take: to see this difference in 80 % of all cases, at this spread and two-sided 5 %, in a test of "
-    "these two alone; its interval is as wide as the difference is uncertain; a rule to add seeds until a difference "
-    "is significant would find one where there is none",
+    "these two alone; adding seeds until a difference is significant finds one where there is none",
     "McNemar's exact test compares two trained networks on these images, not two recipes, and is not corrected "
     "for the number of tests",
 )
 ABOUT_MARGIN = (
-    "equivalent: significantly closer to 0 than the margin (two one-sided tests); different: significantly different "
-    "and not equivalent; undecided: neither, which more seeds may change"
+    "equivalent: significantly closer to 0 than the margin; different: significantly different and not equivalent; "
+    "undecided: neither"
 )
 # What is told of each run, where it is known, and with how many decimals.
 SCORES = {"val_accuracy": 4, "test_accuracy": 4, "test_low": 4, "test_high": 4, "looks_at_images": None,
@@ -196,28 +194,21 @@ def write_csvs(folder: Path, overview: Overview) -> None:
 
 def difference_columns(effects: list[Effect | None], metric: str) -> list[Column]:
     """Return what is known of differences, for a file."""
-    estimates = [one and one.estimate for one in effects]
-    intervals = [within(one and one.interval(), metric) for one in estimates]
-    wide = [within(one and one.wide_interval, metric) for one in effects]
-    seeds = [advice(one) if one else (None, None, None) for one in estimates]
-    return [
-        Column("difference", [one and one.value for one in estimates]),
-        Column("difference_low", [low for low, _ in intervals]),
-        Column("difference_high", [high for _, high in intervals]),
-        Column("corrected_low", [low for low, _ in wide]),
-        Column("corrected_high", [high for _, high in wide]),
-        Column(
-            "covers", [one and ("seeds alone" if one.of_images is None else "seeds and images") for one in estimates]
-        ),
-        Column("test", [one and ("paired t" if one.is_paired else "Welch") for one in estimates]),
-        Column("p", [one and one.p for one in effects]),
-        Column("p_corrected", [one and one.corrected_p for one in effects]),
-        Column("tests", [one and one.family.count for one in effects]),
-        Column("equivalence", [one and one.equivalence for one in effects]),
-        Column("p_equivalent", [one and one.p_equivalent for one in effects]),
-        Column("seeds_needed_low", [low for _, low, _ in seeds]),
-        Column("seeds_needed_high", [high for _, _, high in seeds]),
-    ]
+    rows = [one and _difference_row(one, metric) for one in effects]
+    names = next((list(row) for row in rows if row), [])
+    return [Column(name, [row and row[name] for row in rows]) for name in names]
+
+
+def _difference_row(one: Effect, metric: str) -> dict[str, Any]:
+    estimate = one.estimate
+    row = {"difference": estimate.value}
+    row["difference_low"], row["difference_high"] = within(estimate.interval(), metric)
+    row["corrected_low"], row["corrected_high"] = within(one.wide_interval, metric)
+    row |= {"covers": "seeds" if estimate.of_images is None else "seeds and images", "luck_of_epochs": estimate.luck}
+    row |= {"test": one.test, "p": one.p, "p_corrected": one.corrected_p, "tests": one.family.count}
+    row |= {"equivalence": one.equivalence, "p_equivalent": one.p_equivalent}
+    _, row["seeds_needed_low"], row["seeds_needed_high"] = advice(estimate)
+    return row
 
 
 def write_markdown(path: Path, overview: Overview, pictures: list[str]) -> None:
