@@ -146,9 +146,7 @@ def verdict(one: Effect, metric: str) -> str:
     """Return in words how large the difference is, whether it is significant, and what it would take."""
     low, high = within(one.estimate.interval(), metric)
     interval = "" if low is None else f" (95 % interval {low:+.4f} to {high:+.4f}{_of_what(one.estimate)})"
-    luck = one.estimate.luck
-    lucky = f", of which {luck:+.4f} may be the luck of more epochs to choose among" if luck else ""
-    return f"{metric} {one.estimate.value:+.4f}{interval}{lucky} {_seeds(one)}: {_judgment(one)}{_equivalence(one)}"
+    return f"{metric} {one.estimate.value:+.4f}{interval} {_seeds(one)}: {_judgment(one)}{_equivalence(one)}"
 
 
 def network_verdict(one: Contrast) -> str:
@@ -194,7 +192,8 @@ def _pairs(one: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> l
 
 
 def _of_what(estimate: Estimate) -> str:
-    return ", of seeds alone" if estimate.of_images is None else ""
+    seeds = ", of seeds alone" if estimate.of_images is None else ""
+    return seeds + (f", allowing {estimate.luck:+.4f} for the luck of more epochs" if estimate.luck else "")
 
 
 def _seeds(one: Effect) -> str:
