@@ -1,6 +1,6 @@
 """The promises of docs/statistics.md, by the simulation behind it with fewer repetitions.
 
-Limits are those of the page and three standard errors of so many repetitions, so that chance alone hardly ever fails them.
+Limits are those of the page and three standard errors of so many repetitions: chance alone hardly ever fails them.
 """
 
 import math

@@ -51,19 +51,21 @@ def _of_option(groups: Sequence[Group], option: str, named: Group | None) -> lis
 
 def _mean_arms(pairs: Sequence[tuple[Group, Group]]) -> tuple[Arm, Arm]:
     """Return two arms: of each seed the means over those pairs of groups that both have it."""
-    arms = [defaultdict(list), defaultdict(list)]
-    for pair in pairs:
-        for seed in pair[0].arm.values.keys() & pair[1].arm.values.keys():
-            for side, group in zip(arms, pair, strict=True):
-                side[seed].append(group.arm)
-    return tuple(
-        Arm(
-            {seed: float(np.mean([arm.values[seed] for arm in some])) for seed, some in side.items()},
-            {seed: np.mean([arm.moves[seed] for arm in some], axis=0) for seed, some in side.items()
-             if all(arm.moves is not None and seed in arm.moves for arm in some)},
-        )
-        for side in arms
-    )  # fmt: skip
+    arms = [(one.arm, other.arm) for one, other in pairs]
+    shared = {seed: [pair for pair in arms if all(seed in arm.values for arm in pair)]
+              for pair in arms for seed in pair[0].values}  # fmt: skip
+    return tuple(_mean_arm({seed: [pair[side] for pair in some] for seed, some in shared.items() if some})
+                 for side in (0, 1))  # fmt: skip
+
+
+def _mean_arm(arms: dict[str, list[Arm]]) -> Arm:
+    """Return the mean of some arms for each seed."""
+    values = {seed: float(np.mean([arm.values[seed] for arm in some])) for seed, some in arms.items()}
+    moves = {seed: np.mean([arm.moves[seed] for arm in some], axis=0)
+             for seed, some in arms.items() if all(seed in (arm.moves or ()) for arm in some)}  # fmt: skip
+    every = [arm for some in arms.values() for arm in some]
+    epochs, luck = max((arm.epochs for arm in every), default=1), float(np.mean([arm.luck for arm in every] or [0.0]))
+    return Arm(values, moves, epochs, luck)
 
 
 def _in_order(value: str) -> tuple[int, float, str]:
