@@ -72,7 +72,7 @@ def _draw_curves(path: Path, units: list[Unit], quantity: str, by_time: bool) ->
 def draw_differences(path: Path, overview: Overview) -> None:
     """Draw the contrasts and the effects with their intervals: each by itself, and thinly as they are corrected."""
     effects = [one for one in (*overview.contrasts, *overview.effects) if one.estimate.has_test][:MOST_DIFFERENCES]
-    figure = blank_figure(9, 1.6 + 0.42 * len(effects))
+    figure = blank_figure(9, 1.3 + 0.5 * len(effects))
     axes = figure.subplots()
     axes.axvline(0, color="black", linewidth=0.8)
     if effects[0].margin is not None:
@@ -86,8 +86,8 @@ def draw_differences(path: Path, overview: Overview) -> None:
         axes.plot(narrow, (row, row), color=color, linewidth=4, solid_capstyle="butt",
                   label="95 % interval" if row == 0 else None)  # fmt: skip
         axes.plot(one.estimate.value, row, "o", color="black", markersize=5)
-    axes.set_yticks(range(len(effects)), [_wrapped(plain(one.title, 2 * LONGEST_LABEL)) for one in effects], fontsize=8)
-    axes.invert_yaxis()
+    axes.set_yticks(range(len(effects)), [_wrapped(plain(one.title, 3 * LONGEST_LABEL)) for one in effects], fontsize=8)
+    axes.set_ylim(len(effects) - 0.4, -0.6)
     axes.set_xlabel(f"difference of {plain(overview.metric, LONGEST_LABEL)}; blue: significant")
     axes.grid(alpha=0.3, axis="x")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
