@@ -2,10 +2,12 @@
 
     python compare.py
     python compare.py outputs/ex_1/cifar10 --by lr
+    python compare.py outputs/ex_2 --by augment,width --baseline augment=True,width=16 --margin 0.005
     python compare.py "outputs/*/digits" --metric f1_score --out comparison
 
-Runs that differ in the seed alone are grouped. Run folders are only read: without --out, all goes to a new folder
-below outputs/compare/. Its report.html is one page with everything, to be opened in any browser.
+Runs that differ in the seed alone are grouped, and groups are compared seed by seed; docs/statistics.md says how.
+Run folders are only read: without --out, all goes to a new folder below outputs/compare/. Its report.html is one page
+with everything, to be opened in any browser.
 """
 
 from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
@@ -14,21 +16,22 @@ import time
 from pathlib import Path
 
 from common.options.parser import Parser
-from common.options.types import path
+from common.options.types import number, path
 from common.system.errors import DISK_FULL, BadInput
 from common.system.files import check_writable, first_free
 from common.system.log import info
-from tools.comparing.finished_runs import read_all_mistakes, read_runs
+from tools.comparing.finished_runs import read_runs
 from tools.comparing.overlays import draw_pictures
-from tools.comparing.overview import check_metric, compare, option_to_draw
+from tools.comparing.overview import Question, check_metric, compare, options_to_draw
+from tools.comparing.predictions import read_all_predictions
 from tools.comparing.report import is_our_report, write_report
 from tools.comparing.tables import print_overview, write_csvs, write_markdown
 
 OUTPUTS = "outputs"  # where runs are, unless they were sent elsewhere
 DEFAULT = Path("outputs", "compare")
 METRIC = "val_accuracy"  # which chose the weights of each run; choosing runs by test scores would spoil these
-WRITTEN = ("report.html", "compare.md", "compare.csv", "compare_groups.csv", "loss.png", "accuracy.png",
-           "accuracy_by_time.png")  # fmt: skip
+WRITTEN = ("report.html", "compare.md", "compare.csv", "compare_groups.csv", "compare_effects.csv", "loss.png",
+           "accuracy.png", "accuracy_by_time.png", "differences.png")  # fmt: skip
 
 
 def parse_options(argv=None):
@@ -38,8 +41,14 @@ def parse_options(argv=None):
     add("runs", type=path, nargs="*", default=[OUTPUTS], metavar="RUN",
         help="run folders, folders with run folders below, and patterns of them (default: outputs)")  # fmt: skip
     add("-h", "--help", action="help", help="show this and exit")
-    add("--by", metavar="OPTION",
-        help="draw results against this option (default: the one that differs, if there is just one)")  # fmt: skip
+    add("--by", action="append", default=[], metavar="OPTION,...",
+        help="draw results against these options and tell the effect of each (default: the one that differs, if there "
+             "is just one)")  # fmt: skip
+    add("--baseline", metavar="WHAT",
+        help="compare each group with this one, which you named before you saw a result, and not with the best: "
+             "option=value, several separated by commas, or the folder of one of its runs")  # fmt: skip
+    add("--margin", type=number(above=0), metavar="X",
+        help="differences below this do not matter: say what is equivalent, different, or undecided")  # fmt: skip
     add("--metric", default=METRIC, metavar="NAME",
         help="sort by this: a name in the epochs of train.json (of the epoch whose weights were kept), or of "
              "test.json, there test_accuracy, test_loss")  # fmt: skip
@@ -55,10 +64,10 @@ def main(argv=None):
     runs, passed = read_runs(options.runs)
     metric = options.metric.replace("-", "_")
     check_metric(runs, metric)
-    by = option_to_draw(runs, options.by)
+    by = options_to_draw(runs, options.by)
 
-    mistakes, damaged = read_all_mistakes(runs)
-    overview = compare(runs, metric, mistakes, [*passed, *damaged])
+    told = read_all_predictions(runs, metric)
+    overview = compare(runs, Question(metric, by, options.baseline, options.margin), told, passed)
     print_overview(overview)
     folder = make_folder(options.out)
     pictures = draw_pictures(folder, overview, by)
@@ -78,10 +87,15 @@ def check_folder(folder):
     report = folder / "report.html"
     foreign = ["config.json"] if (folder / "config.json").exists() else []
     if not (report.is_file() and is_our_report(report)):
-        foreign += sorted(path.name for path in folder.glob("*") if path.name in WRITTEN or path.match("by_*.png"))
+        foreign += sorted(path.name for path in _written(folder))
     if foreign:
         raise BadInput(f"--out {folder} has a {foreign[0]} that is no comparison's; choose another folder")
     check_writable(report, f"--out {folder}: report.html")
+
+
+def _written(folder):
+    """Return the files in a folder that are named as those of a comparison."""
+    return [path for path in folder.glob("*") if path.name in WRITTEN or path.match("by_*.png")]
 
 
 def make_folder(out):
@@ -89,6 +103,8 @@ def make_folder(out):
     try:
         parent = Path(out or DEFAULT)
         parent.mkdir(parents=True, exist_ok=True)
+        for path in _written(parent) if out else ():
+            path.unlink()  # of an older comparison, which may have had pictures that this one has not
         return parent if out else first_free(parent, time.strftime("%Y-%m-%d_%H-%M-%S"), Path.mkdir)
     except OSError as error:
         if error.errno in DISK_FULL:

@@ -162,6 +162,8 @@ def test_the_filter_hides_rows_curves_and_details(opened, report):
     count, path = report
     page = opened(path)
     assert page.page.locator("#charts polyline").count() == 2 * count
+    several = page.page.locator("#charts polyline.seed").count()
+    assert (page.page.locator("#charts path.mean").count() > 0) == (several > 0)
     page.page.fill("#filter", "RUN-001")
     assert [text.strip() for text in page.column("run")] == ["run-001"]
     assert page.page.locator("#count").inner_text() == f"1 of {count} runs"

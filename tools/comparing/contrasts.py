@@ -1,19 +1,27 @@
-"""Whether the best group of runs is really better than another one: over seeds, and on the same images."""
+"""Whether the best group of runs, or the baseline, really differs from another: over seeds, and on the same images."""
 
-import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
 
-from tools.comparing.finished_runs import FinishedRun, Mistakes
+from tools.comparing.estimates import (
+    LEVEL,
+    Estimate,
+    difference,
+    holm,
+    interval_of_seeds_needed,
+    mcnemar,
+    seeds_needed,
+)
+from tools.comparing.finished_runs import FinishedRun
 from tools.comparing.groups import Group, key_of, words
+from tools.comparing.predictions import Mistakes
 
-LEVEL, POWER = 0.05, 0.8  # two-sided; how often a true difference is to be seen
 ENOUGH_SEEDS = 3  # what one does without any knowledge of the spread
-MOST_SEEDS = 10_000
+SEEDS_FOR_ADVICE = 5  # with fewer the number of seeds that it would take is noise
+SHARES = re.compile("accuracy|_score$")  # scores from 0 to 1
 
 
 @dataclass(frozen=True)
@@ -22,53 +30,123 @@ class Pair:
 
     images: int
     kind: str  # "validation" or "test"
-    only_best: int
+    only_one: int
     only_other: int
     p: float
 
 
 @dataclass(frozen=True)
-class Contrast:
-    """The best group of a data set against another one; None is what cannot be known."""
+class Family:
+    """Tests that are corrected together, because a false alarm in any of them would be one.
 
-    best: Group
-    other: Group
-    difference: float  # best - other
-    p: float | None  # Welch's
-    corrected_p: float | None  # for the number of contrasts of the data set (Holm)
-    seeds: int | None  # that each side would need
-    pairs: list[Pair]  # of equal seeds
+    Holm's method for contrasts that were named before. The best is chosen by its result, and would be whichever group
+    is luckiest: then as many tests count as there are pairs (Bonferroni; Dunn, 1961), of which some are told.
+    """
+
+    count: int
+    is_chosen: bool
+
+    def corrected_p_values(self, estimates: Sequence[Estimate], margin: float | None) -> list[tuple]:
+        """Return of each difference that is told the corrected p-values: of being 0, and of being beyond the margin."""
+        both = [one.p() for one in estimates], [margin and one.p_equivalent(margin) for one in estimates]
+        if not self.is_chosen:
+            return list(zip(*map(holm, both), strict=True))
+        return list(zip(*([p if p is None else min(1.0, p * self.count) for p in some] for some in both), strict=True))
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A difference that is told: its size, its error, and its p-values; None is what cannot be known."""
+
+    title: str
+    estimate: Estimate
+    family: Family
+    corrected_p: float | None
+    margin: float | None = None  # differences below it do not matter
+    p_equivalent: float | None = None  # corrected, of the difference being as large as the margin or larger
 
     @property
-    def title(self) -> str:
-        """The two groups, by their numbers and by the settings that are not the same."""
-        differing = [name for name, value in self.best.settings.items() if self.other.settings[name] != value]
-        sides = [f"group {one.number} ({words(one.settings, differing)})" for one in (self.best, self.other)]
-        return " against ".join(sides)
+    def p(self) -> float | None:
+        """The p-value, not corrected."""
+        return self.estimate.p()
+
+    @property
+    def test(self) -> str:
+        """Which test it is of."""
+        return "paired t" if self.estimate.is_paired else "Welch"
 
     @property
     def is_significant(self) -> bool:
         """Whether the means differ significantly."""
         return self.corrected_p is not None and self.corrected_p < LEVEL
 
+    @property
+    def wide_interval(self) -> tuple[float, float] | None:
+        """The interval that is corrected as the p-value is: all those of the family have the true values at once."""
+        return self.estimate.interval(LEVEL / max(1, self.family.count))
 
-def find_contrasts(groups: Sequence[Group], mistakes: dict[FinishedRun, Mistakes]) -> list[Contrast]:
-    """Return the contrasts of the best group of each data set, which comes first, with each other group of it."""
+    @property
+    def equivalence(self) -> str:
+        """Equivalent, different, or undecided; nothing without a margin."""
+        if self.margin is None:
+            return ""
+        if self.p_equivalent is not None and self.p_equivalent < LEVEL:
+            return "equivalent"
+        return "different" if self.is_significant else "undecided"
+
+
+@dataclass(frozen=True)
+class Contrast(Effect):
+    """Two groups of a data set: the best against each other one, or each one against the baseline."""
+
+    one: Group = None
+    other: Group = None
+    against: Group = None  # which of the two is in all contrasts of the data set
+    pairs: list[Pair] = field(default_factory=list)  # of equal seeds
+
+
+def find_contrasts(
+    groups: Sequence[Group], mistakes: dict[FinishedRun, Mistakes], baseline: Sequence[Group] = (),
+    margin: float | None = None,
+) -> list[Contrast]:  # fmt: skip
+    """Return the contrasts of one group of each data set with each other group of it.
+
+    It is that of the `baseline` that is of this data set, else the best one: of those with several seeds, so that one
+    lucky run does not hide what there is to say of the others.
+    """
     contrasts = []
     for dataset in dict.fromkeys(group.dataset for group in groups):
-        best, *others = [group for group in groups if group.dataset == dataset and group.values] or [None]
-        p_values = [welch(best.values, other.values) for other in others]
-        for other, p, corrected in zip(others, p_values, holm(p_values), strict=True):
-            seeds, pairs = seeds_needed(best.values, other.values), _pairs(best, other, mistakes)
-            contrasts.append(Contrast(best, other, best.mean - other.mean, p, corrected, seeds, pairs))
+        known = [group for group in groups if group.dataset == dataset and group.values]
+        named = [group for group in baseline if group in known]
+        several = [group for group in known if len(group.values) > 1]
+        against = next(iter(named or several or known), None)
+        others = [group for group in known if group is not against]
+        sides = [(group, against) if named else (against, group) for group in others]
+        family = Family(len(several) * (len(several) - 1) // 2, is_chosen=True)
+        if named:
+            family = Family(len([group for group in several if group is not against]), is_chosen=False)
+        estimates = [difference(one.arm, other.arm) for one, other in sides]
+        corrected = family.corrected_p_values(estimates, margin)
+        for (one, other), estimate, (p, p_equivalent) in zip(sides, estimates, corrected, strict=True):
+            numbers = (_title(one, other), estimate, family, p, margin, p_equivalent)
+            contrasts.append(Contrast(*numbers, one, other, against, _pairs(one, other, mistakes)))
     return contrasts
 
 
-def verdict(one: Contrast, metric: str) -> str:
-    """Return in words whether the difference of the two groups is significant, and what it would take."""
-    counts = f"{len(one.best.values)} and {len(one.other.values)} seeds"
-    chance = "" if one.p is None else f", Welch {_p(one.p)}, corrected {_p(one.corrected_p)}"
-    return f"{metric} {one.difference:+.4f} with {counts}{chance}: {_judgment(one)}"
+def within(
+    interval: tuple[float, float] | None, metric: str, lowest: float = -1.0
+) -> tuple[float | None, float | None]:
+    """Return an interval without what cannot be: a share is between 0 and 1, a difference of two from -1 to 1."""
+    if interval is None or not SHARES.search(metric):
+        return interval or (None, None)
+    return max(lowest, interval[0]), min(1.0, interval[1])
+
+
+def verdict(one: Effect, metric: str) -> str:
+    """Return in words how large the difference is, whether it is significant, and what it would take."""
+    low, high = within(one.estimate.interval(), metric)
+    interval = "" if low is None else f" (95 % interval {low:+.4f} to {high:+.4f}{_of_what(one.estimate)})"
+    return f"{metric} {one.estimate.value:+.4f}{interval} {_seeds(one)}: {_judgment(one)}{_equivalence(one)}"
 
 
 def network_verdict(one: Contrast) -> str:
@@ -78,16 +156,29 @@ def network_verdict(one: Contrast) -> str:
     if len(one.pairs) == 1:
         [pair] = one.pairs
         what = "significant" if pair.p < LEVEL else "not significant"
-        alone = f"{pair.only_best} are correct in the one network alone, {pair.only_other} in the other alone"
+        alone = f"{pair.only_one} are correct in the one network alone, {pair.only_other} in the other alone"
         return f"of {pair.images:,} {pair.kind} images {alone} (McNemar {_p(pair.p)}): {what}"
     significant = sum(pair.p < LEVEL for pair in one.pairs)
     counts = f"{significant} of {len(one.pairs)} pairs of one seed"
     return f"in {counts} the networks differ significantly (McNemar, median {_p(np.median([p.p for p in one.pairs]))})"
 
 
-def _pairs(best: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> list[Pair]:
+def advice(estimate: Estimate) -> tuple[int | None, int | None, int | None]:
+    """Return how many seeds it would take, and the interval of that; nothing with few seeds, where it is noise."""
+    if min(estimate.seeds) < SEEDS_FOR_ADVICE:
+        return None, None, None
+    return seeds_needed(estimate), *interval_of_seeds_needed(estimate)
+
+
+def _title(one: Group, other: Group) -> str:
+    """Return the two groups, by their numbers and by the settings that are not the same."""
+    differing = [name for name, value in one.settings.items() if other.settings[name] != value]
+    return " against ".join(f"group {side.number} ({words(side.settings, differing)})" for side in (one, other))
+
+
+def _pairs(one: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> list[Pair]:
     """Return the pairs of one seed, the best run of each; without any, the best run of each group."""
-    runs = [[run for run in group.runs if run in mistakes] for group in (best, other)]  # sorted, the best first
+    runs = [[run for run in group.runs if run in mistakes] for group in (one, other)]  # sorted, the best first
     ones, others = ({key_of(run.seed): mistakes[run] for run in reversed(side)} for side in runs)
     candidates = [(ones[seed], others[seed]) for seed in ones if seed in others]
     if not candidates and all(runs):
@@ -100,75 +191,56 @@ def _pairs(best: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> 
     return pairs
 
 
-def _judgment(one: Contrast) -> str:
-    sizes = len(one.best.values), len(one.other.values)
-    fewest = min(sizes)
+def _of_what(estimate: Estimate) -> str:
+    seeds = ", of seeds alone" if estimate.of_images is None else ""
+    return seeds + (f", allowing {estimate.luck:+.4f} for the luck of more epochs" if estimate.luck else "")
+
+
+def _seeds(one: Effect) -> str:
+    """Return what the difference was found with, and the p-values."""
+    estimate = one.estimate
+    if estimate.is_paired:
+        counts = f"over {estimate.seeds[0]} shared seeds"
+    else:
+        counts = f"with {estimate.seeds[0]} and {estimate.seeds[1]} seeds"
+    if one.p is None:
+        return counts
+    what = "pairs" if one.family.is_chosen else "tests"
+    corrected = f", for {one.family.count} {what} {_p(one.corrected_p)}" if one.family.count > 1 else ""
+    return f"{counts}, {one.test} {_p(one.p)}{corrected}"
+
+
+def _judgment(one: Effect) -> str:
+    estimate, fewest = one.estimate, min(one.estimate.seeds)
     if one.is_significant:
         return "significant"
-    if abs(one.difference) < 1e-12:
+    if abs(estimate.value) < 1e-12:
         return "the means are equal"
-    if fewest > 1 and one.p is None:
-        return "every seed gave the same, so there is no spread to judge it by"
-    if fewest > 1:
-        count = " and ".join(map(str, dict.fromkeys(sizes)))
-        enough = f"about {max(one.seeds, fewest + 1):,}" if one.seeds else "thousands of"
-        return f"not significant at n = {count}; it would take {enough} seeds each"
-    if one.seeds:
-        return f"one seed allows no test; it would take about {one.seeds:,} seeds each"
-    return f"one seed allows no test; begin with {ENOUGH_SEEDS} seeds each, which show the spread"
+    if fewest < 2:
+        return f"one seed allows no test; begin with {ENOUGH_SEEDS} seeds each, which show the spread"
+    if one.p is None:
+        return "every seed gave the same difference, so there is no spread to judge it by"
+    count = " and ".join(map(str, dict.fromkeys(estimate.seeds)))
+    return f"not significant at n = {count}{_advice(estimate)}"
+
+
+def _advice(estimate: Estimate) -> str:
+    if min(estimate.seeds) < SEEDS_FOR_ADVICE:
+        return ""
+    seeds, low, high = advice(estimate)
+    if low is None:
+        return "; with these images no number of seeds would show a difference of this size"
+    interval = f"{low:,} or more" if high is None else f"{low:,} to {high:,}"
+    about = "thousands of seeds" if seeds is None else f"about {seeds:,} seeds"
+    return f"; it would take {about} each (95 % interval {interval})"
+
+
+def _equivalence(one: Effect) -> str:
+    if one.margin is None:
+        return ""
+    p = "" if one.p_equivalent is None else f", {_p(one.p_equivalent)}"
+    return f"; {one.equivalence} (margin {one.margin:g}{p})"
 
 
 def _p(value: float) -> str:
     return f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
-
-
-def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % confidence interval of the mean of normal values (Student, 1908), None of less than two."""
-    if len(values) < 2:
-        return None
-    margin = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * stats.sem(values)
-    return float(np.mean(values) - margin), float(np.mean(values) + margin)
-
-
-def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Return the p-value of equal means, whatever the variances (Welch, 1947); None without any spread to test by."""
-    if min(len(one), len(other)) < 2 or max(np.std(one), np.std(other)) < 1e-12:
-        return None
-    return float(stats.ttest_ind(one, other, equal_var=False).pvalue)
-
-
-def seeds_needed(one: Sequence[float], other: Sequence[float]) -> int | None:
-    """Return how many seeds each side needs so that a t-test sees the difference of the means in 80 % of all cases.
-
-    The spread is that of the sides that have two values or more. None if no side has, if there is no spread or no
-    difference, or if more than MOST_SEEDS are needed.
-    """
-    variances = [np.var(values, ddof=1) for values in (one, other) if len(values) > 1] or [0.0]
-    difference, spread = abs(np.mean(one) - np.mean(other)), math.sqrt(np.mean(variances))
-    if min(difference, spread) < 1e-12:
-        return None
-
-    def power(count: int) -> float:
-        freedom = 2 * count - 2
-        return stats.nct.sf(stats.t.ppf(1 - LEVEL / 2, freedom), freedom, difference / spread * math.sqrt(count / 2))
-
-    # The normal approximation is never more than a few seeds too low; where it is large it is all one needs.
-    quantiles = stats.norm.ppf([1 - LEVEL / 2, POWER]).sum()
-    count = max(2, math.ceil(2 * (quantiles * spread / difference) ** 2))
-    while count < 100 and power(count) < POWER:
-        count += 1
-    return count if count <= MOST_SEEDS else None
-
-
-def mcnemar(only_one: int, only_other: int) -> float:
-    """Return McNemar's exact p-value (1947); on so many images only the one, only the other network is correct."""
-    total = only_one + only_other
-    return float(stats.binomtest(only_one, total).pvalue) if total else 1.0
-
-
-def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Return p-values that are corrected for their number (Holm, 1979); those that are None stay None."""
-    ranked = sorted(p for p in p_values if p is not None)
-    raised = [min(1.0, p * (len(ranked) - rank)) for rank, p in enumerate(ranked)]
-    corrected = dict(zip(ranked, accumulate(raised, max), strict=True))  # none is below that of a smaller p
-    return [corrected.get(p) for p in p_values]

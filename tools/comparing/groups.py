@@ -1,13 +1,15 @@
 """What differs between runs, and which of them differ in the seed alone."""
 
 import json
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.system.text import printable
+from tools.comparing.estimates import Arm, luck_of_choosing
 from tools.comparing.finished_runs import FinishedRun
 
 # Options that change nothing of what is compared, or that have a column of their own.
@@ -16,6 +18,7 @@ NO_DIFFERENCE = {
     "tta", "question", "wandb_project", "wandb_entity", "submission_labels", "skip_unreadable", "throughput",
     "max_batch", "memory_budget", "test", "tensorboard", "wandb", "fit",
 }  # fmt: skip
+LOWER_IS_BETTER = re.compile("loss|error|time|seconds|memory|parameters|flops|power")
 NOTHING = "–"
 UNKNOWN = object()  # the value of an option that a run does not know
 LONGEST_VALUE, LONGEST_SETTING = 18, 200  # characters
@@ -25,7 +28,7 @@ LONGEST_VALUE, LONGEST_SETTING = 18, 200  # characters
 class Group:
     """Runs that are equal in all but the seed.
 
-    `values` has one number a seed, of runs with the same seed their mean: they are no independent tries. `mean` and
+    `arm` has one number a seed, of runs with the same seed their mean: they are no independent tries. `mean` and
     `std` (n - 1) are of those; None where there are too few.
     """
 
@@ -34,7 +37,12 @@ class Group:
     dataset: str
     runs: list[FinishedRun]
     diverged: int  # how many of the runs have no number because they diverged
-    values: list[float]
+    arm: Arm
+
+    @property
+    def values(self) -> list[float]:
+        """A number for each seed."""
+        return list(self.arm.values.values())
 
     @property
     def mean(self) -> float | None:
@@ -47,23 +55,62 @@ class Group:
         return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else None
 
 
-def group_by_seed(runs: Sequence[FinishedRun], options: dict[str, dict], metric: str) -> list[Group]:
+def group_by_seed(
+    runs: Sequence[FinishedRun], options: dict[str, dict], metric: str, moves: Mapping[FinishedRun, np.ndarray]
+) -> list[Group]:
     """Return the groups of runs that are equal in all but the seed, not yet ranked, by the options that differ."""
     members = defaultdict(list)
     for run in runs:
         members[(run.script, run.dataset, *(key_of(values[run]) for values in options.values()))].append(run)
     named = [name for name in ("script", "dataset") if len({getattr(run, name) for run in runs}) > 1]
+    unfair = chose_unequally(runs, metric)
     groups = []
     for alike in members.values():
         settings = {name: getattr(alike[0], name) for name in named}
         settings |= {name: shown(values[alike[0]])[:LONGEST_SETTING] for name, values in options.items()}
-        of_seed = defaultdict(list)
-        for run in alike:
-            if metric in run.scores:
-                of_seed[key_of(run.seed)].append(run.scores[metric])
-        values = [float(np.mean(scores)) for scores in of_seed.values()]
-        groups.append(Group(0, settings, alike[0].dataset, alike, sum(run.diverged for run in alike), values))
+        diverged, arm = sum(run.diverged for run in alike), _arm(alike, metric, moves, alike[0].dataset in unfair)
+        groups.append(Group(0, settings, alike[0].dataset, alike, diverged, arm))
     return groups
+
+
+def chose_unequally(runs: Sequence[FinishedRun], metric: str) -> set[str]:
+    """Return the data sets whose runs have chosen their best among different numbers of epochs by what `metric` is of.
+
+    The best of 50 epochs is luckier than the best of 5, by nothing but their number.
+    """
+    counts = defaultdict(set)
+    for run in runs:
+        if metric.startswith("val_") and metric in run.scores:
+            counts[run.dataset].add(len(run.epochs))
+    return {dataset for dataset, some in counts.items() if len(some) > 1}
+
+
+def _arm(runs: Sequence[FinishedRun], metric: str, moves: Mapping[FinishedRun, np.ndarray], is_unfair: bool) -> Arm:
+    """Return what came out of runs that are equal in all but the seed; `is_unfair`: others had more or less epochs."""
+    of_seed = defaultdict(list)
+    for run in runs:
+        if metric in run.scores:
+            of_seed[key_of(run.seed)].append(run)
+    values = {seed: float(np.mean([run.scores[metric] for run in same])) for seed, same in of_seed.items()}
+    known = {seed: np.mean([moves[run] for run in same], axis=0)
+             for seed, same in of_seed.items() if all(run in moves for run in same)}  # fmt: skip
+    curves = _curves(of_seed, "val_accuracy"), _curves(of_seed, metric)
+    if not is_unfair or len(of_seed) < 2 or not all(curve.size for curve in curves):
+        return Arm(values, known)
+    # An epoch number is part of a recipe: one for all seeds, so that the more there are the less luck is in it.
+    epoch = int(curves[0].mean(axis=0).argmax())
+    values = dict(zip(values, curves[1][:, epoch].tolist(), strict=True))
+    sign = -1 if LOWER_IS_BETTER.search(metric) else 1
+    return Arm(values, known, curves[1].shape[1], sign * luck_of_choosing(curves[1]))
+
+
+def _curves(of_seed: Mapping[str, Sequence[FinishedRun]], name: str) -> np.ndarray:
+    """Return (seeds, epochs) of what all the runs have been through, of runs of one seed their mean; else empty."""
+    count = min((len(run.epochs) for same in of_seed.values() for run in same), default=0)
+    curves = [[[record.get(name, np.nan) for record in run.epochs[:count]] for run in same]
+              for same in of_seed.values()]  # fmt: skip
+    curves = np.array([np.mean(same, axis=0) for same in curves])
+    return curves if np.isfinite(curves).all() else np.empty(0)
 
 
 def differing_options(runs: Sequence[FinishedRun]) -> dict[str, dict]:

@@ -1,15 +1,19 @@
 """The pictures of a comparison: curves over each other, and results against one option."""
 
 import re
+import textwrap
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from common import figures
 from common.figures import TRAIN_COLOR, VAL_COLOR, blank_figure, plain
+from tools.comparing.contrasts import within
 from tools.comparing.finished_runs import FinishedRun, is_number
 from tools.comparing.groups import key_of, short_names, shown
 from tools.comparing.overview import Overview
@@ -20,11 +24,14 @@ LONGEST_LABEL = 48  # characters
 WIDE = 20  # largest / smallest value from which on an axis is logarithmic
 MOST_TICKS = 24  # categories whose names are all written
 
-Unit = tuple[str, str, list[FinishedRun]]  # label, color, runs
+MOST_DIFFERENCES = 40
+BAND = 0.15  # how opaque it is
+
+Unit = tuple[str, str, list[list[FinishedRun]]]  # label, color, the runs of each of its groups
 
 
-def draw_pictures(folder: Path, overview: Overview, by: str | None) -> list[str]:
-    """Draw the curves, unless no run has an epoch, and the results against the option `by`; return the files' names."""
+def draw_pictures(folder: Path, overview: Overview, by: Sequence[str]) -> list[str]:
+    """Draw the curves, unless no run has an epoch, and the results against options; return the files' names."""
     pictures = []
     if any(run.epochs for run in overview.runs):
         pictures = ["loss.png", "accuracy.png", "accuracy_by_time.png"]
@@ -32,27 +39,63 @@ def draw_pictures(folder: Path, overview: Overview, by: str | None) -> list[str]
         _draw_curves(folder / pictures[0], units, "loss", by_time=False)
         _draw_curves(folder / pictures[1], units, "accuracy", by_time=False)
         _draw_curves(folder / pictures[2], units, "accuracy", by_time=True)
-    if by:
-        pictures.append(f"by_{re.sub(r'[^A-Za-z0-9_]', '_', by)[:60]}.png")  # the name comes from a file
-        _draw_by_option(folder / pictures[-1], overview, by)
+    if any(one.estimate.has_test for one in (*overview.contrasts, *overview.effects)):
+        pictures.append("differences.png")
+        draw_differences(folder / pictures[-1], overview)
+    for option in by:
+        pictures.append(f"by_{re.sub(r'[^A-Za-z0-9_]', '_', option)[:60]}.png")  # the name comes from a file
+        _draw_by_option(folder / pictures[-1], overview, option)
     return pictures
 
 
 def _draw_curves(path: Path, units: list[Unit], quantity: str, by_time: bool) -> None:
-    """Draw a curve of each run over epochs, or over the time of training."""
-    runs = [run for _, _, members in units for run in members]
-    figure = blank_figure(9, 5 if len(runs) < 4 else 5.6)
+    """Draw the mean of each group over epochs or time, and a band from its lowest run to its highest."""
+    runs = [run for _, _, members in units for group in members for run in group]
+    figure = blank_figure(9, 5 if len(units) < 4 else 5.6)
     axes = figure.subplots()
     for _, color, members in reversed(units):  # the best on top
-        for run in reversed(members):
-            _draw_run(axes, run, quantity, by_time, color)
+        for group in reversed(members):
+            _draw_group(axes, group, quantity, by_time, color)
     _label(axes, runs, quantity, by_time)
     handles = [Line2D([], [], color=color, label=label) for label, color, _ in units]
     if not by_time:
         handles.append(Line2D([], [], color="black", label="validation"))
         handles.append(Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="training"))
+    if any(len(group) > 1 for _, color, members in units for group in members if color != OTHERS_COLOR):
+        handles.append(
+            Patch(color="black", alpha=BAND, linewidth=0, label="from the lowest to the highest seed, and mean")
+        )
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     figures.save_figure(figure, path)
+
+
+def draw_differences(path: Path, overview: Overview) -> None:
+    """Draw the contrasts and the effects with their intervals: each by itself, and thinly as they are corrected."""
+    effects = [one for one in (*overview.contrasts, *overview.effects) if one.estimate.has_test][:MOST_DIFFERENCES]
+    figure = blank_figure(9, 1.3 + 0.5 * len(effects))
+    axes = figure.subplots()
+    axes.axvline(0, color="black", linewidth=0.8)
+    if effects[0].margin is not None:
+        axes.axvspan(-effects[0].margin, effects[0].margin, color="#e8e8e8", linewidth=0, label="within the margin")
+    for row, one in enumerate(effects):
+        color = TRAIN_COLOR if one.is_significant else OTHERS_COLOR
+        narrow, wide = (within(some, overview.metric) for some in (one.estimate.interval(), one.wide_interval))
+        if one.family.count > 1:
+            axes.plot(wide, (row, row), color=color, linewidth=1, scalex=False,
+                      label="corrected for the number of tests" if row == 0 else None)  # fmt: skip
+        axes.plot(narrow, (row, row), color=color, linewidth=4, solid_capstyle="butt",
+                  label="95 % interval" if row == 0 else None)  # fmt: skip
+        axes.plot(one.estimate.value, row, "o", color="black", markersize=5)
+    axes.set_yticks(range(len(effects)), [_wrapped(plain(one.title, 3 * LONGEST_LABEL)) for one in effects], fontsize=8)
+    axes.set_ylim(len(effects) - 0.4, -0.6)
+    axes.set_xlabel(f"difference of {plain(overview.metric, LONGEST_LABEL)}; blue: significant")
+    axes.grid(alpha=0.3, axis="x")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figures.save_figure(figure, path)
+
+
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, LONGEST_LABEL))
 
 
 def _draw_by_option(path: Path, overview: Overview, option: str) -> None:
@@ -126,33 +169,42 @@ def _is_wide(values: Sequence[float]) -> bool:
 
 
 def _units(overview: Overview) -> list[Unit]:
-    """Return the best groups, or if there is one alone its best runs, each in a color, and all others in one."""
-    units, names = [group.runs for group in overview.groups], short_names(overview.groups[: len(COLORS)])
-    if len(overview.groups) == 1:
-        units, names = [[run] for run in overview.runs], [f"seed {shown(run.seed)}" for run in overview.runs]
-        if len(set(names)) < len(names):
-            names = [run.label for run in overview.runs]
-        names = [f"{rank}: {name}" for rank, name in enumerate(names, 1)]
-    colored = []
-    for members, name, color in zip(units, names, COLORS, strict=False):
-        count = f" ({len(members)} runs)" if len(members) > 1 else ""
-        colored.append((plain(name, LONGEST_LABEL) + count, color, members))
-    others = [run for members in units[len(COLORS) :] for run in members]
-    label = f"{len(others)} other runs, validation only"
-    return [*colored, (label, OTHERS_COLOR, others)] if others else colored
+    """Return the best groups, each in a color, and all others in one."""
+    best, others = overview.groups[: len(COLORS)], overview.groups[len(COLORS) :]
+    names = short_names(best) if len(overview.groups) > 1 else [plain(best[0].dataset, LONGEST_LABEL)]
+    units = []
+    for group, name, color in zip(best, names, COLORS, strict=False):
+        count = f" ({len(group.runs)} runs)" if len(group.runs) > 1 else ""
+        units.append((plain(name, LONGEST_LABEL) + count, color, [group.runs]))
+    label = f"{len(others)} other groups, validation only"
+    return [*units, (label, OTHERS_COLOR, [group.runs for group in others])] if others else units
 
 
-def _draw_run(axes: Axes, run: FinishedRun, quantity: str, by_time: bool, color: str) -> None:
+def _draw_group(axes: Axes, runs: list[FinishedRun], quantity: str, by_time: bool, color: str) -> None:
     is_best = color != OTHERS_COLOR
-    places = run.times if by_time else [record["epoch"] for record in run.epochs]
     styles = {f"val_{quantity}": {"linestyle": "-", "linewidth": 1.6 if is_best else 0.7, "alpha": 0.9}}
     if is_best and not by_time:
         styles[f"train_{quantity}"] = {"linestyle": "--", "linewidth": 0.8, "alpha": 0.55}
     for key, style in styles.items():
-        points = [(place, record[key]) for place, record in zip(places, run.epochs, strict=True) if key in record]
-        if points:
-            marker = "o" if len(points) < 4 else None
-            axes.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=3, **style)
+        places, values = _curves_of(runs, key, by_time)
+        if len(places):
+            marker = "o" if len(places) < 4 else None
+            axes.plot(places, values.mean(axis=1), color=color, marker=marker, markersize=3, **style)
+        if len(places) and values.shape[1] > 1 and is_best and key.startswith("val_"):
+            low, high = values.min(axis=1), values.max(axis=1)
+            axes.fill_between(places, low, high, color=color, alpha=BAND, linewidth=0)
+
+
+def _curves_of(runs: list[FinishedRun], key: str, by_time: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Return places on the x axis, and the values there (places, runs): as far as all go that have not diverged."""
+    of_epoch = defaultdict(list)
+    going = [run for run in runs if not run.diverged] or runs
+    for run in going:
+        for time, record in zip(run.times, run.epochs, strict=True):
+            if key in record:
+                of_epoch[record["epoch"]].append((time if by_time else record["epoch"], record[key]))
+    points = np.array([some for _, some in sorted(of_epoch.items()) if len(some) == len(going)])
+    return (points[:, :, 0].mean(axis=1), points[:, :, 1]) if len(points) else (points, points)
 
 
 def _label(axes: Axes, runs: Sequence[FinishedRun], quantity: str, by_time: bool) -> None:

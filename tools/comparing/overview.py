@@ -1,17 +1,37 @@
 """Several runs together: which is best, in what groups they fall, what to know before comparing them."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from common.options.types import nearest
 from common.system.errors import BadInput
-from tools.comparing.contrasts import Contrast, find_contrasts
-from tools.comparing.finished_runs import FinishedRun, Mistakes, PassedOver
-from tools.comparing.groups import NO_DIFFERENCE, Group, differing_options, group_by_seed, key_of, shown
+from tools.comparing.contrasts import Contrast, Effect, find_contrasts
+from tools.comparing.effects import find_effects
+from tools.comparing.finished_runs import FinishedRun, PassedOver
+from tools.comparing.groups import (
+    LOWER_IS_BETTER,
+    NO_DIFFERENCE,
+    Group,
+    chose_unequally,
+    differing_options,
+    group_by_seed,
+    key_of,
+    shown,
+)
+from tools.comparing.predictions import Mistakes, Told
 
-LOWER_IS_BETTER = re.compile("loss|error|time|seconds|memory|parameters|flops|power")
+
+@dataclass(frozen=True)
+class Question:
+    """What a person wants to know of the runs."""
+
+    metric: str
+    by: tuple[str, ...] = ()  # options whose effects are told
+    baseline: str | None = None  # what all others are compared with, instead of the best
+    margin: float | None = None  # differences below it do not matter
 
 
 @dataclass(frozen=True)
@@ -24,6 +44,7 @@ class Overview:
     groups: list[Group]
     notes: list[str]
     contrasts: list[Contrast]
+    effects: list[Effect]
     mistakes: dict[FinishedRun, Mistakes]  # of those runs that tell them
     passed: list[PassedOver]
 
@@ -32,17 +53,66 @@ class Overview:
         return next(group for group in self.groups if run in group.runs)
 
 
-def compare(
-    runs: Sequence[FinishedRun], metric: str, mistakes: dict[FinishedRun, Mistakes], passed: list[PassedOver]
-) -> Overview:
-    """Sort the runs by `metric`, group those that differ in the seed alone, and contrast the groups."""
-    lower = bool(LOWER_IS_BETTER.search(metric))
+def compare(runs: Sequence[FinishedRun], question: Question, told: Told, passed: list[PassedOver]) -> Overview:
+    """Sort the runs by the metric, group those that differ in the seed alone, and contrast the groups."""
+    metric, lower = question.metric, bool(LOWER_IS_BETTER.search(question.metric))
     runs = sorted(runs, key=lambda run: _rank(run.scores.get(metric), lower))
     options = differing_options(runs)
-    groups = sorted(group_by_seed(runs, options, metric), key=lambda group: _rank(group.mean, lower))
+    groups = group_by_seed(runs, options, metric, told.moves)
+    groups = sorted(groups, key=lambda group: _rank(group.mean, lower))
     groups = [replace(group, number=number) for number, group in enumerate(groups, 1)]
-    contrasts = find_contrasts(groups, mistakes)
-    return Overview(runs, metric, options, groups, _notes(runs, groups, metric), contrasts, mistakes, passed)
+    baseline = find_baseline(groups, question.baseline) if question.baseline else []
+    contrasts = find_contrasts(groups, told.mistakes, baseline, question.margin)
+    effects = find_effects(groups, question.by, baseline, question.margin) if len(options) > 1 else []
+    notes = [*_notes(runs, groups, metric), *_notes_on_luck(runs, groups, contrasts, metric), *told.doubts]
+    passed = [*passed, *told.passed]
+    return Overview(runs, metric, options, groups, notes, contrasts, effects, told.mistakes, passed)
+
+
+def find_baseline(groups: Sequence[Group], text: str) -> list[Group]:
+    """Return the group of each data set that is meant by the folder of one of its runs or by `option=value,…`.
+
+    Raise BadInput if there is none, or more than one of a data set.
+    """
+    folder = Path(text).resolve()
+    found = [group for group in groups if any(run.folder.resolve() == folder for run in group.runs)]
+    if not found:
+        wanted = _wanted(groups, text)
+        found = [
+            group for group in groups
+            if group.values and all(_is_same(group.settings[name], value) for name, value in wanted.items())
+        ]  # fmt: skip
+    for dataset, count in Counter(group.dataset for group in found).items():
+        if count > 1:
+            options = ", ".join(found[0].settings)
+            raise BadInput(f"--baseline {text}: {count} groups of {dataset} are so; say more of {options}")
+    if not found:
+        raise BadInput(f"--baseline {text}: no group is so; compare.csv of a comparison without it has all groups")
+    return found
+
+
+def _wanted(groups: Sequence[Group], text: str) -> dict[str, str]:
+    """Return what `option=value,…` asks for, by name."""
+    wanted = {}
+    for part in re.split(r",(?=[\w-]+=)", text):
+        name, sign, value = part.partition("=")
+        name = name.strip().lstrip("-").replace("-", "_")
+        if not sign:
+            raise BadInput(f"--baseline {text}: neither the folder of a run that is compared nor option=value")
+        if name not in groups[0].settings:
+            known = list(groups[0].settings)
+            what = f"{nearest(name, known)}; these differ: {', '.join(known) or 'none'}"
+            raise BadInput(f"--baseline {text}: {name} does not differ between the runs{what}")
+        wanted[name] = value.strip()
+    return wanted
+
+
+def _is_same(setting: str, value: str) -> bool:
+    """Tell whether a setting is what a person means by `value`."""
+    try:
+        return float(setting) == float(value)
+    except ValueError:
+        return setting.lower() == value.lower()
 
 
 def check_metric(runs: Sequence[FinishedRun], metric: str) -> None:
@@ -52,14 +122,19 @@ def check_metric(runs: Sequence[FinishedRun], metric: str) -> None:
         raise BadInput(f"--metric {metric}: no run has it{nearest(metric, names)}; there are {', '.join(names)}")
 
 
-def option_to_draw(runs: Sequence[FinishedRun], by: str | None) -> str | None:
-    """Return the option that results are drawn against: `by`, or the only one that differs, or None.
+def options_to_draw(runs: Sequence[FinishedRun], by: Sequence[str]) -> tuple[str, ...]:
+    """Return the options that results are drawn against: those of `by`, or the only one that differs, or none.
 
-    Raise BadInput if `by` does not differ.
+    Raise BadInput if one of `by` does not differ.
     """
     options = differing_options(runs)
-    if by is None:
-        return next(iter(options)) if len(options) == 1 else None
+    words = [word for words in by for word in words.split(",") if word.strip()]
+    if not words:
+        return tuple(options) if len(options) == 1 else ()
+    return tuple(dict.fromkeys(_option(runs, options, word.strip()) for word in words))
+
+
+def _option(runs: Sequence[FinishedRun], options: dict[str, dict], by: str) -> str:
     name = by.lstrip("-").replace("-", "_")
     if name in options:
         return name
@@ -107,4 +182,28 @@ def _notes(runs: Sequence[FinishedRun], groups: Sequence[Group], metric: str) ->
     repeats = sum(metric in run.scores for run in runs) - sum(len(group.values) for group in groups)
     if repeats:
         notes.append(f"{repeats} run(s) repeat a seed of their group: one seed counts once, as the mean of its runs")
+    return notes
+
+
+def _notes_on_luck(
+    runs: Sequence[FinishedRun], groups: Sequence[Group], contrasts: Sequence[Contrast], metric: str
+) -> list[str]:
+    """Return what a person must know of how the groups were chosen and judged."""
+    notes = []
+    for dataset in sorted(chose_unequally(runs, metric)):
+        some = [group for group in groups if group.dataset == dataset]
+        alone = [group for group in some if len(group.values) == 1]
+        notes.append(
+            f"{dataset}: the runs had different numbers of epochs to choose among, so a group is judged "
+            f"at the one epoch where its mean is best, and what luck may add to the longer ones is taken off"
+        )
+        if alone:
+            notes[-1] += f"; {len(alone)} group(s) of one seed keep the best of their epochs, which is too good"
+    for against in dict.fromkeys(one.against for one in contrasts):
+        first = next(group for group in groups if group.dataset == against.dataset)
+        if len(first.values) == 1 and len(against.values) > 1:
+            notes.append(
+                f"group {first.number} has one seed, which may be a lucky one: the others are compared with group "
+                f"{against.number}, the best of several seeds"
+            )
     return notes

@@ -111,6 +111,10 @@ def _content(overview: Overview) -> dict:
         "contrasts": [
             [printable(one.title, 300), verdict(one, overview.metric), network_verdict(one), one.is_significant]
             for one in overview.contrasts
+        ]
+        + [
+            [printable(f"effect of {one.title}", 300), verdict(one, overview.metric), "", one.is_significant]
+            for one in overview.effects
         ],
         "explanation": explanation(overview),
         "runs": [_run(run, overview) for run in overview.runs],

@@ -10,7 +10,8 @@ from typing import Any
 from common.system.files import write_bytes, write_table
 from common.system.log import info
 from common.system.text import printable
-from tools.comparing.contrasts import network_verdict, t_interval, verdict
+from tools.comparing.contrasts import Effect, advice, network_verdict, verdict, within
+from tools.comparing.estimates import mean
 from tools.comparing.finished_runs import is_number
 from tools.comparing.groups import shown
 from tools.comparing.overview import Overview
@@ -18,12 +19,18 @@ from tools.comparing.overview import Overview
 LONGEST_CELL = 40  # characters in a table for people
 MOST_ROWS, MOST_OPTIONS, MOST_CONTRASTS, MOST_NOTES = 40, 6, 10, 10  # of the terminal; the files have all
 ABOUT_CONTRASTS = (
-    "the best group of a data set against each other one: Welch's t-test over seeds, corrected for the number of tests "
-    "(Holm); being the best of many is itself partly luck",
+    "paired t: t-test of differences by seed; Welch's where groups share less than two seeds. Their intervals are "
+    "for new seeds and new images; 'of seeds alone' where predictions are missing, or the score is no mean of parts",
+    "corrected p: for all pairs of groups with several seeds (Bonferroni), because the best was chosen by its result; "
+    "with --baseline, and of effects, for the number of tests (Holm)",
     "seeds it would take: to see this difference in 80 % of all cases, at this spread and two-sided 5 %, in a test of "
-    "these two alone",
+    "these two alone; adding seeds until a difference is significant finds one where there is none",
     "McNemar's exact test compares two trained networks on these images, not two recipes, and is not corrected "
     "for the number of tests",
+)
+ABOUT_MARGIN = (
+    "equivalent: significantly closer to 0 than the margin; different: significantly different and not equivalent; "
+    "undecided: neither"
 )
 # What is told of each run, where it is known, and with how many decimals.
 SCORES = {"val_accuracy": 4, "test_accuracy": 4, "test_low": 4, "test_high": 4, "looks_at_images": None,
@@ -90,7 +97,8 @@ def _facts(overview: Overview) -> dict[str, Column]:
 def group_columns(overview: Overview) -> list[Column]:
     """Return the columns of the table of groups; in this one an interval is of the mean over seeds."""
     groups = overview.groups
-    intervals = [t_interval(group.values) or (None, None) for group in groups]
+    estimates = [mean(group.arm) if group.values else None for group in groups]
+    intervals = [within(one and one.interval(), overview.metric, lowest=0.0) for one in estimates]
     columns = [
         Column("group", [group.number for group in groups]),
         *(Column(name, [group.settings[name] for group in groups]) for name in groups[0].settings),
@@ -107,8 +115,12 @@ def group_columns(overview: Overview) -> list[Column]:
 
 def explanation(overview: Overview) -> list[str]:
     """Return what must be said below the tables of groups and contrasts."""
-    means = f"mean {overview.metric} over seeds; std with n - 1; low to high is the 95 % interval of the mean (Student)"
-    return [means, *ABOUT_CONTRASTS] if overview.contrasts else [means]
+    means = [
+        f"mean {overview.metric} over seeds; std with n - 1; low to high is the 95 % interval of the mean (Student), "
+        "for new seeds and new images"
+    ]
+    margin = [ABOUT_MARGIN] if any(one.margin is not None for one in overview.contrasts) else []
+    return [*means, *ABOUT_CONTRASTS, *margin] if overview.contrasts else means
 
 
 def print_overview(overview: Overview) -> None:
@@ -124,14 +136,20 @@ def print_overview(overview: Overview) -> None:
         info("", printable(one.title, 200), f"  {verdict(one, overview.metric)}", f"  {network_verdict(one)}")
     if len(overview.contrasts) > MOST_CONTRASTS:
         info("", f"… and {len(overview.contrasts) - MOST_CONTRASTS} more, all in compare_groups.csv")
+    if overview.effects:
+        info("", *(printable(line, 400) for one in overview.effects for line in _effect_lines(one, overview.metric)))
     if overview.contrasts:
-        info("Welch's tests are corrected for their number (Holm), McNemar's are not; compare.md says what each means")
+        info("", "t-tests are corrected for their number, McNemar's are not; compare.md says what each means")
     lines = [f"note: {printable(note, 300)}" for note in overview.notes]
     lines += [f"passed over: {printable(one.path, 150)}: {one.reason}" for one in overview.passed[:MOST_NOTES]]
     if lines:
         info("", *lines)
     if len(overview.passed) > MOST_NOTES:
         info(f"passed over: {len(overview.passed) - MOST_NOTES} more, all named in compare.md")
+
+
+def _effect_lines(one: Effect, metric: str) -> tuple[str, str]:
+    return f"effect of {one.title}", f"  {verdict(one, metric)}"
 
 
 def _print_table(columns: list[Column], what: str) -> None:
@@ -147,23 +165,50 @@ def _print_table(columns: list[Column], what: str) -> None:
 
 
 def write_csvs(folder: Path, overview: Overview) -> None:
-    """Write `compare.csv`, a row a run, and `compare_groups.csv`, a row a group with its contrast to the best."""
+    """Write `compare.csv`, a row a run, `compare_groups.csv`, a row a group with its contrast, and any effects."""
     columns = [*run_columns(overview), Column("folder", [str(run.folder) for run in overview.runs])]
     columns += _without([column.name for column in columns], _facts(overview).values())
     _write_columns(folder / "compare.csv", columns)
 
-    contrast_of = {one.other: one for one in overview.contrasts}
+    contrast_of = {one.other if one.against is one.one else one.one: one for one in overview.contrasts}
     found = [contrast_of.get(group) for group in overview.groups]
+    to_best = [one if one and one.family.is_chosen else None for one in found]
+    welch = [one if one and not one.estimate.is_paired else None for one in found]
     columns = [
-        Column("best_group", [one and one.best.number for one in found]),
-        Column("best_minus_this", [one and one.difference for one in found]),
-        Column("welch_p", [one and one.p for one in found]),
-        Column("welch_p_corrected", [one and one.corrected_p for one in found]),
-        Column("seeds_needed", [one and one.seeds for one in found]),
+        Column("best_group", [one and one.one.number for one in to_best]),
+        Column("best_minus_this", [one and one.estimate.value for one in to_best]),
+        Column("welch_p", [one and one.p for one in welch]),
+        Column("welch_p_corrected", [one and one.corrected_p for one in welch]),
+        Column("seeds_needed", [one and advice(one.estimate)[0] for one in found]),
         Column("verdict", [one and verdict(one, overview.metric) for one in found]),
         Column("networks", [one and network_verdict(one) for one in found]),
+        Column("contrast", [one and one.title for one in found]),
+        *difference_columns(found, overview.metric),
     ]
     _write_columns(folder / "compare_groups.csv", [*group_columns(overview), *columns])
+    if overview.effects:
+        effects = [Column("effect", [one.title for one in overview.effects])]
+        effects += difference_columns(overview.effects, overview.metric)
+        _write_columns(folder / "compare_effects.csv", effects)
+
+
+def difference_columns(effects: list[Effect | None], metric: str) -> list[Column]:
+    """Return what is known of differences, for a file."""
+    rows = [one and _difference_row(one, metric) for one in effects]
+    names = next((list(row) for row in rows if row), [])
+    return [Column(name, [row and row[name] for row in rows]) for name in names]
+
+
+def _difference_row(one: Effect, metric: str) -> dict[str, Any]:
+    estimate = one.estimate
+    row = {"difference": estimate.value}
+    row["difference_low"], row["difference_high"] = within(estimate.interval(), metric)
+    row["corrected_low"], row["corrected_high"] = within(one.wide_interval, metric)
+    row |= {"covers": "seeds" if estimate.of_images is None else "seeds and images", "luck_of_epochs": estimate.luck}
+    row |= {"test": one.test, "p": one.p, "p_corrected": one.corrected_p, "tests": one.family.count}
+    row |= {"equivalence": one.equivalence, "p_equivalent": one.p_equivalent}
+    _, row["seeds_needed_low"], row["seeds_needed_high"] = advice(estimate)
+    return row
 
 
 def write_markdown(path: Path, overview: Overview, pictures: list[str]) -> None:
@@ -173,6 +218,8 @@ def write_markdown(path: Path, overview: Overview, pictures: list[str]) -> None:
     for one in overview.contrasts:
         title, *verdicts = map(_escaped, (one.title, verdict(one, overview.metric), network_verdict(one)))
         lines.append(f"- **{title}**: {'; '.join(verdicts)}")
+    for one in overview.effects:
+        lines.append(f"- **effect of {_escaped(one.title)}**: {_escaped(verdict(one, overview.metric))}")
     lines += ["", *(f"- {_escaped(line)}" for line in explanation(overview)), ""]
     lines += ["## Curves", "", *(f"![{_escaped(Path(name).stem)}]({name})" for name in pictures), ""]
     notes = [f"- {_escaped(note)}" for note in overview.notes]
