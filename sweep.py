@@ -16,6 +16,7 @@ import itertools
 import os
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
@@ -27,7 +28,7 @@ from tools.searching.search import Search
 from tools.searching.spaces import Bands, sampler_for
 from tools.searching.storage import open_search_folder, open_storage
 from tools.searching.sweep_file import COMMAND, read_sweep
-from tools.searching.trials import Experiment, Launcher, slots_for
+from tools.searching.trials import Experiment, Launcher, run_in, slots_for
 from tools.searching.varying import vary
 
 TRIALS = 20  # where neither the command, nor the file, nor a grid says how many
@@ -156,6 +157,23 @@ def report(search, experiment, test_all):
     draw_search(results)
     command = ["python", os.path.relpath(experiment.path), "--config", str(results.folder / "best.yaml")]
     info(f"to run the best again: {shell_line(command)}")
+    if count > 1:
+        answer(results)
+
+
+def answer(results):
+    """Compare the configurations seed by seed: with --vary each change with the defaults, else the best with all."""
+    from compare import main as compare  # imports SciPy, which the search does not need
+
+    groups, points, words = results.groups(), results.sweep.points, []
+    if points is not None:
+        unchanged = next((group[0] for group in groups if results.configuration_of(group[0]) == points[0]), None)
+        run = unchanged and run_in(Path(unchanged.user_attrs["folder"]))
+        if run is None:
+            info("the defaults have not finished here with all seeds, so that nothing can be compared with them")
+            return
+        words = ["--baseline", str(run)]
+    compare([str(results.folder / "trials"), *words, "--out", str(results.folder / "comparison")])
 
 
 if __name__ == "__main__":

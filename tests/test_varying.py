@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import ROOT
 from test_search import TOY, start_sweep, trials, wait_for, write_sweep
 
 import ex_1
@@ -130,3 +131,24 @@ def test_killed_it_goes_on_with_the_seeds_that_are_missing(tmp_path):
     rows = trials(run(tmp_path, *words, fixed=["--seconds", "0.2"]))
     finished = [(row["lr"], row["seed"]) for row in rows if row["state"] == "finished"]
     assert sorted(finished) == [(lr, seed) for lr in ("0.3", "1.0") for seed in "012"]
+
+
+@pytest.mark.slow
+def test_a_question_is_answered_in_one_command(tmp_path, capsys):
+    words = [ROOT / "ex_1.py", "--vary", "batch_norm", "--seeds", "2"]
+    fixed = ["--dataset", "digits", "--limit", "100", "-e", "1"]
+
+    def answer():
+        lines = capsys.readouterr().out.splitlines()
+        start = lines.index("each change from the baseline:")
+        return lines[start + 1 : start + 3]
+
+    folder = run(tmp_path, *words, fixed=fixed)
+    names, change = first = answer()
+    assert names.split() == "change difference in val_accuracy low high corrected p seeds verdict".split()
+    assert change.startswith("batch_norm false  ")
+    written = {path.name for path in (folder / "comparison").iterdir()}
+    assert {"report.html", "compare.md", "compare_groups.csv", "differences.png"} <= written
+    assert "| change | difference in val" in (folder / "comparison" / "compare.md").read_text()
+    run(tmp_path, *words, fixed=fixed)  # again: nothing is trained, and the answer is the same
+    assert answer() == first

@@ -66,6 +66,11 @@ class Effect:
     p_equivalent: float | None = None  # corrected, of the difference being as large as the margin or larger
 
     @property
+    def label(self) -> str:
+        """What a picture calls it."""
+        return self.title
+
+    @property
     def p(self) -> float | None:
         """The p-value, not corrected."""
         return self.estimate.p()
@@ -103,6 +108,23 @@ class Contrast(Effect):
     other: Group = None
     against: Group = None  # which of the two is in all contrasts of the data set
     pairs: list[Pair] = field(default_factory=list)  # of equal seeds
+
+    @property
+    def change(self) -> str:
+        """What is not the same in the one group, in words."""
+        return words(self.one.settings, _differing(self.one, self.other))
+
+    @property
+    def label(self) -> str:
+        """What a picture calls it: against a baseline the change says it all."""
+        return self.title if self.family.is_chosen else self.change
+
+    @property
+    def short_verdict(self) -> str:
+        """The verdict in a word or two."""
+        if self.margin is not None:
+            return self.equivalence
+        return "significant" if self.is_significant else "not significant"
 
 
 def find_contrasts(
@@ -172,8 +194,12 @@ def advice(estimate: Estimate) -> tuple[int | None, int | None, int | None]:
 
 def _title(one: Group, other: Group) -> str:
     """Return the two groups, by their numbers and by the settings that are not the same."""
-    differing = [name for name, value in one.settings.items() if other.settings[name] != value]
+    differing = _differing(one, other)
     return " against ".join(f"group {side.number} ({words(side.settings, differing)})" for side in (one, other))
+
+
+def _differing(one: Group, other: Group) -> list[str]:
+    return [name for name, value in one.settings.items() if other.settings[name] != value]
 
 
 def _pairs(one: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> list[Pair]:

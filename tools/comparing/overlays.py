@@ -12,13 +12,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from common import figures
-from common.figures import TRAIN_COLOR, VAL_COLOR, blank_figure, plain
+from common.figures import COLORS, TRAIN_COLOR, VAL_COLOR, blank_figure, plain
 from tools.comparing.contrasts import within
 from tools.comparing.finished_runs import FinishedRun, is_number
 from tools.comparing.groups import key_of, short_names, shown
 from tools.comparing.overview import Overview
 
-COLORS = ("#1f77b4", "#d95f02", "#1b9e77", "#e7298a", "#7570b3", "#a6761d", "#17becf", "#b2182b", "#66a61e", "#e6ab02")
 OTHERS_COLOR = "#b8b8b8"
 LONGEST_LABEL = 48  # characters
 WIDE = 20  # largest / smallest value from which on an axis is logarithmic
@@ -86,7 +85,7 @@ def draw_differences(path: Path, overview: Overview) -> None:
         axes.plot(narrow, (row, row), color=color, linewidth=4, solid_capstyle="butt",
                   label="95 % interval" if row == 0 else None)  # fmt: skip
         axes.plot(one.estimate.value, row, "o", color="black", markersize=5)
-    axes.set_yticks(range(len(effects)), [_wrapped(plain(one.title, 3 * LONGEST_LABEL)) for one in effects], fontsize=8)
+    axes.set_yticks(range(len(effects)), [_wrapped(plain(one.label, 3 * LONGEST_LABEL)) for one in effects], fontsize=8)
     axes.set_ylim(len(effects) - 0.4, -0.6)
     axes.set_xlabel(f"difference of {plain(overview.metric, LONGEST_LABEL)}; blue: significant")
     axes.grid(alpha=0.3, axis="x")

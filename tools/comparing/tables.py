@@ -113,6 +113,23 @@ def group_columns(overview: Overview) -> list[Column]:
     return columns
 
 
+def change_columns(overview: Overview) -> list[Column]:
+    """Return the columns of the table of what each change of a named baseline is worth; none without a baseline."""
+    changes = [one for one in overview.contrasts if not one.family.is_chosen]
+    if not changes:
+        return []
+    intervals = [within(one.estimate.interval(), overview.metric) for one in changes]
+    return [
+        Column("change", [one.change for one in changes]),
+        Column(f"difference in {overview.metric}", [one.estimate.value for one in changes], 4),
+        Column("low", [low for low, _ in intervals], 4),
+        Column("high", [high for _, high in intervals], 4),
+        Column("corrected p", [one.corrected_p for one in changes], 3),
+        Column("seeds", [min(one.estimate.seeds) for one in changes]),
+        Column("verdict", [one.short_verdict for one in changes]),
+    ]
+
+
 def explanation(overview: Overview) -> list[str]:
     """Return what must be said below the tables of groups and contrasts."""
     means = [
@@ -132,9 +149,12 @@ def print_overview(overview: Overview) -> None:
     if len(overview.groups) < len(overview.runs):
         info("", "runs that differ in the seed alone:")
         _print_table(_without(hidden, group_columns(overview)), "groups, all in compare_groups.csv")
-    for one in overview.contrasts[:MOST_CONTRASTS]:
+    if changes := change_columns(overview):
+        info("", "each change from the baseline:")
+        _print_table(changes, "changes, all in compare_groups.csv")
+    for one in overview.contrasts[: 0 if changes else MOST_CONTRASTS]:
         info("", printable(one.title, 200), f"  {verdict(one, overview.metric)}", f"  {network_verdict(one)}")
-    if len(overview.contrasts) > MOST_CONTRASTS:
+    if len(overview.contrasts) > MOST_CONTRASTS and not changes:
         info("", f"… and {len(overview.contrasts) - MOST_CONTRASTS} more, all in compare_groups.csv")
     if overview.effects:
         info("", *(printable(line, 400) for one in overview.effects for line in _effect_lines(one, overview.metric)))
@@ -215,6 +235,8 @@ def write_markdown(path: Path, overview: Overview, pictures: list[str]) -> None:
     """Write the tables, the verdicts, the notes and links to the `pictures` beside it."""
     lines = ["# Comparison of runs", "", *_markdown_table(run_columns(overview)), ""]
     lines += ["## Groups", "", "Runs that differ in the seed alone.", "", *_markdown_table(group_columns(overview)), ""]
+    if changes := change_columns(overview):
+        lines += ["Each change from the baseline:", "", *_markdown_table(changes), ""]
     for one in overview.contrasts:
         title, *verdicts = map(_escaped, (one.title, verdict(one, overview.metric), network_verdict(one)))
         lines.append(f"- **{title}**: {'; '.join(verdicts)}")

@@ -156,7 +156,11 @@ def draw_search(results: Results) -> None:
         drawings.append(("parallel", plots.plot_parallel_coordinate, study))
     for name, draw, of in drawings:
         # Optuna warns that its pictures are experimental, and Matplotlib about layouts.
-        with warnings.catch_warnings(action="ignore"), partial_file(results.folder / f"{name}.png") as partial:
+        with (
+            warnings.catch_warnings(action="ignore"),
+            matplotlib.rc_context(),  # Optuna sets a style, which later pictures would have, too
+            partial_file(results.folder / f"{name}.png") as partial,
+        ):
             figure = draw(of, target_name=results.sweep.metric).figure
             for axes in figure.axes if name == "parallel" else ():
                 _make_lines_visible(axes)
