@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.data.arrays import balanced_subset, split_digest, stratified_split
+from common.data.load import Source
 from common.system.errors import BadInput
 
 CLASSES = ["ant", "bee", "cat"]
@@ -97,6 +98,19 @@ def test_seeds_set_different_images_aside():
     assert len(turns) == 120 and 12 < min(turns.values()) and max(turns.values()) < 75
 
 
+def digits(**options):
+    """The hashes of the training, validation and test images of the scanned digits."""
+    [data] = Source(["digits"], **options).load(32, 0.1)
+    return [set(split.hashes) for split in data.splits.values()]
+
+
+def test_the_split_seed_alone_chooses_the_validation_images():
+    assert digits(seed=1) == digits(seed=2) == digits()
+    train, val, test = digits(split_seed=1)
+    assert digits(seed=1, limit=99)[0] != digits(seed=2, limit=99)[0]  # of those that are not set aside
+    assert val != digits()[1] and train | val == digits()[0] | digits()[1] and test == digits()[2]
+
+
 def test_an_added_image_moves_few_others():
     labels, hashes = different_images(100, 100, 100)
     _, before = split(labels, hashes, 0.1)
@@ -153,6 +167,22 @@ def test_a_smaller_subset_is_part_of_a_larger_one():
     labels, hashes = different_images(20, 20, 20)
     subsets = [set(balanced_subset(labels, hashes, CLASSES, limit)) for limit in (3, 10, 30, 60)]
     assert all(small < large for small, large in itertools.pairwise(subsets))
+
+
+def test_seeds_draw_different_subsets():
+    images = different_images(100, 100, 100)
+    subsets = [set(balanced_subset(*images, CLASSES, 60, seed)) for seed in range(30)]
+    common = [len(one & other) for one, other in itertools.combinations(subsets, 2)]
+    assert 9 < sum(common) / len(common) < 15  # 12 by chance
+    turns = Counter(index for subset in subsets for index in subset)  # 6 each
+    assert len(turns) > 290 and max(turns.values()) < 20
+
+
+def test_a_subset_is_drawn_independently_of_the_split():
+    """With one seed for both, the images that were not quite set aside would not come first."""
+    labels, hashes = different_images(1000, 1000, 1000)
+    subset, (_, aside) = set(balanced_subset(labels, hashes, CLASSES, 300, 5)), split(labels, hashes, 0.1, 5)
+    assert 15 < len(subset & set(aside)) < 50  # 30 by chance
 
 
 @pytest.mark.parametrize("limit", [1, 2])

@@ -112,8 +112,7 @@ def stratified_split(
         copies[pixel_hash].append(index)
     groups = defaultdict(list)
     for pixel_hash, indices in copies.items():
-        place = hashlib.blake2b(pixel_hash, key=str(seed).encode(), digest_size=16).digest()
-        groups[min(labels[index] for index in indices)].append((place, indices))
+        groups[min(labels[index] for index in indices)].append((_place(pixel_hash, seed), indices))
 
     counts = Counter(labels)
     rest, aside = [], []
@@ -131,14 +130,23 @@ def stratified_split(
     return sorted(rest), sorted(aside)
 
 
-def balanced_subset(labels: Sequence[int], hashes: Sequence[bytes], classes: Sequence[str], limit: int) -> list[int]:
+def _place(pixel_hash: bytes, seed: int, purpose: bytes = b"") -> bytes:
+    """Return where an image stands in the order that a seed brings the images into, for a purpose of its own."""
+    return hashlib.blake2b(pixel_hash, key=str(seed).encode(), person=purpose, digest_size=16).digest()
+
+
+def balanced_subset(
+    labels: Sequence[int], hashes: Sequence[bytes], classes: Sequence[str], limit: int, seed: int | None = 0
+) -> list[int]:
     """Return the sorted indices of at most `limit` images, of every class as equal a number as there are.
 
+    They are drawn by the seed, whatever order they come in; None: always the same ones, as older runs have them.
     BadInput is raised if `limit` is smaller than the number of classes.
     """
     if limit < len(classes):
         raise BadInput(f"--limit {limit}: {len(classes)} classes need at least {len(classes)} images")
-    order = sorted(range(len(labels)), key=lambda index: hashes[index])  # whatever order the files are in
+    places = hashes if seed is None else [_place(pixel_hash, seed, b"limit") for pixel_hash in hashes]
+    order = sorted(range(len(labels)), key=lambda index: places[index])
     return take_in_rounds(order, labels, limit)
 
 

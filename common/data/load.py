@@ -58,6 +58,7 @@ class Source:
     data: str | None = None
     limit: int | None = None
     seed: int = 0
+    split_seed: int | None = 0  # None: a run from before it, whose seed chose the validation images, and no others
     workers: int = 2
     skip_unreadable: bool = False
     output_dir: str | None = None  # has a place for what is known of image files
@@ -108,13 +109,15 @@ def load_data(source: Source, name: str, image_size: int, val_fraction: float, f
         raise BadInput(f"{source.data or name} has one class only, {classes[0]!r}: there is nothing to tell apart")
     if "test" not in splits:
         train, splits["test"] = train.set_aside(TEST_FRACTION, TEST_SEED)
+    is_older = source.split_seed is None
     if "val" not in splits:
-        train, splits["val"] = train.set_aside(val_fraction, source.seed)
+        train, splits["val"] = train.set_aside(val_fraction, source.seed if is_older else source.split_seed)
     for split, who in (("val", "validation"), ("test", "test")):
         if shared := len(set(train.hashes) & set(splits[split].hashes)):
             info(f"warning: {shared} {who} image(s) are in the training images too, so its accuracy is too good")
     if source.limit is not None and source.limit < len(train):
-        train = train.subset(balanced_subset(train.labels, train.hashes, classes, source.limit))
+        drawn_by = None if is_older else source.seed
+        train = train.subset(balanced_subset(train.labels, train.hashes, classes, source.limit, drawn_by))
     return Data(name, classes, train, splits["val"], splits["test"], reading)
 
 

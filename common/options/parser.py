@@ -151,6 +151,8 @@ class Parser(argparse.ArgumentParser):
         config, source = read_config(folder), str(folder / "config.json")
         check_config(config, source)
         stored = self._stored(config["options"] | {"dataset": config["dataset"]}, source)
+        if "split_seed" not in config["options"]:
+            stored["split_seed"] = None  # such a run goes on as it began, see `Source`
         if len(stored["dataset"]) != 1:
             raise BadInput(f"{source}: dataset is one of a run, not {_typed(stored['dataset'])}")
         return config, stored

@@ -68,7 +68,9 @@ def _add_data_options(add) -> None:
              "need no --dataset")
     add("--explore", **SWITCH, default=False, help="do not train, but look at the data: classes, sizes, pixels, copies")
     add("--limit", type=integer(1), metavar="N",
-        help="train on at most N images, as many of each class, for a quick look")
+        help="train on at most N images, as many of each class, drawn by the seed")
+    add("--split_seed", type=integer(0, 2**31 - 1), default=0, metavar="N",
+        help="which training images are set aside for validation; the same ones for every --seed")
     add("--skip_unreadable", **SWITCH, default=False, help="leave out image files that cannot be read, and list them")
     add("--submission_labels", type=one_of(SUBMISSION_LABELS), default="names", metavar="WHAT",
         help="where test images have no labels: submission.csv holds names or indices of classes")
@@ -120,7 +122,7 @@ def _add_training_options(add) -> None:
 def _add_run_options(add) -> None:
     add("-h", "--help", action="help", help="show this and exit")
     add("-s", "--seed", type=integer(0, 2**31 - 1), default=0, metavar="N",
-        help="of the split, the first weights, the order and the augmentation")
+        help="of the first weights, the order, the augmentation, and which images --limit takes")
     add("--output_dir", type=path, default="outputs", metavar="DIR", help="where the run folders go")
     add("--resume", type=one_of_or_path(["auto"]), metavar="RUN_DIR",
         help="continue that run, with the options stored in it; auto: the newest unfinished run of the same options, "
