@@ -31,7 +31,7 @@ def run_experiment(
     Args:
         script: `__file__` of the experiment.
         train_and_test: what it does with one data set.
-        image_size, val_fraction, fit: see `load_data`.
+        image_size, val_fraction, fit: see `Source.read`, `Undivided.divide`.
 
     Raises:
         BadInput: options, data or device cannot be used; nothing has been written then.

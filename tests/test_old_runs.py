@@ -63,7 +63,8 @@ def test_an_old_run_goes_on_with_its_own_images_in_their_order(old_run, seed, li
     options = vars(trainA.parse_options(["--resume", str(folder)]))
     [data] = Source.of(options).load(trainA.IMAGE_SIZE, trainA.VAL_FRACTION)
     assert data.digest == OLD_DIGESTS[seed, limit]
-    assert data.train.indices.tolist() == sorted(data.train.indices.tolist())
+    indices = data.train.indices.tolist()
+    assert indices == sorted(indices) == data.train.keys[data.train.indices].tolist()
 
 
 def test_an_old_network_predicts_what_it_predicted(tmp_path):

@@ -64,12 +64,18 @@ class Split:
     """The images of a data set that serve one purpose.
 
     `indices` (N,) are their indices. `hashes` tell images apart, whatever the order of the files: where the images were
-    all read they are those of the pixels, so that copies have the same.
+    all read they are those of the pixels, so that copies have the same. `keys`, int64, one for each index of the data
+    set, are what random numbers are drawn by: the indices themselves, but for `by_image`.
     """
 
     dataset: Any  # what the first lines of this file say
     indices: torch.Tensor
     hashes: Sequence[bytes] = field(repr=False, default_factory=list)
+    keys: torch.Tensor | None = field(repr=False, default=None)
+
+    def __post_init__(self):
+        if self.keys is None:
+            self.keys = torch.arange(len(self.dataset))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -80,7 +86,21 @@ class Split:
 
     def subset(self, places: list[int]) -> "Split":
         """Return the split made of the images at `places` of this one."""
-        return Split(self.dataset, self.indices[torch.tensor(places)], [self.hashes[place] for place in places])
+        hashes = [self.hashes[place] for place in places]
+        return Split(self.dataset, self.indices[torch.tensor(places)], hashes, self.keys)
+
+    def by_image(self) -> "Split":
+        """Return the same split with an order and keys that depend on pixels and labels alone, not on names of files.
+
+        `hashes` must be those of pixels. Copies have keys of their own, so that no two are always seen together.
+        """
+        halves = np.frombuffer(b"".join(self.hashes), "<i8").reshape(-1, 2)
+        order = np.lexsort((self.labels, halves[:, 1], halves[:, 0]))
+        first = halves[order, 0]
+        split, copy = self.subset(order.tolist()), np.arange(len(first)) - np.searchsorted(first, first)
+        split.keys = torch.zeros(len(self.dataset), dtype=torch.int64)
+        split.keys[split.indices] = torch.from_numpy(first + copy)
+        return split
 
     def set_aside(self, fraction: float, seed: int) -> tuple["Split", "Split"]:
         """Return (the rest, the `fraction` of every class that is set aside), as `stratified_split` divides them."""

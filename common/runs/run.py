@@ -49,7 +49,7 @@ class Run(RunFolder):
         script: `__file__` of the experiment.
         options: every option by name, for config.json.
         weights: file to start from; None for random weights.
-        fit: how photographs became squares, see `load_data`.
+        fit: how photographs became squares, see `Source.read`.
 
     Attributes:
         data, num_classes: the images. machine: device, precision, processes. recipe: the training options. Those of a
