@@ -18,9 +18,10 @@ from PIL import Image
 from scipy import stats
 
 import compare
+from common.evaluation.repeats import t_interval
 from common.system.errors import BadInput
 from tools.comparing import report
-from tools.comparing.contrasts import holm, mcnemar, network_verdict, seeds_needed, t_interval, verdict, welch
+from tools.comparing.contrasts import holm, mcnemar, network_verdict, seeds_needed, verdict, welch
 from tools.comparing.finished_runs import FinishedRun, PassedOver, read_mistakes, read_runs
 from tools.comparing.groups import differing_options
 from tools.comparing.overview import compare as compare_runs

@@ -122,14 +122,6 @@ def _p(value: float) -> str:
     return f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % confidence interval of the mean of normal values (Student, 1908), None of less than two."""
-    if len(values) < 2:
-        return None
-    margin = stats.t.ppf(1 - LEVEL / 2, len(values) - 1) * stats.sem(values)
-    return float(np.mean(values) - margin), float(np.mean(values) + margin)
-
-
 def welch(one: Sequence[float], other: Sequence[float]) -> float | None:
     """Return the p-value of equal means, whatever the variances (Welch, 1947); None without any spread to test by."""
     if min(len(one), len(other)) < 2 or max(np.std(one), np.std(other)) < 1e-12:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from common.evaluation.repeats import t_interval
 from common.system.files import write_bytes, write_table
 from common.system.log import info
 from common.system.text import printable
-from tools.comparing.contrasts import network_verdict, t_interval, verdict
+from tools.comparing.contrasts import network_verdict, verdict
 from tools.comparing.finished_runs import is_number
 from tools.comparing.groups import shown
 from tools.comparing.overview import Overview
