@@ -81,6 +81,7 @@ def test_a_switch_refuses_what_is_neither_true_nor_false(value):
         (["-wd", "5e-4"], "weight_decay", 5e-4),
         (["-d", "0.5"], "dropout", 0.5),
         (["-s", "7"], "seed", 7),
+        (["-s", "0, 2,1"], "seed", [0, 2, 1]),
         (["--optimizer", "SGD"], "optimizer", "sgd"),
         (["--milestones", "30,40"], "milestones", [30, 40]),
         (["--milestones", "5"], "milestones", [5]),
@@ -180,6 +181,7 @@ def test_a_path_that_cannot_exist_is_refused(name, path):
         ("output_dir: off", "output_dir", "off"),
         ("output_dir: 'null'", "output_dir", "null"),
         ("seed: 010", "seed", 10),  # 8 to YAML 1.1
+        ("seed: [0, 1]", "seed", [0, 1]),
         ("batch_schedule: 2:32", "batch_schedule", [[2, 32]]),  # 152 to YAML 1.1
         ("batch_schedule: [[2, 32], [3, 64]]", "batch_schedule", [[2, 32], [3, 64]]),  # as sweeps write it
         ("", "epochs", 50),
@@ -274,6 +276,11 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path):
         (["--clip_grad", "0"], ["--clip_grad", "above 0"]),
         (["-s", "-1"], ["--seed", "from 0 to 2147483647"]),
         (["-s", "2147483648"], ["--seed", "from 0 to 2147483647"]),
+        (["-s", "0,1,x"], ["--seed", "'x' is not an integer"]),
+        (["-s", "0,1,"], ["--seed", "'' is not an integer"]),
+        (["-s", "1,0,1"], ["--seed", "1,0,1 has one seed twice"]),
+        (["-s", "0,1", "--explore"], ["--seed 0,1: nothing is trained"]),
+        (["-s", "0,1", "--resume", "auto", "--dataset", "digits"], ["--resume auto", "give one --seed at a time"]),
         (["--limit", "0"], ["--limit", "from 1 to"]),
         (["--workers", "0"], ["--workers", "from 1 to"]),
         (["--accumulate", "0"], ["--accumulate", "from 1 to"]),
@@ -520,7 +527,8 @@ def test_stored_options_go_through_the_readers(tmp_path, changes, values):
         ("milestones", [[[3]]], "is not a number, a text"), ("schedule", {"a": 1}, "is not a number, a text"),
         ("batch_schedule", [[2]], "'2' must be pairs"), ("mixup", -1, "-1 must be"), ("weights", "", "it is empty"),
         ("seed", "\x1b[31m", "is not an integer"), ("limit", [], "'' is not an integer"),
-        ("output_dir", "a\0b", "is no path"), ("data", "x" * 5000, "is no path"),
+        ("seed", [0, 1], "--seed: one of a run, not 0,1"), ("output_dir", "a\0b", "is no path"),
+        ("data", "x" * 5000, "is no path"),
     ],
 )  # fmt: skip
 def test_a_stored_option_that_cannot_be_is_named_with_its_file(tmp_path, name, value, reason):

@@ -1,5 +1,6 @@
 """From a data set's name to its training, validation and test images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -105,6 +106,12 @@ class Undivided:
     name: str
     splits: dict[str, Split]
     reading: Reading
+
+    def divide_for_each(self, sources: Sequence[Source], val_fraction: float) -> list[Data]:
+        """Divide for sources that differ in the seed alone; see `divide`."""
+        if sources[0].limit is None:  # then no seed counts
+            return [self.divide(sources[0], val_fraction)] * len(sources)
+        return [self.divide(source, val_fraction) for source in sources]
 
     def divide(self, source: Source, val_fraction: float) -> Data:
         """Set test and validation images aside where the set has none of its own, and leave out what `source` limits.

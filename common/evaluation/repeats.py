@@ -1,10 +1,75 @@
-"""What runs of one recipe come to together."""
+"""What runs that differ in the seed alone come to together."""
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from common.system.files import Unreadable, read_json
+from common.system.log import info
+
 LEVEL = 0.05  # two-sided: intervals are of 95 %
+
+
+def repeat(runs: Sequence[dict], data: Sequence, train: Callable[[dict, object], Path], is_main: bool) -> Path:
+    """Train with the options of each of `runs` on its data, say what they come to, and return the last run folder.
+
+    Where one fails, what it raises ends the others that were to come, and it is said which are finished.
+
+    Args:
+        train: trains with options on data, and returns the run folder.
+        is_main: whether this is the process that may read what the first one has written.
+    """
+    if len(runs) == 1:
+        return train(runs[0], data[0])
+    folders, names = [], [f"--seed {options['seed']}" for options in runs]
+    for number, (name, options, images) in enumerate(zip(names, runs, data, strict=True), 1):
+        info(f"run {number} of {len(runs)}: {name}")
+        try:
+            folders.append(train(options, images))
+        except BaseException:
+            done = [f"{one} in {folder}" for one, folder in zip(names, folders, strict=False)]
+            info(f"finished: {', '.join(done) or 'none'}; not begun: {', '.join(names[number:]) or 'none'}")
+            raise
+    if is_main:
+        info(*summary(folders))
+    return folders[-1]
+
+
+def summary(folders: Sequence[Path]) -> list[str]:
+    """Return what runs that differ in the seed alone come to: the means, what they are of, and two rows to paste."""
+    config = read_json(folders[0] / "config.json")
+    count, means, epochs = f"{len(folders)} seeds", {}, 1
+    for kind in ("test", "validation"):
+        with contextlib.suppress(Unreadable):  # not tested, or without labels
+            scores = [read_json(folder / f"{kind}.json") for folder in folders]
+            means[kind] = _mean([one["accuracy"] for one in scores])
+            epochs = max(one.get("best_of_epochs", 1) for one in scores)
+    said = [f"{kind} accuracy {mean} (95 % interval {interval})" for kind, (mean, interval) in means.items()]
+    chosen = f"; each the best of {epochs} epochs on these validation images" if epochs > 1 else ""
+    limited = ", and which images --limit takes" if config["options"]["limit"] else ""
+    varied = f"first weights, order and augmentation{limited}, but not the validation images"
+    name, cells = config["name"], [f"{mean} ({interval})" for mean, interval in means.values()]
+    return [
+        f"{count}: {', '.join(said)}; mean of {count}, Student's t{chosen}",
+        f"what the seeds chose: {varied}; the intervals are of other seeds, not of other images",
+        f"row (run, n, {', '.join(means)}): | {' | '.join([_escaped(name, '|'), count, *cells])} |",
+        rf"LaTeX: {' & '.join([_escaped(name, '&%$#_{}'), count, *cells])} \\",
+    ]
+
+
+def _mean(shares: Sequence[float]) -> tuple[str, str]:
+    """Return the mean of shares, and its 95 % interval as far as shares can be, in words."""
+    low, high = t_interval(shares)
+    has_spread = max(shares) - min(shares) > 1e-12
+    interval = f"{max(0, low):.4f} to {min(1, high):.4f}" if has_spread else "unknown: all are equal"
+    return f"{np.mean(shares):.4f}", interval
+
+
+def _escaped(text: str, special: str) -> str:
+    return re.sub(f"([{re.escape(special)}])", r"\\\1", text)
 
 
 def t_interval(values: Sequence[float]) -> tuple[float, float] | None:

@@ -111,6 +111,8 @@ class Parser(argparse.ArgumentParser):
             if name in given and options[owner] not in values:
                 use = f"without --{owner}" if values == (True,) else f"with --{owner} {options[owner]}"
                 info(f"note: --{name} does nothing {use}")
+        if len(single_runs(options)) > 1 and (options["explore"] or options.get("throughput")):
+            raise BadInput(f"--seed {_typed(options['seed'])}: nothing is trained here, so give one seed")
         return self._with_derived(options)
 
     def _with_derived(self, options: dict) -> dict:
@@ -155,12 +157,16 @@ class Parser(argparse.ArgumentParser):
             stored["split_seed"] = None  # such a run goes on as it began, see `Source`
         if len(stored["dataset"]) != 1:
             raise BadInput(f"{source}: dataset is one of a run, not {_typed(stored['dataset'])}")
+        if len(single_runs(stored)) > 1:
+            raise BadInput(f"{source}: --seed: one of a run, not {_typed(stored['seed'])}")
         return config, stored
 
     def _newest_unfinished(self, options: dict) -> Path | None:
         """Return the folder of the newest run with these options that has not come to its end and is not under way."""
         if len(options["dataset"]) > 1:
             raise BadInput("--resume auto continues the run of one data set: choose one with --dataset")
+        if len(single_runs(options)) > 1:
+            raise BadInput("--resume auto continues one run: give one --seed at a time")
         of_here = {"workers": options["workers"]}  # whose default is another one on a machine with more cores
         for folder in unfinished_runs(Path(options["output_dir"], self.script)):
             with contextlib.suppress(BadInput):  # a run that cannot go on
@@ -205,6 +211,11 @@ class Parser(argparse.ArgumentParser):
 
     def _defaults_of_all(self) -> dict:
         return {action.dest: action.default for action in self._actions if action.default is not argparse.SUPPRESS}
+
+
+def single_runs(options: dict) -> list[dict]:
+    """Return the options of each run that `options` mean for a data set: one a seed."""
+    return [options | {"seed": seed} for seed in _listed(options["seed"])]
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

@@ -17,6 +17,7 @@ from common.options.types import (
     one_of,
     one_of_or_path,
     one_or_more_of,
+    one_or_more_seeds,
     path,
 )
 from common.runs.tracking import PROJECT
@@ -121,8 +122,9 @@ def _add_training_options(add) -> None:
 
 def _add_run_options(add) -> None:
     add("-h", "--help", action="help", help="show this and exit")
-    add("-s", "--seed", type=integer(0, 2**31 - 1), default=0, metavar="N",
-        help="of the first weights, the order, the augmentation, and which images --limit takes")
+    add("-s", "--seed", type=one_or_more_seeds, default=0, metavar="N",
+        help="of the first weights, the order, the augmentation, and which images --limit takes; several, such as "
+             "0,1,2, make a run each, and the mean with its interval at the end")
     add("--output_dir", type=path, default="outputs", metavar="DIR", help="where the run folders go")
     add("--resume", type=one_of_or_path(["auto"]), metavar="RUN_DIR",
         help="continue that run, with the options stored in it; auto: the newest unfinished run of the same options, "

@@ -30,13 +30,8 @@ from common.system.files import remove_partial_files
 from common.system.log import info, log_to, stop_log
 from common.system.threads import Behind
 
-OF_A_MACHINE = (
-    "data",
-    "workers",
-    "output_dir",
-    "weights",
-    "resume",
-)  # options that processes on several may have of their own
+# Options that processes on several machines may have of their own.
+OF_A_MACHINE = ("data", "workers", "output_dir", "weights", "resume")
 DRAWING_SHARE = 0.05  # of the time of a run, for its pictures while it trains
 
 
@@ -115,9 +110,8 @@ class Run(RunFolder):
             remove_partial_files(self.folder)
             log_to(self.folder / "log.txt")
             info(f"{'resuming' if self.is_resumed else 'run folder:'} {self.folder}")
-            info(
-                device_line(config, train.place), f"precision: {self.machine.precision} ({config['precision_because']})"
-            )
+            info(device_line(config, train.place))
+            info(f"precision: {self.machine.precision} ({config['precision_because']})")
             try:
                 if self.is_resumed:
                     write_config(self.folder, self.config)

@@ -83,6 +83,8 @@ class Experiment:
         if is_one_run and len(options["dataset"]) > 1:
             names = " and ".join(options["dataset"])
             raise BadInput(f"{place}: a trial is one run, not one on {names} each; fix one: -- --dataset digits")
+        if isinstance(options.get("seed"), list):
+            raise BadInput(f"{place}: a trial is one run, not one a seed; let them vary: seed: {{values: [0, 1, 2]}}")
         return options
 
     def changed_options(self, words: list[str]) -> dict:
