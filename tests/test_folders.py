@@ -129,6 +129,12 @@ def test_parts_go_by_their_other_names_too(tmp_path, names):
         assert {identifier.split("/")[0] for identifier in ids_of(part)} == {name}
 
 
+def test_folds_need_training_images_that_validate(tmp_path):
+    root = write_parts(tmp_path, "train", "val", "test")
+    assert "--folds: " in (line := refusal(root, folds="1/2")) and "validation images of its own" in line
+    assert len(load(root / "train", folds="1/2").val) == 5  # of ten that are left of twelve
+
+
 def test_folders_beside_the_parts_are_not_used_and_that_is_said(tmp_path, capsys):
     data = load(write_parts(tmp_path, "train", "test", "extra"))
     assert "not used: extra" in capsys.readouterr().out

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data.arrays import ArrayDataset, Split, balanced_subset, split_digest, stratified_split
+from common.data.arrays import ArrayDataset, Split, balanced_subset, split_digest, stratified_folds, stratified_split
 from common.data.load import Source
 from common.system.errors import BadInput
 
@@ -111,6 +111,51 @@ def test_the_split_seed_alone_chooses_the_validation_images():
     train, val, test = digits(split_seed=1)
     assert digits(seed=1, limit=99)[0] != digits(seed=2, limit=99)[0]  # of those that are not set aside
     assert val != before[1] and train | val == before[0] | before[1] and test == before[2]
+
+
+@given(images_with_copies(), st.integers(2, 4), SEEDS, st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_each_image_is_in_one_fold_with_its_copies_wherever_its_file_is(images, count, seed, random):
+    labels, hashes = images
+    labels, hashes = [0, 0, 1, 1, 2, 2, *labels], [*map(hash_of, range(100, 106)), *hashes]  # four of each class
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    folds = stratified_folds(labels, hashes, CLASSES, count, seed)
+    assert sorted(itertools.chain(*folds)) == sorted(order) and len(folds) == count
+    for one, other in itertools.combinations(folds, 2):
+        assert not {hashes[index] for index in one} & {hashes[index] for index in other}
+    again = stratified_folds([labels[i] for i in order], [hashes[i] for i in order], CLASSES, count, seed)
+    assert [sorted(order[index] for index in fold) for fold in again] == folds
+
+
+@given(st.lists(st.integers(5, 60), min_size=3, max_size=3), st.integers(2, 5), SEEDS)
+@settings(deadline=None)
+def test_folds_are_as_equal_as_the_classes_allow(counts, count, seed):
+    labels, hashes = different_images(*counts)
+    folds = stratified_folds(labels, hashes, CLASSES, count, seed)
+    assert max(map(len, folds)) - min(map(len, folds)) <= 1
+    for label, images in enumerate(counts):
+        sizes = [sum(labels[index] == label for index in fold) for fold in folds]
+        assert max(sizes) - min(sizes) <= 1 and sum(sizes) == images
+    if count > 2:
+        assert folds != stratified_folds(labels, hashes, CLASSES, count, seed + 1)
+
+
+def test_a_class_with_fewer_images_than_folds_is_named():
+    with pytest.raises(BadInput, match="--folds 4: class 'bee' has 3 different"):
+        stratified_folds(*different_images(9, 3, 9), CLASSES, 4, 0)
+
+
+def test_the_folds_of_a_set_take_turns_and_leave_its_test_alone():
+    [undivided] = Source(["digits"]).read(32)
+    parts = undivided.divide_for_each([Source(["digits"], folds=f"{number}/3") for number in (1, 2, 3)], 0.1)
+    everything = sorted(itertools.chain(*(part.val.hashes for part in parts)))
+    for part in parts:
+        assert sorted(part.train.hashes + part.val.hashes) == everything
+        assert not set(part.train.hashes) & set(part.val.hashes) and part.test.hashes == parts[0].test.hashes
+    other = undivided.divide(Source(["digits"], folds="1/3", split_seed=1, seed=5), 0.1)
+    same = undivided.divide(Source(["digits"], folds="1/3", seed=5), 0.1)
+    assert (same.digest == parts[0].digest) and other.digest != parts[0].digest
 
 
 def test_an_added_image_moves_few_others():

@@ -6,6 +6,7 @@ A data set hands out whole batches, because the batch is the unit of all work he
 """
 
 import hashlib
+import itertools
 import weakref
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -107,6 +108,12 @@ class Split:
         rest, aside = stratified_split(self.labels, self.hashes, self.dataset.classes, fraction, seed)
         return self.subset(rest), self.subset(aside)
 
+    def fold(self, number: int, count: int, seed: int) -> tuple["Split", "Split"]:
+        """Return (the rest, part `number`, from 1 on, of `count`), as `stratified_folds` divides them."""
+        folds = stratified_folds(self.labels, self.hashes, self.dataset.classes, count, seed)
+        aside = folds.pop(number - 1)
+        return self.subset(sorted(itertools.chain(*folds))), self.subset(aside)
+
 
 def whole(dataset: ArrayDataset) -> Split:
     """Return the split that is all of a data set in memory, with the hash of every image's pixels."""
@@ -127,27 +134,52 @@ def stratified_split(
     together, on the side where the class with the smallest label among them puts them. BadInput is raised if a class
     has no two different images, so that one side would be empty.
     """
-    copies = defaultdict(list)
-    for index, pixel_hash in enumerate(hashes):
-        copies[pixel_hash].append(index)
-    groups = defaultdict(list)
-    for pixel_hash, indices in copies.items():
-        groups[min(labels[index] for index in indices)].append((_place(pixel_hash, seed), indices))
-
-    counts = Counter(labels)
-    rest, aside = [], []
+    counts, rest, aside = Counter(labels), [], []
+    groups = _groups_of_copies(labels, hashes, seed)
     for label, name in enumerate(classes):
         if len(groups[label]) < 2:
             has = f"class {name!r} has {counts[label]} image(s) and no two different ones of its own"
             raise BadInput(f"{has}; training and held-out images need one each: add images or remove the class")
         target = max(1, round(fraction * counts[label]))
         taken = 0
-        *most, (_, last) = sorted(groups[label])
-        for _, indices in most:
+        *most, last = groups[label]
+        for indices in most:
             (aside if taken < target else rest).extend(indices)
             taken += len(indices)
         rest.extend(last)  # so that training never ends up with none
     return sorted(rest), sorted(aside)
+
+
+def stratified_folds(
+    labels: Sequence[int], hashes: Sequence[bytes], classes: Sequence[str], count: int, seed: int
+) -> list[list[int]]:
+    """Return the sorted indices of the images in each of `count` parts, with as many of every class as in the others.
+
+    A pure function of the images, with copies together, like `stratified_split`. BadInput is raised if a class has
+    fewer different images than there are parts.
+    """
+    folds, groups = [[] for _ in range(count)], _groups_of_copies(labels, hashes, seed)
+    for label, name in enumerate(classes):
+        if len(groups[label]) < count:
+            has = f"class {name!r} has {len(groups[label])} different image(s) of its own"
+            raise BadInput(f"--folds {count}: {has}, and each part needs one: add images or lower it")
+        of_class = [0] * count
+        for indices in groups[label]:
+            least = min(range(count), key=lambda number: (of_class[number], len(folds[number])))
+            folds[least] += indices
+            of_class[least] += len(indices)
+    return [sorted(fold) for fold in folds]
+
+
+def _groups_of_copies(labels: Sequence[int], hashes: Sequence[bytes], seed: int) -> dict[int, list[list[int]]]:
+    """Return the indices of all images with equal hashes together, by their smallest label, in the order of a seed."""
+    copies = defaultdict(list)
+    for index, pixel_hash in enumerate(hashes):
+        copies[pixel_hash].append(index)
+    groups = defaultdict(list)
+    for pixel_hash in sorted(copies, key=lambda pixel_hash: _place(pixel_hash, seed)):
+        groups[min(labels[index] for index in copies[pixel_hash])].append(copies[pixel_hash])
+    return groups
 
 
 def _place(pixel_hash: bytes, seed: int, purpose: bytes = b"") -> bytes:

@@ -60,6 +60,7 @@ class Source:
     limit: int | None = None
     seed: int = 0
     split_seed: int | None = 0  # None: a run from before it, whose seed chose the validation images, and no others
+    folds: str | None = None  # such as 2/5: the second of five parts of the training images validates
     workers: int = 2
     skip_unreadable: bool = False
     output_dir: str | None = None  # has a place for what is known of image files
@@ -108,8 +109,8 @@ class Undivided:
     reading: Reading
 
     def divide_for_each(self, sources: Sequence[Source], val_fraction: float) -> list[Data]:
-        """Divide for sources that differ in the seed alone; see `divide`."""
-        if sources[0].limit is None:  # then no seed counts
+        """Divide for sources that differ in the seed, or in the fold, alone; see `divide`."""
+        if sources[0].limit is sources[0].folds is None:  # then no seed counts
             return [self.divide(sources[0], val_fraction)] * len(sources)
         return [self.divide(source, val_fraction) for source in sources]
 
@@ -120,7 +121,7 @@ class Undivided:
             val_fraction: share of the training images set aside for validation.
 
         Raises:
-            BadInput: there are too few images, or classes.
+            BadInput: there are too few images, or classes, or no training images are to validate and there are folds.
         """
         splits = dict(self.splits)
         train, classes, is_older = splits["train"], splits["train"].dataset.classes, source.split_seed is None
@@ -130,7 +131,12 @@ class Undivided:
             )
         if "test" not in splits:
             train, splits["test"] = train.set_aside(TEST_FRACTION, TEST_SEED)
-        if "val" not in splits:
+        if "val" in splits and source.folds:
+            has = f"{source.data} has validation images of its own, so no training images take turns in validating"
+            raise BadInput(f"--folds: {has}; give with --data its training images alone")
+        if source.folds:
+            train, splits["val"] = train.fold(*map(int, source.folds.split("/")), source.split_seed)
+        elif "val" not in splits:
             train, splits["val"] = train.set_aside(val_fraction, source.seed if is_older else source.split_seed)
         for split, who in (("val", "validation"), ("test", "test")):
             if shared := len(set(train.hashes) & set(splits[split].hashes)):

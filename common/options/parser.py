@@ -112,7 +112,10 @@ class Parser(argparse.ArgumentParser):
                 use = f"without --{owner}" if values == (True,) else f"with --{owner} {options[owner]}"
                 info(f"note: --{name} does nothing {use}")
         if len(single_runs(options)) > 1 and (options["explore"] or options.get("throughput")):
-            raise BadInput(f"--seed {_typed(options['seed'])}: nothing is trained here, so give one seed")
+            raise BadInput("several --seed or --folds: nothing is trained here, so give one")
+        if options["folds"]:
+            _check_folds(options, given)
+            options["test"] = False
         return self._with_derived(options)
 
     def _with_derived(self, options: dict) -> dict:
@@ -158,7 +161,7 @@ class Parser(argparse.ArgumentParser):
         if len(stored["dataset"]) != 1:
             raise BadInput(f"{source}: dataset is one of a run, not {_typed(stored['dataset'])}")
         if len(single_runs(stored)) > 1:
-            raise BadInput(f"{source}: --seed: one of a run, not {_typed(stored['seed'])}")
+            raise BadInput(f"{source}: --seed and --folds: one of a run, not {stored['seed']} and {stored['folds']}")
         return config, stored
 
     def _newest_unfinished(self, options: dict) -> Path | None:
@@ -166,7 +169,7 @@ class Parser(argparse.ArgumentParser):
         if len(options["dataset"]) > 1:
             raise BadInput("--resume auto continues the run of one data set: choose one with --dataset")
         if len(single_runs(options)) > 1:
-            raise BadInput("--resume auto continues one run: give one --seed at a time")
+            raise BadInput("--resume auto continues one run: give one --seed, and of --folds one, such as 1/5")
         of_here = {"workers": options["workers"]}  # whose default is another one on a machine with more cores
         for folder in unfinished_runs(Path(options["output_dir"], self.script)):
             with contextlib.suppress(BadInput):  # a run that cannot go on
@@ -214,8 +217,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def single_runs(options: dict) -> list[dict]:
-    """Return the options of each run that `options` mean for a data set: one a seed."""
+    """Return the options of each run that `options` mean for a data set: one a seed, or one a fold."""
+    folds = options["folds"]
+    if folds and "/" not in folds:
+        return [options | {"folds": f"{number}/{folds}"} for number in range(1, int(folds) + 1)]
     return [options | {"seed": seed} for seed in _listed(options["seed"])]
+
+
+def _check_folds(options: dict, given: dict) -> None:
+    if isinstance(options["seed"], list):
+        raise BadInput("--folds takes one --seed: no interval is known of what seeds and folds vary together")
+    if given.get("test"):
+        raise BadInput("--folds chooses before the test: to test one of the runs later, --resume RUN_DIR --test True")
+    info("note: --folds leaves the test images alone")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

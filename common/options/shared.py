@@ -10,6 +10,7 @@ from common.options.types import (
     SWITCH,
     absolute_path,
     batch_schedule,
+    folds,
     integer,
     integers,
     mixing,
@@ -72,6 +73,9 @@ def _add_data_options(add) -> None:
         help="train on at most N images, as many of each class, drawn by the seed")
     add("--split_seed", type=integer(0, 2**31 - 1), default=0, metavar="N",
         help="which training images are set aside for validation; the same ones for every --seed")
+    add("--folds", type=folds, metavar="K",
+        help="cross-validation: K runs, in which K parts of the training images take turns in validating, without a "
+             "look at the test images, and the mean with its interval; 2/5 is the second of five such runs alone")
     add("--skip_unreadable", **SWITCH, default=False, help="leave out image files that cannot be read, and list them")
     add("--submission_labels", type=one_of(SUBMISSION_LABELS), default="names", metavar="WHAT",
         help="where test images have no labels: submission.csv holds names or indices of classes")
