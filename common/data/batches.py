@@ -151,16 +151,15 @@ class Batches:
 
     def _read(self, batches, epoch: int) -> Iterator[tuple[torch.Tensor, Sequence[torch.Tensor]]]:
         is_array, is_cuda = isinstance(self.dataset, ArrayDataset), self.device.type == "cuda"
+        draws_windows, keys = self.training and not is_array, self.split.keys
         if is_array and self.dataset.labels.device.type == self.device.type:
             for indices in batches:
                 yield indices, self.dataset.batch(indices.to(self.device, non_blocking=True))
             return
 
         def read(indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            draws = None
-            if self.training and not is_array:
-                draws = Draws(self.seed, epoch, self.split.keys[indices], "windows")
-            batch = self.dataset.batch(indices, draws)
+            windows = Draws(self.seed, epoch, keys[indices], "windows") if draws_windows else None
+            batch = self.dataset.batch(indices, windows)
             return tuple(tensor.pin_memory() for tensor in batch) if is_cuda else batch
 
         # Reads batches while the network works on the ones before.
