@@ -49,7 +49,7 @@ def run(script, seed, words, folder):
 
 def row(folders):
     """Return what the rules ask for of the runs in `folders`."""
-    from tools.comparing.estimates import t_interval
+    from common.evaluation.repeats import t_interval
 
     tests, clocks, configs = ([json.loads((folder / f"{name}.json").read_text()) for folder in folders]
                               for name in ("test", "clock", "config"))  # fmt: skip

@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from common.data.load import Source
+from common.data.load import Data, Source
+from common.evaluation.repeats import repeat
 from common.models.placement import place
 from common.models.pretrained import find_weights
+from common.options.parser import single_runs
 from common.runs.reopening import is_finished
 from common.runs.resuming import has_checkpoint
 from common.runs.run import Run
@@ -24,14 +26,14 @@ def run_experiment(
     val_fraction: float,
     fit: str = "crop",
 ) -> Path:
-    """Run an experiment on each of its data sets, and return the last run folder.
+    """Run an experiment on each of its data sets, with each seed, and return the last run folder.
 
     A run that is finished is left as it is. With `--explore` the data is looked at, and nothing is trained.
 
     Args:
         script: `__file__` of the experiment.
         train_and_test: what it does with one data set.
-        image_size, val_fraction, fit: see `load_data`.
+        image_size, val_fraction, fit: see `Source.read`, `Undivided.divide`.
 
     Raises:
         BadInput: options, data or device cannot be used; nothing has been written then.
@@ -39,19 +41,22 @@ def run_experiment(
     if is_finished(options.resume, options.epochs, options.test):
         return options.resume
     machine = _machine(options)
-    weights = None
-    if options.weights not in (None, "none") and not (options.explore or has_checkpoint(options.resume)):
-        weights = find_weights(options.weights, vars(options).get("model"))
-    loaded = Source.of(vars(options)).load(image_size, val_fraction, fit)
+    is_new = not (options.explore or has_checkpoint(options.resume) or options.weights in (None, "none"))
+    weights = find_weights(options.weights, vars(options).get("model")) if is_new else None
+    runs = single_runs(vars(options))
+    loaded = [read.divide_for_each(runs, val_fraction) for read in Source.of(runs[0]).read(image_size, fit)]
     if options.explore:
         from common.exploring.explore import explore_only
 
-        return explore_only(script, vars(options), loaded, machine)
-    for data in loaded:
-        run = Run(script, vars(options), data, machine, weights, fit)
-        torch.manual_seed(options.seed)  # so that the first weights depend on the seed alone
-        train_and_test(run, options)
-    return run.folder
+        return explore_only(script, vars(options), [data for (data,) in loaded], machine)
+
+    def train(one: dict, data: Data) -> Path:
+        run = Run(script, one, data, machine, weights, fit)
+        torch.manual_seed(one["seed"])  # so that the first weights depend on the seed alone
+        train_and_test(run, Namespace(**one))
+        return run.folder
+
+    return [repeat(runs, data_of_each, train, machine.processes.is_main) for data_of_each in loaded][-1]
 
 
 def measure_speed(

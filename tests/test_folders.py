@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import SIDE as SIZE
-from helpers import noise, write_class
+from helpers import noise, table, without_pictures, write_class
 from PIL import Image
 
 import common.data.folders
 import common.data.images
 import common.data.index
 import common.system.memory
+import ex_2
 from common.data.arrays import ArrayDataset
 from common.data.batches import make_batches
 from common.data.folders import FolderDataset, load_folder
@@ -27,7 +28,7 @@ from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.device import Machine
 from common.system.errors import BadInput
 from common.system.files import lock
-from common.transforms.basic import Compose
+from common.transforms.basic import Compose, RandomCrop
 
 
 def write_classes(root, counts, first_seed=0, **options):
@@ -110,13 +111,13 @@ def test_class_folders_alone_are_divided_in_three(tmp_path, inner):
     assert together == sorted(set(together)) and len(together) == 60
 
 
-def test_the_test_images_are_the_same_whatever_the_seed_and_the_validation_images_are_not(tmp_path):
+def test_the_test_images_are_the_same_whatever_the_split_seed_and_the_validation_images_are_not(tmp_path):
     write_classes(tmp_path, {"ant": 30, "bee": 30})
-    one, other = load(tmp_path, seed=0), load(tmp_path, seed=1)
+    one, other = load(tmp_path, split_seed=0), load(tmp_path, split_seed=1)
     assert ids_of(one.test) == ids_of(other.test)
     assert ids_of(one.val) != ids_of(other.val)
     assert one.digest != other.digest
-    assert one.digest == load(tmp_path, seed=0).digest
+    assert one.digest == load(tmp_path, split_seed=0, seed=1).digest
 
 
 @pytest.mark.parametrize(
@@ -126,6 +127,12 @@ def test_parts_go_by_their_other_names_too(tmp_path, names):
     data = load(write_parts(tmp_path, *names))
     for name, part in zip(names, (data.train, data.val, data.test), strict=True):
         assert {identifier.split("/")[0] for identifier in ids_of(part)} == {name}
+
+
+def test_folds_need_training_images_that_validate(tmp_path):
+    root = write_parts(tmp_path, "train", "val", "test")
+    assert "--folds: " in (line := refusal(root, folds="1/2")) and "validation images of its own" in line
+    assert len(load(root / "train", folds="1/2").val) == 5  # of ten that are left of twelve
 
 
 def test_folders_beside_the_parts_are_not_used_and_that_is_said(tmp_path, capsys):
@@ -294,7 +301,7 @@ def test_a_class_with_one_image_is_named_where_it_has_to_be_divided(tmp_path):
     assert "'bee' has 1 image" in refusal(tmp_path)
     write_classes(tmp_path / "val", {"ant": 2, "bee": 1}, 500)
     write_classes(tmp_path / "test", {"ant": 2, "bee": 1}, 600)
-    assert load(tmp_path).train.labels == [0] * 5 + [1]
+    assert sorted(load(tmp_path).train.labels) == [0] * 5 + [1]
 
 
 @pytest.mark.parametrize("parts", [["train", "val"], ["train"], [""]])
@@ -575,11 +582,57 @@ def test_one_changed_pixel_changes_the_digest(tmp_path):
 def test_limit_takes_as_many_of_each_class_from_the_training_images_only(tmp_path):
     write_classes(tmp_path, {"ant": 30, "bee": 50})
     full, limited = load(tmp_path), load(tmp_path, limit=10)
-    assert limited.train.labels == [0] * 5 + [1] * 5
+    assert sorted(limited.train.labels) == [0] * 5 + [1] * 5
     assert set(ids_of(limited.train)) < set(ids_of(full.train))
     assert ids_of(limited.val) == ids_of(full.val) and ids_of(limited.test) == ids_of(full.test)
     assert load(tmp_path, limit=10_000).digest == full.digest
     assert "--limit 1" in refusal(tmp_path, limit=1)
+
+
+def renamed(root, target):
+    """The same pictures under other names, so that they come in another order."""
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        copy = target / path.parent.relative_to(root) / f"{number * 7919 % 100:02}.png"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.hardlink_to(path)
+    return target
+
+
+@pytest.mark.parametrize("memory", ["fits", "does not fit"])
+def test_renaming_files_changes_neither_order_nor_augmentation(tmp_path, memory, request):
+    """Copies included, also where one is in two classes; `slide` draws where along a photograph the square is."""
+    if memory == "does not fit":
+        request.getfixturevalue("never_fits")
+    root = write_classes(tmp_path / "a", {"ant": 20, "bee": 20}, height=SIZE, width=SIZE + 9)
+    for number, name in enumerate(("ant/97.png", "ant/98.png", "bee/99.png")):
+        (root / name).hardlink_to(root / "ant" / f"00{number // 2}.png")
+    batches = []
+    for folder in (root, renamed(root, tmp_path / "b")):
+        data = load(folder, fit="slide", limit=24)
+        sides = make_batches(
+            data, Compose([RandomCrop(SIZE, padding=2)]), Compose([]), 8, Machine(torch.device("cpu"), None), 3
+        )
+        batches.append([batch for side in sides[:2] for epoch in (1, 2) for batch in side.epoch(epoch)])
+        assert len(set(data.train.keys[data.train.indices].tolist())) == 24
+        assert ids_of(data.test) == sorted(ids_of(data.test))
+    assert len(batches[0]) == 8
+    for one, other in zip(*batches, strict=True):
+        assert torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [["--schedule", "plateau", "--mixup", "1"], ["--ema", "0.5"]])
+def test_renaming_files_changes_no_bit_of_the_weights(tmp_path, options):
+    root = write_classes(tmp_path / "a", {"ant": 30, "bee": 30})
+    words = ["--image_size", "16", "--width", "2", "-e", "3", "-b", "16", "--output_dir", str(tmp_path), *options]
+    runs = [without_pictures(["--data", str(folder), *words], ex_2) for folder in (root, renamed(root, tmp_path / "b"))]
+    one, other = (load_checkpoint(run / "best.pth")["model"] for run in runs)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    for run in runs:
+        ids = [row["id"] for row in table(run / "val_predictions.csv")]
+        assert ids == sorted(ids) and len(ids) == 4
+        label_of = {row["id"]: row["true"] for row in table(run / "val_predictions.csv")}
+        assert all(identifier.startswith(f"{label}/") for identifier, label in label_of.items())
 
 
 @pytest.fixture

@@ -204,6 +204,14 @@ def test_a_file_that_declares_much_and_holds_nothing_takes_no_memory(tmp_path, m
     assert "images-val were never written" in refusal(path)
 
 
+def test_the_images_of_a_file_keep_its_order(tmp_path):
+    """Their names do not count in the first place, and a million keys would take memory."""
+    [data] = Source(["hdf5"], str(write_file(tmp_path / "a.hdf5"))).load(SIDE, 0.1)
+    for split in data.splits.values():
+        assert isinstance(split.hashes, common.data.hdf5.Numbered)
+        assert split.indices.tolist() == split.keys.tolist() == list(range(len(split)))
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_every_image_of_the_file_is_in_its_digest(tmp_path, split, request):
     def digests(path):

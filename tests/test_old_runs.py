@@ -5,6 +5,7 @@
 once interrupted after two epochs, once to the end.
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from sklearn.datasets import load_digits
 import compare
 import predict
 import trainA
+from common.data.load import Source
 
 OLD_RUNS = Path(__file__).with_name("old_runs")
 
@@ -41,6 +43,28 @@ def test_an_old_run_is_resumed_to_where_it_would_have_ended(old_run, monkeypatch
     for key in ("model", "average"):
         for name, tensor in one[key].items():
             assert torch.allclose(tensor.float(), other[key][name].float(), atol=1e-3), name
+
+
+OLD_DIGESTS = {  # as the code had them before there was --split_seed: digits, a fifth for validation
+    (0, 40): "8cdf53b016eb935d10c9c25745131ad5c2a63604fcfd919ae7849d4983183348",
+    (0, None): "b7b00dcb55d3d2af920f9c42005b0be5ef656463b8174a5e20e030ac4029e370",
+    (3, None): "06c94e55c8a0a3161b0255314f7467428dbb27327fc4e06238ba6a3c6c06d9ff",
+    (3, 40): "168726daa75a3992011a43dbf1109c91af2c084b4a9bfab0254db2499c33d068",
+}
+
+
+@pytest.mark.parametrize(("seed", "limit"), OLD_DIGESTS)
+def test_an_old_run_goes_on_with_its_own_images_in_their_order(old_run, seed, limit):
+    """Its seed has chosen the validation images, too."""
+    folder = old_run("interrupted")
+    config = json.loads((folder / "config.json").read_text())
+    config["options"] |= {"seed": seed, "limit": limit}
+    (folder / "config.json").write_text(json.dumps(config))
+    options = vars(trainA.parse_options(["--resume", str(folder)]))
+    [data] = Source.of(options).load(trainA.IMAGE_SIZE, trainA.VAL_FRACTION)
+    assert data.digest == OLD_DIGESTS[seed, limit]
+    indices = data.train.indices.tolist()
+    assert indices == sorted(indices) == data.train.keys[data.train.indices].tolist()
 
 
 def test_an_old_network_predicts_what_it_predicted(tmp_path):

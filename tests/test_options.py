@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import ex_1
 import ex_2
+from common.options.parser import single_runs
 from common.options.shared import experiment_parser
 from common.system.errors import BadInput
 
@@ -81,6 +82,7 @@ def test_a_switch_refuses_what_is_neither_true_nor_false(value):
         (["-wd", "5e-4"], "weight_decay", 5e-4),
         (["-d", "0.5"], "dropout", 0.5),
         (["-s", "7"], "seed", 7),
+        (["-s", "0, 2,1"], "seed", [0, 2, 1]),
         (["--optimizer", "SGD"], "optimizer", "sgd"),
         (["--milestones", "30,40"], "milestones", [30, 40]),
         (["--milestones", "5"], "milestones", [5]),
@@ -180,6 +182,7 @@ def test_a_path_that_cannot_exist_is_refused(name, path):
         ("output_dir: off", "output_dir", "off"),
         ("output_dir: 'null'", "output_dir", "null"),
         ("seed: 010", "seed", 10),  # 8 to YAML 1.1
+        ("seed: [0, 1]", "seed", [0, 1]),
         ("batch_schedule: 2:32", "batch_schedule", [[2, 32]]),  # 152 to YAML 1.1
         ("batch_schedule: [[2, 32], [3, 64]]", "batch_schedule", [[2, 32], [3, 64]]),  # as sweeps write it
         ("", "epochs", 50),
@@ -274,6 +277,19 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path):
         (["--clip_grad", "0"], ["--clip_grad", "above 0"]),
         (["-s", "-1"], ["--seed", "from 0 to 2147483647"]),
         (["-s", "2147483648"], ["--seed", "from 0 to 2147483647"]),
+        (["-s", "0,1,x"], ["--seed", "'x' is not an integer"]),
+        (["-s", "0,1,"], ["--seed", "'' is not an integer"]),
+        (["-s", "1,0,1"], ["--seed", "1,0,1 has one seed twice"]),
+        (["-s", "0,1", "--explore"], ["several --seed or --folds", "nothing is trained"]),
+        (["-s", "0,1", "--resume", "auto", "--dataset", "digits"], ["--resume auto", "give one --seed"]),
+        (["--folds", "1"], ["--folds", "1 must be from 2 to"]),
+        (["--folds", "0/3"], ["--folds", "0 must be from 1 to 3"]),
+        (["--folds", "4/3"], ["--folds", "4 must be from 1 to 3"]),
+        (["--folds", "/3"], ["--folds", "'' is not an integer"]),
+        (["--folds", "3", "-s", "0,1"], ["--folds takes one --seed"]),
+        (["--folds", "3", "--test"], ["--folds chooses before the test"]),
+        (["--folds", "3", "--explore"], ["several --seed or --folds", "nothing is trained"]),
+        (["--folds", "3", "--resume", "auto", "--dataset", "digits"], ["--resume auto", "such as 1/5"]),
         (["--limit", "0"], ["--limit", "from 1 to"]),
         (["--workers", "0"], ["--workers", "from 1 to"]),
         (["--accumulate", "0"], ["--accumulate", "from 1 to"]),
@@ -318,6 +334,15 @@ def test_mistakes_on_the_command_line_are_named(words, culprits):
 )
 def test_the_ends_of_the_ranges_are_allowed(words, name):
     assert getattr(parse(*words), name) == int(words[1])
+
+
+def test_folds_leave_the_test_images_alone(capsys):
+    for words in (["--folds", "3"], ["--folds", "2/3"], ["--folds", "2/3", "--test", "no"]):
+        options = parse(*words)
+        assert options.folds == words[1] and options.test is False
+        assert "--folds leaves the test images alone" in capsys.readouterr().out
+    assert [one["folds"] for one in single_runs(vars(parse("--folds", "3")))] == ["1/3", "2/3", "3/3"]
+    assert [one["seed"] for one in single_runs(vars(parse("-s", "4,2")))] == [4, 2]
 
 
 def test_a_folder_without_a_dataset_implies_class_folders(tmp_path):
@@ -422,6 +447,7 @@ ANOTHER = {
     "precision": "bf16", "deterministic": "true", "dropout": "0.5", "batch_norm": "false",
     "skip_unreadable": "true", "submission_labels": "indices", "mixup": "0.2", "cutmix": "0.2", "ema": "0.9",
     "batch_schedule": "2:99", "tta": "2", "sync_bn": "true", "watch": "5", "explore": "true",
+    "split_seed": "5", "folds": "2/5",
 }  # fmt: skip
 FREE = {
     "data": "elsewhere", "workers": "5", "save_every": "5", "save_minutes": "5", "print_every": "5", "compile": "true",
@@ -519,7 +545,9 @@ def test_stored_options_go_through_the_readers(tmp_path, changes, values):
         ("milestones", [[[3]]], "is not a number, a text"), ("schedule", {"a": 1}, "is not a number, a text"),
         ("batch_schedule", [[2]], "'2' must be pairs"), ("mixup", -1, "-1 must be"), ("weights", "", "it is empty"),
         ("seed", "\x1b[31m", "is not an integer"), ("limit", [], "'' is not an integer"),
-        ("output_dir", "a\0b", "is no path"), ("data", "x" * 5000, "is no path"),
+        ("seed", [0, 1], "--seed and --folds: one of a run"),
+        ("folds", "3", "--seed and --folds: one of a run"), ("output_dir", "a\0b", "is no path"),
+        ("data", "x" * 5000, "is no path"),
     ],
 )  # fmt: skip
 def test_a_stored_option_that_cannot_be_is_named_with_its_file(tmp_path, name, value, reason):

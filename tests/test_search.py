@@ -390,6 +390,8 @@ def test_impossible_spaces_are_refused_before_the_first_trial(tmp_path, paramete
 def test_a_trial_is_one_run(tmp_path):
     with pytest.raises(BadInput, match="not one on cifar10 and cifar100 each"):
         sweep.main([write_sweep(tmp_path), "--program", "ex_1.py"])
+    with pytest.raises(BadInput, match="the options after --: a trial is one run, not one for each of several"):
+        sweep.main([write_sweep(tmp_path), "--program", "ex_1.py", "--", "--dataset", "digits", "-s", "0,1"])
 
 
 def test_programs(tmp_path):

@@ -2,10 +2,12 @@ import itertools
 from collections import Counter
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data.arrays import balanced_subset, split_digest, stratified_split
+from common.data.arrays import ArrayDataset, Split, balanced_subset, split_digest, stratified_folds, stratified_split
+from common.data.load import Source
 from common.system.errors import BadInput
 
 CLASSES = ["ant", "bee", "cat"]
@@ -14,7 +16,7 @@ FRACTIONS = st.sampled_from([0.05, 0.1, 0.2, 0.5])
 
 
 def hash_of(number):
-    return number.to_bytes(16, "big")
+    return (number << 40).to_bytes(8, "little") + bytes(8)
 
 
 def different_images(*counts):
@@ -97,6 +99,65 @@ def test_seeds_set_different_images_aside():
     assert len(turns) == 120 and 12 < min(turns.values()) and max(turns.values()) < 75
 
 
+def digits(**options):
+    """The hashes of the training, validation and test images of the scanned digits."""
+    [data] = Source(["digits"], **options).load(32, 0.1)
+    return [set(split.hashes) for split in data.splits.values()]
+
+
+def test_the_split_seed_alone_chooses_the_validation_images():
+    before = digits()
+    assert digits(seed=1) == before
+    train, val, test = digits(split_seed=1)
+    assert digits(seed=1, limit=99)[0] != digits(seed=2, limit=99)[0]  # of those that are not set aside
+    assert val != before[1] and train | val == before[0] | before[1] and test == before[2]
+
+
+@given(images_with_copies(), st.integers(2, 4), SEEDS, st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_each_image_is_in_one_fold_with_its_copies_wherever_its_file_is(images, count, seed, random):
+    labels, hashes = images
+    labels, hashes = [0, 0, 1, 1, 2, 2, *labels], [*map(hash_of, range(100, 106)), *hashes]  # four of each class
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    folds = stratified_folds(labels, hashes, CLASSES, count, seed)
+    assert sorted(itertools.chain(*folds)) == sorted(order) and len(folds) == count
+    for one, other in itertools.combinations(folds, 2):
+        assert not {hashes[index] for index in one} & {hashes[index] for index in other}
+    again = stratified_folds([labels[i] for i in order], [hashes[i] for i in order], CLASSES, count, seed)
+    assert [sorted(order[index] for index in fold) for fold in again] == folds
+
+
+@given(st.lists(st.integers(5, 60), min_size=3, max_size=3), st.integers(2, 5), SEEDS)
+@settings(deadline=None)
+def test_folds_are_as_equal_as_the_classes_allow(counts, count, seed):
+    labels, hashes = different_images(*counts)
+    folds = stratified_folds(labels, hashes, CLASSES, count, seed)
+    assert max(map(len, folds)) - min(map(len, folds)) <= 1
+    for label, images in enumerate(counts):
+        sizes = [sum(labels[index] == label for index in fold) for fold in folds]
+        assert max(sizes) - min(sizes) <= 1 and sum(sizes) == images
+    if count > 2:
+        assert folds != stratified_folds(labels, hashes, CLASSES, count, seed + 1)
+
+
+def test_a_class_with_fewer_images_than_folds_is_named():
+    with pytest.raises(BadInput, match="--folds 4: class 'bee' has 3 different"):
+        stratified_folds(*different_images(9, 3, 9), CLASSES, 4, 0)
+
+
+def test_the_folds_of_a_set_take_turns_and_leave_its_test_alone():
+    [undivided] = Source(["digits"]).read(32)
+    parts = undivided.divide_for_each([Source(["digits"], folds=f"{number}/3") for number in (1, 2, 3)], 0.1)
+    everything = sorted(itertools.chain(*(part.val.hashes for part in parts)))
+    for part in parts:
+        assert sorted(part.train.hashes + part.val.hashes) == everything
+        assert not set(part.train.hashes) & set(part.val.hashes) and part.test.hashes == parts[0].test.hashes
+    other = undivided.divide(Source(["digits"], folds="1/3", split_seed=1, seed=5), 0.1)
+    same = undivided.divide(Source(["digits"], folds="1/3", seed=5), 0.1)
+    assert (same.digest == parts[0].digest) and other.digest != parts[0].digest
+
+
 def test_an_added_image_moves_few_others():
     labels, hashes = different_images(100, 100, 100)
     _, before = split(labels, hashes, 0.1)
@@ -155,10 +216,42 @@ def test_a_smaller_subset_is_part_of_a_larger_one():
     assert all(small < large for small, large in itertools.pairwise(subsets))
 
 
+def test_seeds_draw_different_subsets():
+    images = different_images(100, 100, 100)
+    subsets = [set(balanced_subset(*images, CLASSES, 60, seed)) for seed in range(30)]
+    common = [len(one & other) for one, other in itertools.combinations(subsets, 2)]
+    assert 9 < sum(common) / len(common) < 15  # 12 by chance
+    turns = Counter(index for subset in subsets for index in subset)  # 6 each
+    assert len(turns) > 290 and max(turns.values()) < 20
+
+
+def test_a_subset_is_drawn_independently_of_the_split():
+    """With one seed for both, the images that were not quite set aside would not come first."""
+    labels, hashes = different_images(1000, 1000, 1000)
+    subset, (_, aside) = set(balanced_subset(labels, hashes, CLASSES, 300, 5)), split(labels, hashes, 0.1, 5)
+    assert 15 < len(subset & set(aside)) < 50  # 30 by chance
+
+
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_limit_below_the_number_of_classes_is_refused(limit):
     with pytest.raises(BadInput, match=f"--limit {limit}: 3 classes need"):
         balanced_subset(*different_images(5, 5, 5), CLASSES, limit)
+
+
+@given(images_with_copies(), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_keys_and_order_of_images_do_not_depend_on_where_they_are(images, random):
+    labels, hashes = images
+    order = list(range(len(labels)))
+    random.shuffle(order)
+    found = []
+    for places in (range(len(labels)), order):
+        dataset = ArrayDataset(torch.zeros(len(labels), 1, 1, 3), [labels[i] for i in places], CLASSES, [])
+        part = Split(dataset, torch.arange(len(labels)), [hashes[i] for i in places]).by_image()
+        assert [hashes[places[index]] for index in part.indices.tolist()] == part.hashes
+        found.append((part.hashes, part.labels, part.keys[part.indices].tolist()))
+    assert found[0] == found[1]
+    assert len(set(found[0][2])) == len(labels)  # copies, too, have keys of their own
 
 
 TRAIN, TEST = ([0, 1, 2], [hash_of(1), hash_of(2), hash_of(3)]), ([1, 0], [hash_of(4), hash_of(5)])

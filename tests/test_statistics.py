@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import f1_score, jaccard_score, log_loss, precision_score, recall_score
 
+from common.evaluation.repeats import t_interval
 from tools.comparing.estimates import (
     Arm,
     Estimate,
@@ -15,7 +16,6 @@ from tools.comparing.estimates import (
     mcnemar,
     mean,
     seeds_needed,
-    t_interval,
 )
 from tools.comparing.predictions import Predictions, each_image
 

@@ -65,12 +65,18 @@ class Split:
     """The images of a data set that serve one purpose.
 
     `indices` (N,) are their indices. `hashes` tell images apart, whatever the order of the files: where the images were
-    all read they are those of the pixels, so that copies have the same.
+    all read they are those of the pixels, so that copies have the same. `keys`, int64, one for each index of the data
+    set, are what random numbers are drawn by: the indices themselves, but for `by_image`.
     """
 
     dataset: Any  # what the first lines of this file say
     indices: torch.Tensor
     hashes: Sequence[bytes] = field(repr=False, default_factory=list)
+    keys: torch.Tensor | None = field(repr=False, default=None)
+
+    def __post_init__(self):
+        if self.keys is None:
+            self.keys = torch.arange(len(self.dataset))
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -86,12 +92,32 @@ class Split:
 
     def subset(self, places: list[int]) -> "Split":
         """Return the split made of the images at `places` of this one."""
-        return Split(self.dataset, self.indices[torch.tensor(places)], [self.hashes[place] for place in places])
+        hashes = [self.hashes[place] for place in places]
+        return Split(self.dataset, self.indices[torch.tensor(places)], hashes, self.keys)
+
+    def by_image(self) -> "Split":
+        """Return the same split with an order and keys that depend on pixels and labels alone, not on names of files.
+
+        `hashes` must be those of pixels. Copies have keys of their own, so that no two are always seen together.
+        """
+        halves = np.frombuffer(b"".join(self.hashes), "<i8").reshape(-1, 2)
+        order = np.lexsort((self.labels, halves[:, 1], halves[:, 0]))
+        first = halves[order, 0]
+        split, copy = self.subset(order.tolist()), np.arange(len(first)) - np.searchsorted(first, first)
+        split.keys = torch.zeros(len(self.dataset), dtype=torch.int64)
+        split.keys[split.indices] = torch.from_numpy(first + copy)
+        return split
 
     def set_aside(self, fraction: float, seed: int) -> tuple["Split", "Split"]:
         """Return (the rest, the `fraction` of every class that is set aside), as `stratified_split` divides them."""
         rest, aside = stratified_split(self.labels, self.hashes, self.dataset.classes, fraction, seed)
         return self.subset(rest), self.subset(aside)
+
+    def fold(self, number: int, count: int, seed: int) -> tuple["Split", "Split"]:
+        """Return (the rest, part `number`, from 1 on, of `count`), as `stratified_folds` divides them."""
+        folds = stratified_folds(self.labels, self.hashes, self.dataset.classes, count, seed)
+        aside = folds.pop(number - 1)
+        return self.subset(sorted(sum(folds, []))), self.subset(aside)
 
 
 def whole(dataset: ArrayDataset) -> Split:
@@ -113,38 +139,71 @@ def stratified_split(
     together, on the side where the class with the smallest label among them puts them. BadInput is raised if a class
     has no two different images, so that one side would be empty.
     """
-    copies = defaultdict(list)
-    for index, pixel_hash in enumerate(hashes):
-        copies[pixel_hash].append(index)
-    groups = defaultdict(list)
-    for pixel_hash, indices in copies.items():
-        place = hashlib.blake2b(pixel_hash, key=str(seed).encode(), digest_size=16).digest()
-        groups[min(labels[index] for index in indices)].append((place, indices))
-
-    counts = Counter(labels)
-    rest, aside = [], []
+    counts, rest, aside = Counter(labels), [], []
+    groups = _groups_of_copies(labels, hashes, seed)
     for label, name in enumerate(classes):
         if len(groups[label]) < 2:
             has = f"class {name!r} has {counts[label]} image(s) and no two different ones of its own"
             raise BadInput(f"{has}; training and held-out images need one each: add images or remove the class")
         target = max(1, round(fraction * counts[label]))
         taken = 0
-        *most, (_, last) = sorted(groups[label])
-        for _, indices in most:
+        *most, last = groups[label]
+        for indices in most:
             (aside if taken < target else rest).extend(indices)
             taken += len(indices)
         rest.extend(last)  # so that training never ends up with none
     return sorted(rest), sorted(aside)
 
 
-def balanced_subset(labels: Sequence[int], hashes: Sequence[bytes], classes: Sequence[str], limit: int) -> list[int]:
+def stratified_folds(
+    labels: Sequence[int], hashes: Sequence[bytes], classes: Sequence[str], count: int, seed: int
+) -> list[list[int]]:
+    """Return the sorted indices of the images in each of `count` parts, with as many of every class as in the others.
+
+    A pure function of the images, with copies together, like `stratified_split`. BadInput is raised if a class has
+    fewer different images than there are parts.
+    """
+    folds, groups = [[] for _ in range(count)], _groups_of_copies(labels, hashes, seed)
+    for label, name in enumerate(classes):
+        if len(groups[label]) < count:
+            has = f"class {name!r} has {len(groups[label])} different image(s) of its own"
+            raise BadInput(f"--folds {count}: {has}, and each part needs one: add images or lower it")
+        of_class = [0] * count
+        for indices in groups[label]:
+            least = min(range(count), key=lambda number: (of_class[number], len(folds[number])))
+            folds[least] += indices
+            of_class[least] += len(indices)
+    return [sorted(fold) for fold in folds]
+
+
+def _groups_of_copies(labels: Sequence[int], hashes: Sequence[bytes], seed: int) -> dict[int, list[list[int]]]:
+    """Return the indices of all images with equal hashes together, by their smallest label, in the order of a seed."""
+    copies = defaultdict(list)
+    for index, pixel_hash in enumerate(hashes):
+        copies[pixel_hash].append(index)
+    groups = defaultdict(list)
+    for pixel_hash in sorted(copies, key=lambda pixel_hash: _place(pixel_hash, seed)):
+        groups[min(labels[index] for index in copies[pixel_hash])].append(copies[pixel_hash])
+    return groups
+
+
+def _place(pixel_hash: bytes, seed: int, purpose: bytes = b"") -> bytes:
+    """Return where an image stands in the order that a seed brings the images into, for a purpose of its own."""
+    return hashlib.blake2b(pixel_hash, key=str(seed).encode(), person=purpose, digest_size=16).digest()
+
+
+def balanced_subset(
+    labels: Sequence[int], hashes: Sequence[bytes], classes: Sequence[str], limit: int, seed: int | None = 0
+) -> list[int]:
     """Return the sorted indices of at most `limit` images, of every class as equal a number as there are.
 
+    They are drawn by the seed, whatever order they come in; None: always the same ones, as older runs have them.
     BadInput is raised if `limit` is smaller than the number of classes.
     """
     if limit < len(classes):
         raise BadInput(f"--limit {limit}: {len(classes)} classes need at least {len(classes)} images")
-    order = sorted(range(len(labels)), key=lambda index: hashes[index])  # whatever order the files are in
+    places = hashes if seed is None else [_place(pixel_hash, seed, b"limit") for pixel_hash in hashes]
+    order = sorted(range(len(labels)), key=lambda index: places[index])
     return take_in_rounds(order, labels, limit)
 
 

@@ -23,8 +23,8 @@ TOGETHER, TOGETHER_BYTES = BATCH, 2**27
 class Batches:
     """All batches of one split of the data, epoch after epoch.
 
-    Training batches are shuffled anew in every epoch; others keep the order of the data set. Order and augmentation
-    depend on (seed, epoch, sample) alone.
+    Training batches are shuffled anew in every epoch; others keep the order of the split. Order and augmentation
+    depend on (seed, epoch, key of the image) alone, see `Split`.
 
     Args:
         transform: (images uint8 (N, C, H, W), draws) -> what the network takes.
@@ -116,7 +116,8 @@ class Batches:
         """
         if not self.training:
             return list(self.processes.shard(self.split.indices).split(self.batch_size))
-        order = shuffled(self.split.indices, self.seed, epoch)[: self.images_in(epoch)]
+        indices = self.split.indices
+        order = shuffled(indices, self.seed, epoch, self.split.keys[indices])[: self.images_in(epoch)]
         return [self.processes.shard(batch) for batch in order.split(self.size_in(epoch))]
 
     def places(self, epoch: int) -> list[torch.Tensor]:
@@ -144,19 +145,20 @@ class Batches:
         groups = [group for group in groups if group]
         together = [torch.cat(list(group)) for group in groups]
         for group, (indices, (images, labels)) in zip(groups, self._read(together, epoch), strict=True):
-            draws = Draws(self.seed, epoch, indices.to(self.device, non_blocking=True))
+            draws = Draws(self.seed, epoch, self.split.keys[indices].to(self.device, non_blocking=True))
             inputs, sizes = self.transform(images, draws), [len(batch) for batch in group]
             yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)
 
     def _read(self, batches, epoch: int) -> Iterator[tuple[torch.Tensor, Sequence[torch.Tensor]]]:
         is_array, is_cuda = isinstance(self.dataset, ArrayDataset), self.device.type == "cuda"
+        draws_windows, keys = self.training and not is_array, self.split.keys
         if is_array and self.dataset.labels.device.type == self.device.type:
             for indices in batches:
                 yield indices, self.dataset.batch(indices.to(self.device, non_blocking=True))
             return
 
         def read(indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            windows = Draws(self.seed, epoch, indices, "windows") if self.training and not is_array else None
+            windows = Draws(self.seed, epoch, keys[indices], "windows") if draws_windows else None
             batch = self.dataset.batch(indices, windows)
             return tuple(tensor.pin_memory() for tensor in batch) if is_cuda else batch
 

@@ -1,5 +1,6 @@
 """From a data set's name to its training, validation and test images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -58,6 +59,8 @@ class Source:
     data: str | None = None
     limit: int | None = None
     seed: int = 0
+    split_seed: int | None = 0  # None: a run from before it, whose seed chose the validation images, and no others
+    folds: str | None = None  # such as 2/5: the second of five parts of the training images validates
     workers: int = 2
     skip_unreadable: bool = False
     output_dir: str | None = None  # has a place for what is known of image files
@@ -68,54 +71,83 @@ class Source:
         return cls(**{field.name: options[field.name] for field in fields(cls)})
 
     def load(self, image_size: int, val_fraction: float, fit: str = "crop") -> list[Data]:
-        """Load all sets before the first is trained on, so that what is wrong with the last shows at once.
+        """Load and divide all sets; arguments and errors are those of `read` and `Undivided.divide`."""
+        return [images.divide(self, val_fraction) for images in self.read(image_size, fit)]
 
-        Arguments and errors are those of `load_data`.
+    def read(self, image_size: int, fit: str = "crop") -> list["Undivided"]:
+        """Read all sets before the first is trained on, so that what is wrong with the last shows at once.
+
+        Args:
+            image_size: side in pixels of the squares that photographs become; much smaller square images of one size
+                keep their own.
+            fit: how image files become squares, see `load_folder`.
+
+        Raises:
+            BadInput: something is missing, damaged or contradictory; the text names it.
         """
-        return [load_data(self, name, image_size, val_fraction, fit) for name in self.dataset]
+        return [Undivided(name, *self._splits(name, image_size, fit)) for name in self.dataset]
+
+    def _splits(self, name: str, image_size: int, fit: str) -> tuple[dict[str, Split], Reading]:
+        if name == "digits":
+            return _digits(), Reading()
+        if name in CIFAR:
+            with local_main_first():  # so that one downloads and the others find it
+                return _cifar(name, self.data), Reading()
+        if name == "hdf5":
+            from common.data.hdf5 import load_hdf5  # imports h5py, which other data does not need
+
+            return load_hdf5(self.data), Reading()
+        return load_folder(self.data, image_size, self.workers, fit, self.skip_unreadable, self.output_dir)
 
 
-def load_data(source: Source, name: str, image_size: int, val_fraction: float, fit: str = "crop") -> Data:
-    """Load one of the data sets of `source` and divide it.
+@dataclass
+class Undivided:
+    """All images of a data set: the splits that it comes with, of which "train" is there always."""
 
-    Args:
-        name: one of DATASETS; `folder` and `hdf5` need `source.data`, `digits` ignores it.
-        image_size: side in pixels of the squares that photographs become; much smaller square images of one size
-            keep their own.
-        val_fraction: share of the training images set aside for validation, unless the set has its own.
-        fit: how image files become squares, see `load_folder`.
+    name: str
+    splits: dict[str, Split]
+    reading: Reading
 
-    Raises:
-        BadInput: something is missing, damaged or contradictory; the text names it.
-    """
-    reading = Reading()
-    if name == "digits":
-        splits = _digits()
-    elif name in CIFAR:
-        with local_main_first():  # so that one downloads and the others find it
-            splits = _cifar(name, source.data)
-    elif name == "hdf5":
-        from common.data.hdf5 import load_hdf5  # imports h5py, which other data does not need
+    def divide_for_each(self, runs: Sequence[dict], val_fraction: float) -> list[Data]:
+        """Divide for the options of runs that differ in the seed, or in the fold, alone; see `divide`."""
+        sources = [Source.of(options) for options in runs]
+        if sources[0].limit is sources[0].folds is None:  # then no seed counts
+            return [self.divide(sources[0], val_fraction)] * len(sources)
+        return [self.divide(source, val_fraction) for source in sources]
 
-        splits = load_hdf5(source.data)
-    else:
-        splits, reading = load_folder(
-            source.data, image_size, source.workers, fit, source.skip_unreadable, source.output_dir
-        )
+    def divide(self, source: Source, val_fraction: float) -> Data:
+        """Set test and validation images aside where the set has none of its own, and leave out what `source` limits.
 
-    train, classes = splits["train"], splits["train"].dataset.classes
-    if len(classes) < 2:
-        raise BadInput(f"{source.data or name} has one class only, {classes[0]!r}: there is nothing to tell apart")
-    if "test" not in splits:
-        train, splits["test"] = train.set_aside(TEST_FRACTION, TEST_SEED)
-    if "val" not in splits:
-        train, splits["val"] = train.set_aside(val_fraction, source.seed)
-    for split, who in (("val", "validation"), ("test", "test")):
-        if shared := len(set(train.hashes) & set(splits[split].hashes)):
-            info(f"warning: {shared} {who} image(s) are in the training images too, so its accuracy is too good")
-    if source.limit is not None and source.limit < len(train):
-        train = train.subset(balanced_subset(train.labels, train.hashes, classes, source.limit))
-    return Data(name, classes, train, splits["val"], splits["test"], reading)
+        Args:
+            val_fraction: share of the training images set aside for validation.
+
+        Raises:
+            BadInput: there are too few images, or classes, or no training images are to validate and there are folds.
+        """
+        splits = dict(self.splits)
+        train, classes, is_older = splits["train"], splits["train"].dataset.classes, source.split_seed is None
+        if len(classes) < 2:
+            raise BadInput(
+                f"{source.data or self.name} has one class only, {classes[0]!r}: there is nothing to tell apart"
+            )
+        if "test" not in splits:
+            train, splits["test"] = train.set_aside(TEST_FRACTION, TEST_SEED)
+        if "val" in splits and source.folds:
+            has = f"{source.data} has validation images of its own, so no training images take turns in validating"
+            raise BadInput(f"--folds: {has}; give with --data its training images alone")
+        if source.folds:
+            train, splits["val"] = train.fold(*map(int, source.folds.split("/")), source.split_seed)
+        elif "val" not in splits:
+            train, splits["val"] = train.set_aside(val_fraction, source.seed if is_older else source.split_seed)
+        for split, who in (("val", "validation"), ("test", "test")):
+            if shared := len(set(train.hashes) & set(splits[split].hashes)):
+                info(f"warning: {shared} {who} image(s) are in the training images too, so its accuracy is too good")
+        if source.limit is not None and source.limit < len(train):
+            drawn_by = None if is_older else source.seed
+            train = train.subset(balanced_subset(train.labels, train.hashes, classes, source.limit, drawn_by))
+        if not (is_older or self.name == "hdf5"):  # a file's images have their places in it
+            train, splits["val"] = train.by_image(), splits["val"].by_image()  # the test keeps the order of its files
+        return Data(self.name, classes, train, splits["val"], splits["test"], self.reading)
 
 
 def _digits() -> dict[str, Split]:

@@ -23,7 +23,10 @@ from common.system.log import info, warn
 LEDGER = "test_looks.jsonl"
 FOLDER = "TEST_LOOKS"  # environment: the folder of the account, where runs are deeper than others, as those of a search
 # Options that make no other recipe of a run: what else is the same is tried on other splits, or elsewhere.
-NOT_OF_A_RECIPE = {*OF_A_MACHINE, "device", "seed", "test", "tta", "print_every", "tensorboard", "wandb", "save_every"}
+NOT_OF_A_RECIPE = {
+    *OF_A_MACHINE, "device", "seed", "split_seed", "folds", "test", "tta", "print_every", "tensorboard", "wandb",
+    "save_every",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

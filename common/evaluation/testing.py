@@ -140,7 +140,9 @@ def _score_views(run: Run, model: nn.Module, test: Batches) -> dict:
 
 def _write_predictions(run: Run, batches: Batches, labels: np.ndarray, probabilities: np.ndarray, prefix: str) -> None:
     buffer, classes = io.BytesIO(), run.config["classes"]
-    ids = [batches.dataset.ids[sample] for sample in batches.split.indices]
+    order = batches.split.indices.argsort().numpy()  # that of the files
+    labels, probabilities = labels[order], probabilities[order]
+    ids = [batches.dataset.ids[sample] for sample in batches.split.indices[order]]
     np.savez(buffer, labels=labels, probabilities=probabilities, ids=np.array(ids))
     write_bytes(run.folder / f"{prefix}predictions.npz", buffer.getbuffer())
     rows = [

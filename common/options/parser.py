@@ -111,6 +111,11 @@ class Parser(argparse.ArgumentParser):
             if name in given and options[owner] not in values:
                 use = f"without --{owner}" if values == (True,) else f"with --{owner} {options[owner]}"
                 info(f"note: --{name} does nothing {use}")
+        if len(single_runs(options)) > 1 and (options["explore"] or options.get("throughput")):
+            raise BadInput("several --seed or --folds: nothing is trained here, so give one")
+        if options["folds"]:
+            _check_folds(options, given)
+            options["test"] = False
         return self._with_derived(options)
 
     def _with_derived(self, options: dict) -> dict:
@@ -151,14 +156,20 @@ class Parser(argparse.ArgumentParser):
         config, source = read_config(folder), str(folder / "config.json")
         check_config(config, source)
         stored = self._stored(config["options"] | {"dataset": config["dataset"]}, source)
+        if "split_seed" not in config["options"]:
+            stored["split_seed"] = None  # such a run goes on as it began, see `Source`
         if len(stored["dataset"]) != 1:
             raise BadInput(f"{source}: dataset is one of a run, not {_typed(stored['dataset'])}")
+        if len(single_runs(stored)) > 1:
+            raise BadInput(f"{source}: --seed and --folds: one of a run, not {stored['seed']} and {stored['folds']}")
         return config, stored
 
     def _newest_unfinished(self, options: dict) -> Path | None:
         """Return the folder of the newest run with these options that has not come to its end and is not under way."""
         if len(options["dataset"]) > 1:
             raise BadInput("--resume auto continues the run of one data set: choose one with --dataset")
+        if len(single_runs(options)) > 1:
+            raise BadInput("--resume auto continues one run: give one --seed, and of --folds one, such as 1/5")
         of_here = {"workers": options["workers"]}  # whose default is another one on a machine with more cores
         for folder in unfinished_runs(Path(options["output_dir"], self.script)):
             with contextlib.suppress(BadInput):  # a run that cannot go on
@@ -203,6 +214,22 @@ class Parser(argparse.ArgumentParser):
 
     def _defaults_of_all(self) -> dict:
         return {action.dest: action.default for action in self._actions if action.default is not argparse.SUPPRESS}
+
+
+def single_runs(options: dict) -> list[dict]:
+    """Return the options of each run that `options` mean for a data set: one a seed, or one a fold."""
+    folds = options["folds"]
+    if folds and "/" not in folds:
+        return [options | {"folds": f"{number}/{folds}"} for number in range(1, int(folds) + 1)]
+    return [options | {"seed": seed} for seed in _listed(options["seed"])]
+
+
+def _check_folds(options: dict, given: dict) -> None:
+    if isinstance(options["seed"], list):
+        raise BadInput("--folds takes one --seed: no interval is known of what seeds and folds vary together")
+    if given.get("test"):
+        raise BadInput("--folds chooses before the test: to test one of the runs later, --resume RUN_DIR --test True")
+    info("note: --folds leaves the test images alone")
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):

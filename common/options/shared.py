@@ -10,6 +10,7 @@ from common.options.types import (
     SWITCH,
     absolute_path,
     batch_schedule,
+    folds,
     integer,
     integers,
     mixing,
@@ -17,6 +18,7 @@ from common.options.types import (
     one_of,
     one_of_or_path,
     one_or_more_of,
+    one_or_more_seeds,
     path,
 )
 from common.runs.tracking import PROJECT
@@ -68,7 +70,12 @@ def _add_data_options(add) -> None:
              "need no --dataset")
     add("--explore", **SWITCH, default=False, help="do not train, but look at the data: classes, sizes, pixels, copies")
     add("--limit", type=integer(1), metavar="N",
-        help="train on at most N images, as many of each class, for a quick look")
+        help="train on at most N images, as many of each class, drawn by the seed")
+    add("--split_seed", type=integer(0, 2**31 - 1), default=0, metavar="N",
+        help="which training images are set aside for validation; the same ones for every --seed")
+    add("--folds", type=folds, metavar="K",
+        help="cross-validation: K runs, in which K parts of the training images take turns in validating, without a "
+             "look at the test images, and the mean with its interval; 2/5 is the second of five such runs alone")
     add("--skip_unreadable", **SWITCH, default=False, help="leave out image files that cannot be read, and list them")
     add("--submission_labels", type=one_of(SUBMISSION_LABELS), default="names", metavar="WHAT",
         help="where test images have no labels: submission.csv holds names or indices of classes")
@@ -119,8 +126,9 @@ def _add_training_options(add) -> None:
 
 def _add_run_options(add) -> None:
     add("-h", "--help", action="help", help="show this and exit")
-    add("-s", "--seed", type=integer(0, 2**31 - 1), default=0, metavar="N",
-        help="of the split, the first weights, the order and the augmentation")
+    add("-s", "--seed", type=one_or_more_seeds, default=0, metavar="N",
+        help="of the first weights, the order, the augmentation, and which images --limit takes; several, such as "
+             "0,1,2, make a run each, and the mean with its interval at the end")
     add("--output_dir", type=path, default="outputs", metavar="DIR", help="where the run folders go")
     add("--resume", type=one_of_or_path(["auto"]), metavar="RUN_DIR",
         help="continue that run, with the options stored in it; auto: the newest unfinished run of the same options, "

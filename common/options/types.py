@@ -52,6 +52,21 @@ def mixing(text: str) -> float:
     return number(0)(text) and number(LEAST_ALPHA)(text)
 
 
+def one_or_more_seeds(text: str) -> int | list[int]:
+    """Return a seed, or different ones from `0,1,2`."""
+    seeds = [integer(0)(word.strip()) for word in text.split(",")]
+    if len(set(seeds)) < len(seeds):
+        raise argparse.ArgumentTypeError(f"{text} has one seed twice")
+    return seeds if len(seeds) > 1 else seeds[0]
+
+
+def folds(text: str) -> str:
+    """Return `5`, or `2/5`: the second of them alone."""
+    number, slash, count = text.rpartition("/")
+    count = integer(2, 1000)(count)
+    return f"{integer(1, count)(number)}/{count}" if slash else str(count)
+
+
 def integers(text: str) -> list[int]:
     """Return increasing positive integers from `30,40`."""
     values = [integer(1)(word) for word in text.split(",") if word.strip()]

@@ -45,7 +45,7 @@ class Run(RunFolder):
         script: `__file__` of the experiment.
         options: every option by name, for config.json.
         weights: file to start from; None for random weights.
-        fit: how photographs became squares, see `load_data`.
+        fit: how photographs became squares, see `Source.read`.
 
     Attributes:
         data, num_classes: the images. machine: device, precision, processes. recipe: the training options. Those of a
@@ -89,7 +89,8 @@ class Run(RunFolder):
         Raises:
             BadInput: the folder cannot be made, is in use, or belongs to other data or another script.
         """
-        self.is_resumed = bool(self.options["resume"])
+        resume = self.options["resume"]
+        self.is_resumed = bool(resume)
         why = self._choose_precision(operations(model, train.input_shape))
         # In all processes: synchronized batch norms wait for each other.
         config = describe(self.script.stem, self.options, self.data, model, train, self.machine)
@@ -99,9 +100,7 @@ class Run(RunFolder):
         _check_equal(self.processes, facts | {"--resume": self.is_resumed})
         summary = summarize(model, train.input_shape, config)
         _check_memory(config, self.options["batch_schedule"], self.machine)
-        self.folder, self.config = (
-            reopen(self.options["resume"], config, self.processes) if self.is_resumed else self._made(config)
-        )
+        self.folder, self.config = reopen(resume, config, self.processes) if resume else self._made(config)
         if not self.processes.is_main:
             yield
             return
@@ -110,10 +109,8 @@ class Run(RunFolder):
             self._trackers = Trackers.of(self.options)
             remove_partial_files(self.folder)
             log_to(self.folder / "log.txt")
-            info(f"{'resuming' if self.is_resumed else 'run folder:'} {self.folder}")
-            info(
-                device_line(config, train.place), f"precision: {self.machine.precision} ({config['precision_because']})"
-            )
+            info(f"{'resuming' if resume else 'run folder:'} {self.folder}", device_line(config, train.place))
+            info(f"precision: {self.machine.precision} ({config['precision_because']})")
             try:
                 if self.is_resumed:
                     write_config(self.folder, self.config)

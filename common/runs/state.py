@@ -14,6 +14,7 @@ from common.optim.ema import EMA
 from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
 from common.system.device import Machine
+from common.system.distributed import Processes
 from common.system.errors import is_out_of_memory
 from common.system.log import info
 
@@ -69,6 +70,11 @@ class TrainState:
             if name in state or not isinstance(part, Checks):  # which earlier versions did not save
                 part.load_state_dict(state[name])
         self.under_way = state.get("under_way")
+
+    def share_checks(self, processes: Processes) -> None:
+        """Let all processes know the checks of what each has read, so that a checkpoint has them all."""
+        for checks in filter(None, self.images):
+            checks.share(processes)
 
     def running_statistics(self) -> list[torch.Tensor]:
         """Return those of the network in training and of the one that is validated: each process has its own."""

@@ -90,8 +90,7 @@ def fit(
         history = [*history, record]
         if state.watch is not None:
             state.watch.end_epoch(epoch, val.first_images(PROBED))
-        for checks in filter(None, state.images):
-            checks.share(machine.processes)
+        state.share_checks(machine.processes)
         run.save_epoch(history)
         info(_epoch_line(record, recipe.epochs, is_best=best_record(history) is record))
         run.draw_epoch(history, train)

@@ -1,4 +1,4 @@
-"""Random numbers that are a pure function of (seed, epoch, sample index).
+"""Random numbers that are a pure function of (seed, epoch, key of the sample).
 
 A generator that is advanced draw by draw gives a sample other numbers when the order, the batch size or the number of
 workers changes, or when a run is resumed. Here every sample has a stream of its own, computed by hashing. All
@@ -26,7 +26,7 @@ class Draws:
 
     Args:
         seed, epoch: integers; every pair has streams of its own.
-        indices: (N,) int64 indices into the data set, on the device where the numbers are wanted.
+        indices: (N,) int64 by which samples are told apart, on the device where the numbers are wanted.
         purpose: one of PURPOSES; streams of different purposes are independent.
     """
 
@@ -95,9 +95,10 @@ def epoch_seed(seed: int, epoch: int) -> int:
     return _shift_right(Draws(seed, epoch, torch.zeros(1, dtype=torch.int64), "training").bits(), 1).item()
 
 
-def shuffled(indices: torch.Tensor, seed: int, epoch: int) -> torch.Tensor:
-    """Return `indices` in this epoch's order: a sample's place depends on (seed, epoch, its index) alone."""
-    return indices[torch.argsort(Draws(seed, epoch, indices, "order").bits(), stable=True)]
+def shuffled(indices: torch.Tensor, seed: int, epoch: int, keys: torch.Tensor | None = None) -> torch.Tensor:
+    """Return `indices` in this epoch's order: a sample's place depends on (seed, epoch, its key or index) alone."""
+    draws = Draws(seed, epoch, indices if keys is None else keys, "order")
+    return indices[torch.argsort(draws.bits(), stable=True)]
 
 
 def _mix(x: torch.Tensor) -> torch.Tensor:

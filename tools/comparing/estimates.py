@@ -172,11 +172,6 @@ def _moves(arm: Arm, seeds: Sequence[str]) -> np.ndarray | None:
     return np.stack([arm.moves[seed] for seed in seeds])
 
 
-def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95 % confidence interval of the mean of normal values (Student, 1908), None of less than two."""
-    return mean(Arm(dict(enumerate(values)))).interval() if len(values) > 1 else None
-
-
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Return p-values that are corrected for their number (Holm, 1979); those that are None stay None."""
     ranked = sorted(p for p in p_values if p is not None)

@@ -50,6 +50,11 @@ class FinishedRun:
         return self.options.get("seed", self.config.get("seed"))
 
     @property
+    def fold(self):
+        """Which part of the training images validates, where they take turns in that."""
+        return self.config.get("options", {}).get("folds")
+
+    @property
     def looked_at(self) -> str:
         """How the names of the files begin that tell its mistakes: "val_", or "" where only the test images were told.
 
@@ -151,9 +156,16 @@ def _read_run(folder: Path, label: str) -> FinishedRun:
         dataset = data.replace("\\", "/").rstrip("/").rpartition("/")[2] or dataset
     return FinishedRun(
         folder, label, config["script"], dataset, classes=[str(name) for name in config["classes"]],
-        options=config["options"], config=config, diverged=diverged, epochs=records, scores=from_test | from_training,
+        options=_with_all_folds(config["options"]), config=config, diverged=diverged, epochs=records,
+        scores=from_test | from_training,
         of_test=frozenset(from_test.keys() - from_training.keys()),
     )  # fmt: skip
+
+
+def _with_all_folds(options: dict) -> dict:
+    """Return the options of a run, of a fold those of the whole cross-validation: its runs belong together."""
+    folds = options.get("folds")
+    return options | {"folds": folds.rpartition("/")[2]} if isinstance(folds, str) else options
 
 
 def _training_scores(config: dict, train: dict, records: list[dict]) -> dict[str, float]:

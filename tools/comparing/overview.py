@@ -169,7 +169,7 @@ def _notes(runs: Sequence[FinishedRun], groups: Sequence[Group], metric: str) ->
     splits = defaultdict(dict)  # what makes splits equal -> split -> the first run that had it
     for run in runs:
         # The images are told apart as they were stored, so those of another size are others.
-        same = [run.seed, run.options.get("limit"), run.config.get("stored_size")]
+        same = [run.seed, run.options.get("limit"), run.config.get("stored_size"), run.fold]
         splits[(run.dataset, *map(key_of, same))].setdefault(str(run.config.get("split_sha256")), run.label)
     for (dataset, *_), label_of in splits.items():
         if len(label_of) > 1:

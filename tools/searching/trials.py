@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from common.options.parser import single_runs
 from common.runs.folder import lock, read_train_json
 from common.system.errors import BadInput
 from common.system.text import printable
@@ -83,6 +84,9 @@ class Experiment:
         if is_one_run and len(options["dataset"]) > 1:
             names = " and ".join(options["dataset"])
             raise BadInput(f"{place}: a trial is one run, not one on {names} each; fix one: -- --dataset digits")
+        if len(single_runs({"seed": 0, "folds": None} | options)) > 1:
+            what = "a trial is one run, not one for each of several seeds or folds"
+            raise BadInput(f"{place}: {what}; let them vary: seed: {{values: [0, 1, 2]}}")
         return options
 
     def changed_options(self, words: list[str]) -> dict:
