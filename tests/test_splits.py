@@ -148,7 +148,7 @@ def test_a_class_with_fewer_images_than_folds_is_named():
 
 def test_the_folds_of_a_set_take_turns_and_leave_its_test_alone():
     [undivided] = Source(["digits"]).read(32)
-    parts = undivided.divide_for_each([Source(["digits"], folds=f"{number}/3") for number in (1, 2, 3)], 0.1)
+    parts = undivided.divide_for_each([vars(Source(["digits"], folds=f"{number}/3")) for number in (1, 2, 3)], 0.1)
     everything = sorted(itertools.chain(*(part.val.hashes for part in parts)))
     for part in parts:
         assert sorted(part.train.hashes + part.val.hashes) == everything
