@@ -99,13 +99,17 @@ def test_seeds_set_different_images_aside():
     assert len(turns) == 120 and 12 < min(turns.values()) and max(turns.values()) < 75
 
 
-def digits(**options):
-    """The hashes of the training, validation and test images of the scanned digits."""
-    [data] = Source(["digits"], **options).load(32, 0.1)
-    return [set(split.hashes) for split in data.splits.values()]
+@pytest.fixture(scope="module")
+def scans():
+    [undivided] = Source(["digits"]).read(32)
+    return undivided
 
 
-def test_the_split_seed_alone_chooses_the_validation_images():
+def test_the_split_seed_alone_chooses_the_validation_images(scans):
+    def digits(**options):
+        data = scans.divide(Source(["digits"], **options), 0.1)
+        return [set(split.hashes) for split in data.splits.values()]
+
     before = digits()
     assert digits(seed=1) == before
     train, val, test = digits(split_seed=1)
@@ -146,15 +150,14 @@ def test_a_class_with_fewer_images_than_folds_is_named():
         stratified_folds(*different_images(9, 3, 9), CLASSES, 4, 0)
 
 
-def test_the_folds_of_a_set_take_turns_and_leave_its_test_alone():
-    [undivided] = Source(["digits"]).read(32)
-    parts = undivided.divide_for_each([vars(Source(["digits"], folds=f"{number}/3")) for number in (1, 2, 3)], 0.1)
+def test_the_folds_of_a_set_take_turns_and_leave_its_test_alone(scans):
+    parts = scans.divide_for_each([vars(Source(["digits"], folds=f"{number}/3")) for number in (1, 2, 3)], 0.1)
     everything = sorted(itertools.chain(*(part.val.hashes for part in parts)))
     for part in parts:
         assert sorted(part.train.hashes + part.val.hashes) == everything
         assert not set(part.train.hashes) & set(part.val.hashes) and part.test.hashes == parts[0].test.hashes
-    other = undivided.divide(Source(["digits"], folds="1/3", split_seed=1, seed=5), 0.1)
-    same = undivided.divide(Source(["digits"], folds="1/3", seed=5), 0.1)
+    other = scans.divide(Source(["digits"], folds="1/3", split_seed=1, seed=5), 0.1)
+    same = scans.divide(Source(["digits"], folds="1/3", seed=5), 0.1)
     assert (same.digest == parts[0].digest) and other.digest != parts[0].digest
 
 
