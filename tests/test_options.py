@@ -447,7 +447,7 @@ ANOTHER = {
     "precision": "bf16", "deterministic": "true", "dropout": "0.5", "batch_norm": "false",
     "skip_unreadable": "true", "submission_labels": "indices", "mixup": "0.2", "cutmix": "0.2", "ema": "0.9",
     "batch_schedule": "2:99", "tta": "2", "sync_bn": "true", "watch": "5", "explore": "true",
-    "split_seed": "5", "folds": "2/5",
+    "split_seed": "5", "folds": "2/5", "null_test": "true",
 }  # fmt: skip
 FREE = {
     "data": "elsewhere", "workers": "5", "save_every": "5", "save_minutes": "5", "print_every": "5", "compile": "true",

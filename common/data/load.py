@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from common.data.arrays import ArrayDataset, Split, balanced_subset, split_digest, whole
+from common.data.arrays import ArrayDataset, Split, balanced_subset, split_digest, whole, with_shuffled_labels
 from common.data.cifar import CIFAR, load_cifar
 from common.data.folders import Reading, load_folder
 from common.system.distributed import local_main_first
@@ -63,6 +63,7 @@ class Source:
     folds: str | None = None  # such as 2/5: the second of five parts of the training images validates
     workers: int = 2
     skip_unreadable: bool = False
+    null_test: bool = False  # shuffle the labels, by the seed: there is nothing to learn then
     output_dir: str | None = None  # has a place for what is known of image files
 
     @classmethod
@@ -111,7 +112,7 @@ class Undivided:
     def divide_for_each(self, runs: Sequence[dict], val_fraction: float) -> list[Data]:
         """Divide for the options of runs that differ in the seed, or in the fold, alone; see `divide`."""
         sources = [Source.of(options) for options in runs]
-        if sources[0].limit is sources[0].folds is None:  # then no seed counts
+        if sources[0].limit is sources[0].folds is None and not sources[0].null_test:  # then no seed counts
             return [self.divide(sources[0], val_fraction)] * len(sources)
         return [self.divide(source, val_fraction) for source in sources]
 
@@ -147,7 +148,10 @@ class Undivided:
             train = train.subset(balanced_subset(train.labels, train.hashes, classes, source.limit, drawn_by))
         if not (is_older or self.name == "hdf5"):  # a file's images have their places in it
             train, splits["val"] = train.by_image(), splits["val"].by_image()  # the test keeps the order of its files
-        return Data(self.name, classes, train, splits["val"], splits["test"], self.reading)
+        parts = [train, splits["val"], splits["test"]]
+        return Data(
+            self.name, classes, *(with_shuffled_labels(parts, source.seed) if source.null_test else parts), self.reading
+        )
 
 
 def _digits() -> dict[str, Split]:

@@ -6,6 +6,7 @@ import numpy as np
 
 CALIBRATION_BINS = 15
 NULL_DRAWS = 200
+SHUFFLES = 2000
 
 
 def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> dict:
@@ -45,6 +46,16 @@ def wilson_interval(correct: int, n: int) -> list[float]:
     from scipy.stats import binomtest
 
     return [float(end) for end in binomtest(correct, n).proportion_ci(0.95, method="wilson")]
+
+
+def chance_interval(labels: np.ndarray, predicted: np.ndarray) -> list[float]:
+    """Return between what 95 % of accuracies of predictions (N,) lie when labels (N,) are shuffled (Fisher, 1935)."""
+    chance, labels = np.random.default_rng(0), labels.copy()
+    accuracies = []
+    for _ in range(SHUFFLES):
+        chance.shuffle(labels)
+        accuracies.append((labels == predicted).mean())
+    return [float(end) for end in np.quantile(accuracies, (0.025, 0.975))]
 
 
 def calibration_error(probabilities: np.ndarray, correct: np.ndarray) -> float:

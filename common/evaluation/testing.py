@@ -13,7 +13,7 @@ from torch import nn
 
 from common.data.batches import Batches
 from common.evaluation.looks import Looks, note_look
-from common.evaluation.metrics import score
+from common.evaluation.metrics import chance_interval, score
 from common.runs.run import Run
 from common.system.files import write_bytes, write_table
 from common.system.log import info
@@ -63,6 +63,8 @@ def _evaluate(
     scores = _write(run, test, logits, labels)
     if has_labels:
         how = {"testing_time": testing_time, "selected_on": _selected_on(run, is_chosen)}
+        if run.config["options"].get("null_test"):
+            how |= _null_test(scores["accuracy"], labels.numpy(), probabilities)
         run.write_json("test.json", scores | how | looks.entries() | of_views)
         if shown_classes:
             from common.runs import plots
@@ -116,6 +118,15 @@ def _write(run: Run, batches: Batches, logits: torch.Tensor, labels: torch.Tenso
     scores = score(probabilities, labels.numpy(), classes)
     plots.draw_roc(run.folder / f"{prefix}roc.png", labels.numpy(), probabilities, scores, kind)
     return scores | {"loss": F.cross_entropy(logits, labels).item()}
+
+
+def _null_test(accuracy: float, labels: np.ndarray, probabilities: np.ndarray) -> dict:
+    """Say, and return for test.json, whether an accuracy on shuffled labels is one of chance."""
+    low, high = chance_interval(labels, probabilities.argmax(1))
+    is_chance = low <= accuracy <= high
+    what = "no leak is seen" if is_chance else "something tells the labels, or this is one of 20 that chance puts there"
+    info(f"null test, with shuffled labels: {accuracy:.4f}, where chance gives {low:.4f} to {high:.4f} (95 %): {what}")
+    return {"null_test": {"chance_interval_95": [low, high], "is_chance": is_chance}}
 
 
 def _say_result(result: dict, labels: np.ndarray, looks: Looks) -> None:

@@ -116,6 +116,8 @@ class Parser(argparse.ArgumentParser):
         if options["folds"]:
             _check_folds(options, given)
             options["test"] = False
+        if options["null_test"] and not options["test"]:
+            raise BadInput("--null_test tells by the test images: leave out --test False, --folds")
         return self._with_derived(options)
 
     def _with_derived(self, options: dict) -> dict:

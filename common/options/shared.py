@@ -76,6 +76,8 @@ def _add_data_options(add) -> None:
     add("--folds", type=folds, metavar="K",
         help="cross-validation: K runs, in which K parts of the training images take turns in validating, without a "
              "look at the test images, and the mean with its interval; 2/5 is the second of five such runs alone")
+    add("--null_test", **SWITCH, default=False,
+        help="shuffle the labels, train and test, and say whether the score is one of chance: if not, something leaks")
     add("--skip_unreadable", **SWITCH, default=False, help="leave out image files that cannot be read, and list them")
     add("--submission_labels", type=one_of(SUBMISSION_LABELS), default="names", metavar="WHAT",
         help="where test images have no labels: submission.csv holds names or indices of classes")

@@ -7,6 +7,8 @@ import numpy as np
 
 from common.data.arrays import HASH_BYTES, split_digest
 from common.data.load import Data
+from common.runs.folder import read_config
+from common.system.errors import BadInput
 from common.system.files import write_bytes
 from common.system.log import warn
 
@@ -25,6 +27,23 @@ def write_images(folder: Path, data: Data) -> None:
     buffer = io.BytesIO()
     np.savez(buffer, **hashes, test_sha256=np.array(split_digest(test=(data.test.labels, data.test.hashes))))
     write_bytes(folder / NAME, buffer.getbuffer())
+
+
+def without_leaks(weights: str | None, data: Data) -> str | None:
+    """Return the file of the first weights; raise BadInput if a run trained them on images that are held out now."""
+    used = UsedImages(Path(weights).resolve().parent) if weights else None
+    for name, what in (("val", "validation"), ("test", "test")) if used and used.splits else ():
+        hashes = data.splits[name].hashes
+        known = sum(used.part_of(pixel_hash) == "train" for pixel_hash in hashes)
+        if known:
+            options = read_config(Path(weights).resolve().parent)["options"]
+            seed = options.get("split_seed")
+            seed = options.get("seed", 0) if seed is None else seed
+            raise BadInput(
+                f"--weights {weights}: {known:,} of the {len(hashes):,} {what} images have trained these weights, so "
+                f"their accuracy would say nothing; divide the images as that run did: --split_seed {seed}"
+            )
+    return weights
 
 
 class UsedImages:

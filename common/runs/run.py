@@ -57,7 +57,7 @@ class Run(RunFolder):
     ):
         self.script, self.options, self.data, self.machine = Path(script).resolve(), options, data, machine
         self.processes, self.num_classes = machine.processes, len(data.classes)
-        self.recipe, self.weights, self.fit = Recipe.of(options), weights, fit
+        self.recipe, self.weights, self.fit = Recipe.of(options), images.without_leaks(weights, data), fit
         self._behind, self._drawing = Behind(), TimeShare(DRAWING_SHARE)
 
     def batches(self, train_transform, eval_transform) -> tuple[Batches, Batches, Batches]:

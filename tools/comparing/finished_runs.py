@@ -138,6 +138,8 @@ def _read_run(folder: Path, label: str) -> FinishedRun:
     kinds = {"script": str, "dataset": str, "classes": list, "options": dict}
     if not all(isinstance(config.get(name), kind) for name, kind in kinds.items()):
         raise Unreadable("foreign: its config.json is none of these experiments'")
+    if config["options"].get("null_test"):
+        raise Unreadable("a null test, whose labels were shuffled")
     epochs = train.get("epochs")
     if not isinstance(epochs, list) or not all(isinstance(record, dict) for record in epochs):
         raise Unreadable("damaged: train.json has no records of epochs")
