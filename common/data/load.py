@@ -59,7 +59,7 @@ class Source:
     data: str | None = None
     limit: int | None = None
     seed: int = 0
-    split_seed: int | None = 0  # None: a run from before it, whose seed chose the validation images, and no others
+    split_seed: int | None = 0  # None: a run from before it, whose seed chose them, but not the images of --limit
     folds: str | None = None  # such as 2/5: the second of five parts of the training images validates
     workers: int = 2
     skip_unreadable: bool = False
