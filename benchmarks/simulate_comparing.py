@@ -4,7 +4,7 @@
 
 How often are equal recipes called different, at most in 5 %, and if one had more epochs to choose among? How often is a
 true difference found? How often does the interval of a difference have the true one within it, on new seeds and new
-images? It takes 16 minutes. The folder gets simulated.json and simulated.png; docs/statistics.md tells the result.
+images? The folder gets simulated.json and simulated.png; docs/statistics.md tells the result.
 """
 
 import argparse
