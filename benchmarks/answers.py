@@ -1,4 +1,4 @@
-"""Write docs/answers.md from the run folders that the commands in benchmarks/results/ leave, so that no figure is typed.
+"""Write docs/answers.md from the run folders of the commands in benchmarks/results/, so that no figure is typed.
 
     python benchmarks/answers.py outputs
 
@@ -20,8 +20,9 @@ SEARCHES = {  # file in results/ -> the search that it makes
 }
 HEAD = """# Answers
 
-Written by `python benchmarks/answers.py outputs` from the run folders of the commands named here. Differences are of the accuracy
-on the validation images, paired by seed; [statistics.md](statistics.md) says what the intervals cover and how p is corrected.
+Written by `python benchmarks/answers.py outputs` from the run folders of the commands named here. Differences are of
+the accuracy on the validation images, paired by seed; [statistics.md](statistics.md) says what the intervals cover and
+how p is corrected.
 """
 
 
@@ -77,8 +78,7 @@ def facts(folder, groups):
     }.items()}  # fmt: skip
     against = [group for group in groups if not group["contrast"]]
     means = "; ".join(
-        f"compared with group {group['group']}, {mean_of(group)} ({interval(group, 'low', 'high')}, n = {group['seeds']})"
-        for group in against
+        f"group {one['group']} has {mean_of(one)} ({interval(one, 'low', 'high')}, n = {one['seeds']})" for one in against
     )
     return "; ".join(f"{name}: {' / '.join(values)}" for name, values in made.items()) + f"; {means}"
 
@@ -86,7 +86,7 @@ def facts(folder, groups):
 def table(groups):
     """Return the rows of all other groups, the best first."""
     rows = [
-        "| against it | mean | difference | 95 % interval | corrected p | seeds | |",
+        "| groups | mean | difference | 95 % interval | corrected p | seeds | |",
         "|---|---|---|---|---|---|---|",
     ]
     for group in groups:
