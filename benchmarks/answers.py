@@ -77,10 +77,10 @@ def facts(folder, groups):
         "commit": lambda config: str(config["git_commit"])[:12],
     }.items()}  # fmt: skip
     against = [group for group in groups if not group["contrast"]]
-    means = "; ".join(
-        f"group {one['group']} has {mean_of(one)} ({interval(one, 'low', 'high')}, n = {one['seeds']})" for one in against
-    )
-    return "; ".join(f"{name}: {' / '.join(values)}" for name, values in made.items()) + f"; {means}"
+    said = [f"{name}: {' / '.join(values)}" for name, values in made.items()]
+    for one in against:
+        said.append(f"group {one['group']} has {mean_of(one)} ({interval(one, 'low', 'high')}, n = {one['seeds']})")
+    return "; ".join(said)
 
 
 def table(groups):

@@ -1,5 +1,7 @@
 """One change at a time, several seeds: what is tried, which configuration wins, what goes on after a kill."""
 
+import importlib
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,7 +136,7 @@ def test_killed_it_goes_on_with_the_seeds_that_are_missing(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_question_is_answered_in_one_command(tmp_path, capsys):
+def test_a_question_is_answered_in_one_command_and_the_page_of_answers_is_made_of_it(tmp_path, capsys, monkeypatch):
     words = [ROOT / "ex_1.py", "--vary", "batch_norm", "--seeds", "2"]
     fixed = ["--dataset", "digits", "--limit", "100", "-e", "1"]
 
@@ -152,3 +154,14 @@ def test_a_question_is_answered_in_one_command(tmp_path, capsys):
     assert "| change | difference in val" in (folder / "comparison" / "compare.md").read_text()
     run(tmp_path, *words, fixed=fixed)  # again: nothing is trained, and the answer is the same
     assert answer() == first
+
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    answers = importlib.import_module("answers")
+    monkeypatch.setattr(answers, "DOCS", tmp_path)
+    monkeypatch.setattr(answers, "SEARCHES", {"ex_1_parts": folder.name, "head_rates": "not there"})
+    monkeypatch.setattr(sys, "argv", ["answers.py", str(tmp_path)])
+    answers.main()
+    page = (tmp_path / "answers.md").read_text()
+    assert "images: 100 train, 143 val, 359 test" in page and "Not measured yet: `benchmarks/results/head_rates" in page
+    found = [value for value in change.split() if "." in value]
+    assert all(value in page for value in found) and (tmp_path / "answers_ex_1_parts.png").stat().st_size > 10_000
