@@ -311,7 +311,8 @@ def test_writing_errors_of_the_library_are_errors_of_the_system(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 @pytest.mark.parametrize(
-    ("ended_by", "code"), [pytest.param("SIGINT", 130, marks=pytest.mark.long), ("SIGTERM", 143), ("SIGKILL", -9)]
+    ("ended_by", "code"),
+    [*(pytest.param(*one, marks=pytest.mark.long) for one in (("SIGINT", 130), ("SIGTERM", 143))), ("SIGKILL", -9)],
 )
 @pytest.mark.parametrize("parts", [("train", "val"), pytest.param(("train",), marks=pytest.mark.long)])
 def test_an_interruption_at_any_moment_leaves_no_half_file_under_the_name(tmp_path, ended_by, code, parts):

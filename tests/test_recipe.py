@@ -271,7 +271,9 @@ def test_a_really_compiled_run_ends_near_the_plain_one(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("words", [["--watch", "3"], ["--watch", "1", "--clip_grad", "0.01"]])
+@pytest.mark.parametrize(
+    "words", [["--watch", "1", "--clip_grad", "0.01"], pytest.param(["--watch", "3"], marks=pytest.mark.long)]
+)
 def test_watching_changes_nothing_and_resumes_exactly(tmp_path, words):
     plain = train(tmp_path, *words[2:])
     whole, part = train(tmp_path, *words), train(tmp_path, *words, "-e", "1")

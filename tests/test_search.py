@@ -542,7 +542,8 @@ def wait_for(condition, seconds=60):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs signals")
 @pytest.mark.parametrize(
-    ("name", "code"), [("SIGINT", 130), pytest.param("SIGTERM", 143, marks=pytest.mark.long), ("SIGKILL", -9)]
+    ("name", "code"),
+    [*(pytest.param(*one, marks=pytest.mark.long) for one in (("SIGINT", 130), ("SIGTERM", 143))), ("SIGKILL", -9)],
 )
 def test_the_same_command_continues_after_any_end(tmp_path, name, code):
     path = write_sweep(tmp_path)
