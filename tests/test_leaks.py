@@ -48,7 +48,7 @@ def test_a_copy_of_a_data_set_has_devices_of_its_own():
 def test_chance_is_that_of_a_permutation_test():
     chance = np.random.default_rng(0)
     inside = []
-    for _ in range(200):
+    for _ in range(100):
         labels, predicted = chance.integers(0, 4, 60), chance.choice(4, 60, p=[0.7, 0.1, 0.1, 0.1])
         low, high = chance_interval(labels, predicted)
         inside.append(low <= (labels == predicted).mean() <= high)
