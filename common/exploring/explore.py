@@ -12,7 +12,17 @@ import torch
 from common.data.arrays import Split
 from common.data.folders import Reading
 from common.data.load import Data
-from common.exploring.copies import TINY, all_exact_copies, all_near_copies, describe_copies, near_limit, thumbnails
+from common.exploring.copies import (
+    NEAR_DRAWINGS,
+    NEAR_MOVED,
+    TINY,
+    all_exact_copies,
+    all_near_copies,
+    describe_copies,
+    near_limit,
+    pairs_of_splits,
+    small_pictures,
+)
 from common.exploring.pixels import MOST_IMAGES, MOST_PIXELS, SEED, PixelStatistics, balanced_sample, blocks
 from common.runs.config import describe_origin
 from common.runs.folder import make_folder
@@ -40,9 +50,11 @@ def explore(data: Data, folder: Path) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     splits = data.splits
     looked_at = {name: balanced_sample(split) for name, split in splits.items()}
-    statistics, small = _look(looked_at)
-    limit = near_limit(statistics)
-    exact, near = all_exact_copies(splits), all_near_copies(looked_at, small, limit)
+    statistics, pictures = _look(looked_at)
+    limit, pairs = near_limit(statistics), pairs_of_splits(splits)
+    exact = all_exact_copies(splits)
+    with progress(sum(len(looked_at[second]) for _, second in pairs), "comparing images") as bar:
+        near = all_near_copies(looked_at, pictures, limit, pairs, bar.update)
     described = {name: _describe_part(split, len(looked_at[name])) for name, split in splits.items()}
     report = {
         "dataset": data.name,
@@ -56,6 +68,7 @@ def explore(data: Data, folder: Path) -> dict:
             "exact": None if exact is None else describe_copies(exact, splits),
             "near": describe_copies(near, splits),
             "near_limit": limit,
+            "near_moved_limit": None if limit == NEAR_DRAWINGS else NEAR_MOVED,
         },
     }
     report["notes"] = notes(report)
@@ -81,14 +94,14 @@ def explore_only(script: str, options: dict, loaded: list[Data], machine: Machin
 
 
 def _look(looked_at: dict[str, Split]) -> tuple[PixelStatistics, dict[str, torch.Tensor]]:
-    """Return the statistics of the training images and the thumbnails of all, reading each image once."""
+    """Return the statistics of the training images and small pictures of all, reading each image once."""
     train = looked_at["train"].dataset
     statistics = PixelStatistics(train.size, len(train.classes))
     small = {name: [] for name in looked_at}
     with progress(sum(map(len, looked_at.values())), "looking at images") as bar:
         for name, split in looked_at.items():
             for images, labels in blocks(split):
-                small[name].append(thumbnails(images))
+                small[name].append(small_pictures(images))
                 if name == "train":
                     statistics.add(images, labels)
                 bar.update(len(images))
