@@ -13,7 +13,7 @@ from common.exploring import copies as copying
 from common.exploring import explore as exploring
 from common.exploring import pixels as sampling
 from common.exploring.copies import most_similar, thumbnails
-from common.exploring.explore import explore
+from common.exploring.explore import copied_test_images, explore
 from common.exploring.pixels import PixelStatistics, balanced_sample, blocks
 
 SIDE = 24
@@ -202,6 +202,54 @@ def test_near_copies_are_found_and_named(look, change):
     assert pair["ids"] == ["train/4", "test/3"] and pair["classes"] == ["ant", "bee"]
     assert pair["mirrored"] == ("mirrored" in change) and copying.NEAR_MOVED <= pair["correlation"] <= 1
     assert copies["near"]["train/test"]["labels_differ"] == 1
+
+
+def photograph(chance, side=32):
+    """A picture with the spectrum of photographs, of an amplitude that falls as 1/f (Field, 1987); (side, side, 3)."""
+    rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)
+    frequency = np.maximum(np.hypot(rows, columns), 1 / side)[..., None]
+    light, color = chance.normal(size=(side, side, 1)), chance.normal(size=(side, side, 3))
+    picture = np.fft.irfft2(np.fft.rfft2(light + 0.3 * color, axes=(0, 1)) / frequency, (side, side), axes=(0, 1))
+    return (127 + 50 * (picture - picture.mean()) / picture.std()).clip(0, 255).astype(np.uint8)
+
+
+def planted(picture, chance):
+    """The picture moved by up to 2 pixels, at a scale of 0.9 to 1.1, in other light, compressed, mirrored or not."""
+    side, scale, moved = len(picture), chance.uniform(0.9, 1.1), chance.uniform(-2, 2, 2)
+    wide = Image.fromarray(np.pad(picture, ((8, 8), (8, 8), (0, 0)), mode="edge"))
+    left, top = moved + 8 + side / 2 * (1 - scale)
+    picture = np.asarray(wide.transform((side, side), Image.AFFINE, (scale, 0, left, 0, scale, top), Image.BICUBIC))
+    light = (picture - 127.0) * chance.uniform(0.7, 1.3) + 127 + chance.uniform(-30, 30)
+    picture = light.clip(0, 255).astype(np.uint8)[:, :: chance.choice([-1, 1])]
+    return compressed(np.ascontiguousarray(picture), int(chance.integers(60, 96)))
+
+
+@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
+def test_nine_of_ten_planted_copies_are_found_and_nothing_else(look, count):
+    chance = np.random.default_rng(0)
+    train = [photograph(chance) for _ in range(count)]
+    test = [planted(picture, chance) for picture in train[: count // 2]]
+    test += [photograph(chance) for _ in range(count // 2)]
+    data = make_data(train, val=[photograph(chance) for _ in range(4)], test=test)
+    copied, kinds = copied_test_images(data.splits, seconds=60)
+    assert kinds == ["exact", "near"]
+    assert copied[: count // 2].mean() >= 0.9 and not copied[count // 2 :].any()
+    near = look(data)["copies"]["near"]
+    assert {name for name, found in near.items() if found["images"]} == {"train/test"}
+    for pair in near["train/test"]["pairs"]:
+        assert pair["ids"][0].removeprefix("train/") == pair["ids"][1].removeprefix("test/")
+
+
+def test_copies_among_test_images_are_told_by_kind():
+    train = scenes(20)
+    test = [train[3], scene(500), compressed(train[4]), compressed(train[4]), scene(501)]
+    splits = make_data(train, test=test).splits
+    copied, kinds = copied_test_images(splits, seconds=60)
+    assert (copied.tolist(), kinds) == ([True, False, True, True, False], ["exact", "near"])
+    copied, kinds = copied_test_images(splits, seconds=0)
+    assert (copied.tolist(), kinds) == ([True, False, False, False, False], ["exact"])
+    keys = {name: Split(split.dataset, split.indices, [b"1"] * len(split)) for name, split in splits.items()}
+    assert copied_test_images(keys, seconds=60) is None
 
 
 def test_a_near_copy_in_the_same_part_is_counted_once(look):

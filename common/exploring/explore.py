@@ -16,9 +16,11 @@ from common.exploring.copies import (
     NEAR_DRAWINGS,
     NEAR_MOVED,
     TINY,
+    Copy,
     all_exact_copies,
     all_near_copies,
     describe_copies,
+    has_pixel_hashes,
     near_limit,
     pairs_of_splits,
     small_pictures,
@@ -37,6 +39,11 @@ LONG = 2.0  # longer side over shorter side
 UNBALANCED = 2.0  # images of the largest class for one of the smallest
 FEW = 100  # training images of a class
 SOME_GRAY, ALL_GRAY = 0.01, 0.99
+# What looking for copies takes of one core of an AMD EPYC, in seconds: for a pixel that is read, for an image that is
+# compared with another in the small, and for an image whose nearest are compared in detail
+READING, COMPARING, CONFIRMING = 3e-8, 6e-9, 7e-4
+MOST_SCANNED = 2**18  # images: their small pictures take 0.8 GB
+ENOUGH = 1000  # images to tell photographs from drawings
 SPARSE = 0.25  # share of the values that are 0
 
 
@@ -91,6 +98,41 @@ def explore_only(script: str, options: dict, loaded: list[Data], machine: Machin
         explore(data, folder)
         info(f"finished: {folder}")
     return folder
+
+
+def copied_test_images(splits: dict[str, Split], seconds: float) -> tuple[np.ndarray, list[str]] | None:
+    """Return which test images (N,) have a copy among training or validation images, and which kinds were looked for.
+
+    Exact copies always are, near ones where that takes about `seconds` at most. None: the images have keys instead of
+    hashes of their pixels.
+    """
+    if not all(map(has_pixel_hashes, splits.values())):
+        return None
+    test, others = splits["test"], [splits["train"], splits["val"]]
+    known, kinds = {digest for split in others for digest in split.hashes}, ["exact"]
+    if scan_seconds(splits) <= seconds:
+        near, kinds = _near_copies_of_test(splits), ["exact", "near"]
+        place_of = {index: place for place, index in enumerate(test.indices.tolist())}
+        known |= {test.hashes[place_of[copy.indices[1]]] for copy in near}
+    return np.array([digest in known for digest in test.hashes]), kinds
+
+
+def scan_seconds(splits: dict[str, Split]) -> float:
+    """Return about how long it takes to look for near copies of the test images, infinite for too many images."""
+    images, tested = sum(map(len, splits.values())), len(splits["test"])
+    if images > MOST_SCANNED:
+        return math.inf
+    pixels = sum(len(split) * split.dataset.size**2 for split in splits.values())
+    return READING * pixels + COMPARING * tested * (images - tested) + CONFIRMING * 2 * tested
+
+
+def _near_copies_of_test(splits: dict[str, Split]) -> list[Copy]:
+    statistics, _ = _look({"train": balanced_sample(splits["train"], ENOUGH)})
+    pictures = {
+        name: torch.cat([small_pictures(images) for images, _ in blocks(split)]) for name, split in splits.items()
+    }
+    pairs = [("train", "test"), ("val", "test")]
+    return all_near_copies(splits, pictures, near_limit(statistics), pairs)
 
 
 def _look(looked_at: dict[str, Split]) -> tuple[PixelStatistics, dict[str, torch.Tensor]]:
