@@ -91,13 +91,18 @@ def table(groups):
     ]
     for group in groups:
         if group["contrast"]:
-            p = f"{float(group['p_corrected']):.3f}" if group["p_corrected"] else ""
+            p = p_in_words(float(group["p_corrected"])) if group["p_corrected"] else ""
             found = f"{float(group['difference']):+.4f}"
             between = interval(group, "difference_low", "difference_high")
             is_clear = p and float(group["p_corrected"]) < 0.05
             cells = [group["contrast"], mean_of(group), found, between, p, group["seeds"]]
             rows.append(f"| {' | '.join(cells)} | {'significant' if is_clear else 'not significant'} |")
     return rows
+
+
+def p_in_words(p):
+    """Return a p-value as people write it."""
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def mean_of(group):

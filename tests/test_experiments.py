@@ -30,11 +30,12 @@ FILES = {
 TEST_KEYS = {
     "accuracy", "loss", "precision_score", "recall_score", "f1_score", "auc_score", "iou_score", "top5_accuracy",
     "accuracy_interval_95", "expected_calibration_error", "calibration_error_by_chance", "per_class",
-    "images", "testing_time", "selected_on",
+    "images", "testing_time", "selected_on", "accuracy_without_copies",
     "test_evaluations", "looks_of_recipe", "looks_at_images", "recipes_looking", "notes",
 }  # fmt: skip
 OF_THE_TEST = {
-    "testing_time", "selected_on", "test_evaluations", "looks_of_recipe", "looks_at_images", "recipes_looking",
+    "testing_time", "selected_on", "accuracy_without_copies",
+    "test_evaluations", "looks_of_recipe", "looks_at_images", "recipes_looking",
 }  # fmt: skip
 EPOCH_KEYS = {
     "epoch", "lr", "batch_size", "train_loss", "train_accuracy", "val_loss", "val_accuracy", "seconds",
@@ -135,6 +136,10 @@ def test_scores_are_those_of_the_predictions(finished_run):
         labels, probabilities, ids = (predictions[name] for name in ("labels", "probabilities", "ids"))
     assert (labels.dtype, probabilities.dtype, len(set(ids))) == (np.int64, np.float32, 359)
     assert scores["accuracy"] == (probabilities.argmax(1) == labels).mean()
+    assert scores["accuracy_without_copies"] == {
+        "accuracy": scores["accuracy"], "interval_95": scores["accuracy_interval_95"], "images": 359, "copies": 0,
+        "kinds": ["exact"],
+    }  # fmt: skip
     assert scores["loss"] == pytest.approx(-np.log(probabilities[np.arange(359), labels]).mean(), rel=1e-4)
     assert (scores["images"], scores["selected_on"], scores["test_evaluations"]) == (359, "validation", 1)
     rows = list(csv.DictReader(io.StringIO((finished_run / "predictions.csv").read_text())))

@@ -13,12 +13,15 @@ from torch import nn
 
 from common.data.batches import Batches
 from common.evaluation.looks import Looks, note_look
-from common.evaluation.metrics import chance_interval, score
+from common.evaluation.metrics import chance_interval, score, wilson_interval
+from common.exploring.explore import copied_test_images
 from common.runs.run import Run
 from common.system.files import write_bytes, write_table
 from common.system.log import info
 from common.training.loop import evaluate
 from common.transforms.tta import views
+
+SCAN_SHARE = 0.05  # of the time that the training took, for looking which test images are near copies
 
 
 def evaluate_last(run: Run, model: nn.Module, val: Batches, test: Batches) -> None:
@@ -63,6 +66,8 @@ def _evaluate(
     scores = _write(run, test, logits, labels)
     if has_labels:
         how = {"testing_time": testing_time, "selected_on": _selected_on(run, is_chosen)}
+        correct = (logits.argmax(1) == labels).numpy()
+        how["accuracy_without_copies"] = _score_without_copies(run, test, correct, scores["notes"])
         if run.config["options"].get("null_test"):
             how |= _null_test(scores["accuracy"], labels.numpy(), probabilities)
         run.write_json("test.json", scores | how | looks.entries() | of_views)
@@ -147,6 +152,31 @@ def _score_views(run: Run, model: nn.Module, test: Batches) -> dict:
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     info(f"test accuracy of {count} views together: {accuracy:.4f}")
     return {"tta": {"views": count, "accuracy": accuracy, "loss": F.nll_loss(logits, labels).item()}}
+
+
+def _score_without_copies(run: Run, test: Batches, correct: np.ndarray, notes: list[str]) -> dict | None:
+    """Return the entry of test.json: what test images score that have no copy among training and validation images.
+
+    `correct` (N,) tells which are; what cannot be known is added to `notes`.
+    """
+    splits = run.data.splits | {"test": test.split}
+    found = copied_test_images(splits, SCAN_SHARE * run.training_seconds())
+    if found is None:
+        notes.append("accuracy_without_copies: images of an HDF5 file were not compared")
+        return None
+    copied, kinds = found
+    new = correct[~copied]
+    entry = {
+        "accuracy": float(new.mean()) if len(new) else None,
+        "interval_95": wilson_interval(int(new.sum()), len(new)) if len(new) else None,
+        "images": len(new),
+        "copies": int(copied.sum()),
+        "kinds": kinds,
+    }
+    if len(new) and entry["copies"]:
+        kind = " or ".join(kinds)
+        info(f"test accuracy without {entry['copies']:,} {kind} copies of other images: {entry['accuracy']:.4f}")
+    return entry
 
 
 def _write_predictions(run: Run, batches: Batches, labels: np.ndarray, probabilities: np.ndarray, prefix: str) -> None:

@@ -2,36 +2,45 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import torch
-from torch.nn.functional import adaptive_avg_pool2d
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, interpolate, pad
 
 from common.data.arrays import HASH_BYTES, Split
-from common.exploring.pixels import PixelStatistics, blocks, reduced
-from common.system.log import progress
+from common.exploring.pixels import PixelStatistics, reduced
 
 LISTED = 20  # pairs of copies that explore.json names; all are counted
 
-# Near copies. Two images are candidates if their gray thumbnails, or one and the mirrored other, correlate by so much.
-# Of the near copies that were seen in CIFAR-10, most correlate by 0.95 or more.
-THUMBNAIL, CANDIDATE = 8, 0.9
-# They are near copies if the differences of their neighboring pixels do so too. Of all candidates among 29,100
-# photographs from ImageNet none reached 0.45. Of 14 pairs from CIFAR-10 each that were looked at, 3 with 0.50 to 0.55
-# were different pictures, 3 with 0.55 to 0.60 (airplanes of one kind) and one with 0.60 to 0.65; of about 30 above that
-# all were one picture, cut out, colored or compressed differently.
+# Near copies. Of each image those few are candidates whose gray thumbnails, or their mirrored ones, correlate most with
+# its own, if by so much: a picture that many others have been cut from has more than one.
+THUMBNAIL, CANDIDATE, CANDIDATES = 8, 0.7, 3
+# They are near copies if the differences of their neighboring pixels correlate by so much. Of all candidates among
+# 29,100 photographs from ImageNet none reached 0.45; of 45 pairs above 0.55 in CIFAR-10 (JPEG) that were looked at, 4
+# were two pictures (airplanes of one kind).
 NEAR = 0.55
+# Or if the corners in the middle of one do so with those somewhere in the other, at one of SCALES and moved by up to
+# MOVED pixels. Of the candidates among those photographs two pairs did: a fish on two grounds, by 0.62, and two icons
+# of a compass, by 0.39. Of 96 pairs with 0.38 to 0.46 in CIFAR-10 (JPEG) about half were one picture, and half two of
+# the same thing: airplanes of one kind, horses in profile.
+NEAR_MOVED = 0.38
+SCALES, MOVED = (0.9, 0.95, 1.0, 1.05, 1.1), 2
+MARGIN = 8  # the middle begins at one pixel in so many
 # Of strokes on a plain ground, or of very few pixels, two different images can be that similar: digits of 8x8 pixels
-# written by two people reach 0.978.
+# written by two people reach 0.978. There nothing is moved.
 NEAR_DRAWINGS = 0.98
 DRAWING = 0.25  # share of the values that are the most frequent one: 0.49 in digits, at most 0.03 in photographs
 TINY = 16  # pixels
 DETAIL_SIDE = 32  # larger images are reduced to this first: at full size a shift by one pixel hides a copy
 FRAME = 6  # the share of an image, one in so many pixels from each edge, that may be a frame
 LARGEST_DIFFERENCE = 3  # times the mean one; without a limit the edge of a black frame outweighs the picture in it
+LARGEST_CORNER = 2  # likewise
 FLAT = 1.0  # of 255: a thumbnail with a smaller standard deviation shows nothing that could be compared
 COMPARED = 1024  # thumbnails compared with as many others at once: the results stay in the processor's cache
+GROUP = 32  # of the thumbnails compared at once the best of so many is kept, so that few have to be ranked
+CONFIRMED = 512  # pairs of pictures compared at once
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Copy:
     """Two images that are the same or nearly so.
 
     `splits` are the names of the splits they are in, `indices` their indices into the splits' data sets. `correlation`,
-    of their differences, is 1 for exact copies; `mirrored` tells that one is the other's mirror image.
+    in detail, is 1 for exact copies; `mirrored` tells that one is the other's mirror image.
     """
 
     splits: tuple[str, str]
@@ -89,32 +98,46 @@ def all_exact_copies(splits: dict[str, Split]) -> list[Copy] | None:
 
 
 def near_limit(statistics: PixelStatistics) -> float:
-    """Return the correlation of differences from which on two images are near copies in such a data set."""
+    """Return the correlation in detail from which on two images are near copies in such a data set."""
     is_hard = statistics.shares().max() > DRAWING or statistics.side < TINY
     return NEAR_DRAWINGS if is_hard else NEAR
 
 
-def all_near_copies(splits: dict[str, Split], thumbnails_of: dict[str, torch.Tensor], limit: float) -> list[Copy]:
-    """Return the near copies in and between all splits: one Copy for each image, with the one most similar to it.
+def small_pictures(images: torch.Tensor) -> torch.Tensor:
+    """Return what is compared of (n, C, H, W) uint8 images: the same of at most DETAIL_SIDE pixels."""
+    return reduced(images, DETAIL_SIDE).round_().byte()
 
-    Exact copies are left out: of those in one split the first stands for all. The arguments are what `thumbnails` and
-    `near_limit` return.
+
+def all_near_copies(
+    splits: dict[str, Split],
+    pictures: dict[str, torch.Tensor],
+    limit: float,
+    pairs: list[tuple[str, str]],
+    advance: Callable[[int], object] = id,
+) -> list[Copy]:
+    """Return the near copies in and between splits: one Copy for each image, with the one most similar to it.
+
+    Exact copies are left out: of those in one split the first stands for all.
+
+    Args:
+        pictures, limit: what `small_pictures` and `near_limit` return.
+        pairs: those of `pairs_of_splits` that are compared.
+        advance: is told of how many images more that is done.
     """
     first_of = {name: {key: place for place, key in reversed(list(enumerate(splits[name].hashes)))} for name in splits}
     originals = {name: sorted(places.values()) for name, places in first_of.items()}
+    small = {name: torch.cat([thumbnails(some) for some in pictures[name].split(COMPARED)]) for name in splits}
     copies = []
-    with progress(sum(len(originals[name]) for _, name in pairs_of_splits(splits)), "comparing images") as bar:
-        for first, second in pairs_of_splits(splits):
-            queries, others = originals[second], originals[first]
-            if first != second and has_pixel_hashes(splits[first]):
-                queries = [place for place in queries if splits[second].hashes[place] not in first_of[first]]
-            small = thumbnails_of[second][queries], thumbnails_of[first][others]
-            found, similar, mirrored = most_similar(*small, CANDIDATE, first == second)
-            if len(found):
-                one = splits[first].subset([others[place] for place in similar.tolist()])
-                other = splits[second].subset([queries[place] for place in found.tolist()])
-                copies += _confirmed((first, second), one, other, mirrored, limit)
-            bar.update(len(originals[second]))
+    for first, second in pairs:
+        queries, others = originals[second], originals[first]
+        if first != second and has_pixel_hashes(splits[first]):
+            queries = [place for place in queries if splits[second].hashes[place] not in first_of[first]]
+        if queries:
+            queries, others = torch.tensor(queries), torch.tensor(others)
+            found, similar, mirrored = most_similar(small[second][queries], small[first][others], first == second)
+            places = others[similar], queries[found]
+            copies += _confirmed(splits, pictures, (first, second), places, mirrored, limit)
+        advance(len(originals[second]))
     return copies
 
 
@@ -135,27 +158,70 @@ def thumbnails(images: torch.Tensor) -> torch.Tensor:
 
 
 def most_similar(
-    queries: torch.Tensor, others: torch.Tensor, limit: float, are_same: bool
+    queries: torch.Tensor, others: torch.Tensor, are_same: bool, limit: float = CANDIDATE, count: int = CANDIDATES
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return the queries that correlate with one of the others by more than `limit`, which it is, and if mirrored.
+    """Return the pairs of queries and others that correlate by more than `limit`, and whether mirrored.
 
     All three are (n,): places in `queries` (N, 2, 32), places in `others` (M, 2, 32), which `thumbnails` returns, and
-    booleans. If they `are_same`, each image is compared with those before it.
+    booleans. Each query has up to `count` pairs, the best first, from as many of the groups that the others fall into.
+    If they `are_same`, each image is compared with those before it.
     """
-    best, place = torch.full((len(queries),), limit), torch.full((len(queries),), -1)
+    others = pad(others, (0, 0, 0, 0, 0, -len(others) % COMPARED))
+    members_of = torch.arange(len(others)).view(-1, GROUP, COMPARED // GROUP).transpose(1, 2).reshape(-1, GROUP)
+    pairs = []
     for start in range(0, len(queries), COMPARED):
-        rows = slice(start, start + COMPARED)
+        rows, groups = queries[start : start + COMPARED], []
         for first in range(0, start + COMPARED if are_same else len(others), COMPARED):
             sums, differences = others[first : first + COMPARED].unbind(1)
-            scores = queries[rows, 0] @ sums.T + (queries[rows, 1] @ differences.T).abs_()
+            scores = rows[:, 0] @ sums.T + (rows[:, 1] @ differences.T).abs_()
             if are_same and first == start:
                 scores.tril_(-1)
-            higher = torch.nonzero(scores.amax(1) > best[rows])[:, 0]
-            best[start + higher], where = scores[higher].max(1)
-            place[start + higher] = first + where
-    found = torch.nonzero(place >= 0)[:, 0]
-    mirrored = (queries[found, 1] * others[place[found], 1]).sum(1) < 0
-    return found, place[found], mirrored
+            groups.append(scores.unflatten(1, (GROUP, -1)).amax(1))
+        best, group = torch.cat(groups, 1).topk(count)
+        row, rank = torch.nonzero(best > limit, as_tuple=True)
+        members = members_of[group[row, rank]]
+        sums, differences = torch.einsum("nkd,ngkd->kng", rows[row], others[members])
+        scores = sums + differences.abs()
+        if are_same:
+            scores[members >= start + row[:, None]] = 0
+        place = scores.argmax(1, keepdim=True)
+        pairs.append((start + row, members.gather(1, place)[:, 0], differences.gather(1, place)[:, 0] < 0))
+    found, places, mirrored = zip(*pairs, strict=True)
+    return torch.cat(found), torch.cat(places), torch.cat(mirrored)
+
+
+def moved_correlation(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Return (n,) how much the middle of n pictures correlates with what is most like it in n others, in corners.
+
+    Both are (n, C, H, W) uint8; the others are tried at all SCALES, moved by up to MOVED pixels. (Looking for one
+    picture in another by the normalized correlation: Lewis: "Fast Normalized Cross-Correlation", 1995.)
+    """
+    one, other = one.float().mean(1), other.float().mean(1)
+    margin, best = one.shape[-1] // MARGIN, one.new_zeros(len(one))
+    side = one.shape[-1] - 2 * margin - 1
+    middle = corners(one)[:, margin : margin + side, margin : margin + side]
+    middle = middle / middle.flatten(1).norm(dim=1)[:, None, None].clamp(min=1e-6)
+    for scale in SCALES:
+        size = [round(scale * other.shape[-1])] * 2
+        scaled = corners(interpolate(other[:, None], size=size, mode="bilinear", antialias=True)[:, 0])
+        start = (scaled.shape[-1] - side) // 2 - MOVED
+        part = slice(max(start, 0), start + side + 2 * MOVED)
+        where = scaled[:, part, part]
+        products = conv2d(where[None], middle[:, None], groups=len(middle))[0]
+        energy = avg_pool2d(where.square()[:, None], side, stride=1)[:, 0] * side**2
+        best = torch.maximum(best, (products / energy.sqrt().clamp(min=1e-6)).amax((1, 2)))
+    return best
+
+
+def corners(gray: torch.Tensor) -> torch.Tensor:
+    """Return (n, H-1, W-1): by how much (n, H, W) pictures differ along both axes at once.
+
+    Long edges vanish in it: two towers before a bright sky have nothing else in common. In their differences along one
+    axis they correlate by up to 0.69 at the best of all places.
+    """
+    both = gray.diff(dim=1).diff(dim=2)
+    largest = LARGEST_CORNER * both.abs().mean((1, 2), keepdim=True)
+    return both.clamp(-largest, largest)
 
 
 def detail_correlation(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
@@ -182,19 +248,46 @@ def detail(images: torch.Tensor) -> torch.Tensor:
     return differences / differences.norm(dim=1, keepdim=True).clamp(min=1e-6)
 
 
-def _confirmed(names: tuple[str, str], one: Split, other: Split, mirrored: torch.Tensor, limit: float) -> list[Copy]:
-    """Return those pairs, of the images at the same place in both splits, whose pixels correlate in detail.
+def _confirmed(
+    splits: dict[str, Split],
+    pictures: dict[str, torch.Tensor],
+    names: tuple[str, str],
+    places: tuple[torch.Tensor, torch.Tensor],
+    mirrored: torch.Tensor,
+    limit: float,
+) -> list[Copy]:
+    """Return of each image, at `places` (n,) of the second split, the most similar pair, if that is a near copy.
 
     Where `mirrored` (n,) says so, with the mirror image.
     """
-    correlations: list[float] = []
-    for (images, _), (others, _) in zip(blocks(one), blocks(other), strict=True):
-        flip = mirrored[len(correlations) :][: len(images), None, None, None]
-        correlations += detail_correlation(images, torch.where(flip, others.flip(-1), others)).clamp(max=1).tolist()
-    indices = zip(one.indices.tolist(), other.indices.tolist(), strict=True)
-    labels = zip(one.labels, other.labels, strict=True)
-    rows = zip(indices, labels, correlations, mirrored.tolist(), strict=True)
-    return [Copy(names, *row) for row in rows if row[2] >= limit]
+    correlations = []
+    for start in range(0, len(mirrored), CONFIRMED):
+        some = slice(start, start + CONFIRMED)
+        one, other = (pictures[name][at[some]] for name, at in zip(names, places, strict=True))
+        correlations += _copied(
+            one, torch.where(mirrored[some, None, None, None], other.flip(-1), other), limit
+        ).tolist()
+    best: dict[int, Copy] = {}
+    for one, other, correlation, flip in zip(
+        *(numbers.tolist() for numbers in places), correlations, mirrored.tolist(), strict=True
+    ):
+        if correlation > (best[other].correlation if other in best else 0):
+            indices = tuple(int(splits[name].indices[at]) for name, at in zip(names, (one, other), strict=True))
+            labels = tuple(int(splits[name].dataset.labels[index]) for name, index in zip(names, indices, strict=True))
+            best[other] = Copy(names, indices, labels, correlation, flip)
+    return list(best.values())
+
+
+def _copied(one: torch.Tensor, other: torch.Tensor, limit: float) -> torch.Tensor:
+    """Return (n,) how much n pairs of pictures correlate in detail; 0 if they are no near copies.
+
+    The second look, at moved pictures, is for photographs.
+    """
+    correlation = detail_correlation(one, other).clamp(max=1)
+    if limit == NEAR_DRAWINGS:
+        return torch.where(correlation >= limit, correlation, 0)
+    moved = moved_correlation(one, other).clamp(max=1)
+    return torch.where(correlation >= limit, correlation, torch.where(moved >= NEAR_MOVED, moved, 0))
 
 
 def describe_copies(copies: list[Copy], splits: dict[str, Split]) -> dict:

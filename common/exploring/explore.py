@@ -12,7 +12,19 @@ import torch
 from common.data.arrays import Split
 from common.data.folders import Reading
 from common.data.load import Data
-from common.exploring.copies import TINY, all_exact_copies, all_near_copies, describe_copies, near_limit, thumbnails
+from common.exploring.copies import (
+    NEAR_DRAWINGS,
+    NEAR_MOVED,
+    TINY,
+    Copy,
+    all_exact_copies,
+    all_near_copies,
+    describe_copies,
+    has_pixel_hashes,
+    near_limit,
+    pairs_of_splits,
+    small_pictures,
+)
 from common.exploring.pixels import MOST_IMAGES, MOST_PIXELS, SEED, PixelStatistics, balanced_sample, blocks
 from common.runs.config import describe_origin
 from common.runs.folder import make_folder
@@ -27,6 +39,11 @@ LONG = 2.0  # longer side over shorter side
 UNBALANCED = 2.0  # images of the largest class for one of the smallest
 FEW = 100  # training images of a class
 SOME_GRAY, ALL_GRAY = 0.01, 0.99
+# What looking for copies takes of one core of an AMD EPYC, in seconds: for a pixel that is read, for an image that is
+# compared with another in the small, and for an image whose nearest are compared in detail
+READING, COMPARING, CONFIRMING = 3e-8, 6e-9, 7e-4
+MOST_SCANNED = 2**18  # images: their small pictures take 0.8 GB
+ENOUGH = 1000  # images to tell photographs from drawings
 SPARSE = 0.25  # share of the values that are 0
 
 
@@ -40,9 +57,11 @@ def explore(data: Data, folder: Path) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     splits = data.splits
     looked_at = {name: balanced_sample(split) for name, split in splits.items()}
-    statistics, small = _look(looked_at)
-    limit = near_limit(statistics)
-    exact, near = all_exact_copies(splits), all_near_copies(looked_at, small, limit)
+    statistics, pictures = _look(looked_at)
+    limit, pairs = near_limit(statistics), pairs_of_splits(splits)
+    exact = all_exact_copies(splits)
+    with progress(sum(len(looked_at[second]) for _, second in pairs), "comparing images") as bar:
+        near = all_near_copies(looked_at, pictures, limit, pairs, bar.update)
     described = {name: _describe_part(split, len(looked_at[name])) for name, split in splits.items()}
     report = {
         "dataset": data.name,
@@ -56,6 +75,7 @@ def explore(data: Data, folder: Path) -> dict:
             "exact": None if exact is None else describe_copies(exact, splits),
             "near": describe_copies(near, splits),
             "near_limit": limit,
+            "near_moved_limit": None if limit == NEAR_DRAWINGS else NEAR_MOVED,
         },
     }
     report["notes"] = notes(report)
@@ -80,15 +100,50 @@ def explore_only(script: str, options: dict, loaded: list[Data], machine: Machin
     return folder
 
 
+def copied_test_images(splits: dict[str, Split], seconds: float) -> tuple[np.ndarray, list[str]] | None:
+    """Return which test images (N,) have a copy among training or validation images, and which kinds were looked for.
+
+    Exact copies always are, near ones where that takes about `seconds` at most. None: the images have keys instead of
+    hashes of their pixels.
+    """
+    if not all(map(has_pixel_hashes, splits.values())):
+        return None
+    test, others = splits["test"], [splits["train"], splits["val"]]
+    known, kinds = {digest for split in others for digest in split.hashes}, ["exact"]
+    if scan_seconds(splits) <= seconds:
+        near, kinds = _near_copies_of_test(splits), ["exact", "near"]
+        place_of = {index: place for place, index in enumerate(test.indices.tolist())}
+        known |= {test.hashes[place_of[copy.indices[1]]] for copy in near}
+    return np.array([digest in known for digest in test.hashes]), kinds
+
+
+def scan_seconds(splits: dict[str, Split]) -> float:
+    """Return about how long it takes to look for near copies of the test images, infinite for too many images."""
+    images, tested = sum(map(len, splits.values())), len(splits["test"])
+    if images > MOST_SCANNED:
+        return math.inf
+    pixels = sum(len(split) * split.dataset.size**2 for split in splits.values())
+    return READING * pixels + COMPARING * tested * (images - tested) + CONFIRMING * 2 * tested
+
+
+def _near_copies_of_test(splits: dict[str, Split]) -> list[Copy]:
+    statistics, _ = _look({"train": balanced_sample(splits["train"], ENOUGH)})
+    pictures = {
+        name: torch.cat([small_pictures(images) for images, _ in blocks(split)]) for name, split in splits.items()
+    }
+    pairs = [("train", "test"), ("val", "test")]
+    return all_near_copies(splits, pictures, near_limit(statistics), pairs)
+
+
 def _look(looked_at: dict[str, Split]) -> tuple[PixelStatistics, dict[str, torch.Tensor]]:
-    """Return the statistics of the training images and the thumbnails of all, reading each image once."""
+    """Return the statistics of the training images and small pictures of all, reading each image once."""
     train = looked_at["train"].dataset
     statistics = PixelStatistics(train.size, len(train.classes))
     small = {name: [] for name in looked_at}
     with progress(sum(map(len, looked_at.values())), "looking at images") as bar:
         for name, split in looked_at.items():
             for images, labels in blocks(split):
-                small[name].append(thumbnails(images))
+                small[name].append(small_pictures(images))
                 if name == "train":
                     statistics.add(images, labels)
                 bar.update(len(images))
