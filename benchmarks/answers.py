@@ -54,7 +54,7 @@ def section(name, folder):
         " ".join(said),
         "",
         "```sh",
-        *(line for line in command_of(name) if line[0] != "#"),
+        *(line for line in command_of(name) if not line.startswith("#")),
         "```",
     ]
     lines += ["", facts(folder, groups), "", *table(groups), "", f"![Differences with their intervals]({picture})", ""]
@@ -62,8 +62,9 @@ def section(name, folder):
 
 
 def command_of(name):
-    """Return the lines of a file in results/ but the first, which names the shell."""
-    return [line for line in (HERE / "results" / f"{name}.sh").read_text(encoding="utf-8").splitlines()[1:] if line]
+    """Return the lines of a file in results/ but the first, which names the shell, as one types them."""
+    text = (HERE / "results" / f"{name}.sh").read_text(encoding="utf-8")
+    return text.replace(' "$@"', "").replace("\\\n    ", "").splitlines()[1:]
 
 
 def facts(folder, groups):

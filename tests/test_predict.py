@@ -339,7 +339,7 @@ def test_runs_that_cannot_be_used(run, photograph, tmp_path):
 
 @pytest.mark.parametrize("script", ["ex_0", "os", "../ex_1", "common.runs.plots", "tests/conftest", ""])
 def test_only_scripts_beside_predict_are_imported(run, photograph, tmp_path, script):
-    assert "there is no such script" in refusal(changed(run, tmp_path / "best.pth", script=script), photograph)
+    assert "has no such script" in refusal(changed(run, tmp_path / "best.pth", script=script), photograph)
 
 
 def test_checkpoints_of_other_scripts_and_networks(run, photograph, tmp_path):

@@ -128,9 +128,7 @@ class Undivided:
         splits = dict(self.splits)
         train, classes, is_older = splits["train"], splits["train"].dataset.classes, source.split_seed is None
         if len(classes) < 2:
-            raise BadInput(
-                f"{source.data or self.name} has one class only, {classes[0]!r}: there is nothing to tell apart"
-            )
+            raise BadInput(f"{source.data or self.name} has one class only, {classes[0]!r}: nothing to tell apart")
         if "test" not in splits:
             train, splits["test"] = train.set_aside(TEST_FRACTION, TEST_SEED)
         if "val" in splits and source.folds:

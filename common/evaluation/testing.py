@@ -166,13 +166,9 @@ def _score_without_copies(run: Run, test: Batches, correct: np.ndarray, notes: l
         return None
     copied, kinds = found
     new = correct[~copied]
-    entry = {
-        "accuracy": float(new.mean()) if len(new) else None,
-        "interval_95": wilson_interval(int(new.sum()), len(new)) if len(new) else None,
-        "images": len(new),
-        "copies": int(copied.sum()),
-        "kinds": kinds,
-    }
+    entry = {"accuracy": None, "interval_95": None, "images": len(new), "copies": int(copied.sum()), "kinds": kinds}
+    if len(new):
+        entry |= {"accuracy": float(new.mean()), "interval_95": wilson_interval(int(new.sum()), len(new))}
     if len(new) and entry["copies"]:
         kind = " or ".join(kinds)
         info(f"test accuracy without {entry['copies']:,} {kind} copies of other images: {entry['accuracy']:.4f}")

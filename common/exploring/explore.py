@@ -128,9 +128,7 @@ def scan_seconds(splits: dict[str, Split]) -> float:
 
 def _near_copies_of_test(splits: dict[str, Split]) -> list[Copy]:
     statistics, _ = _look({"train": balanced_sample(splits["train"], ENOUGH)})
-    pictures = {
-        name: torch.cat([small_pictures(images) for images, _ in blocks(split)]) for name, split in splits.items()
-    }
+    pictures = {part: torch.cat([small_pictures(some) for some, _ in blocks(one)]) for part, one in splits.items()}
     pairs = [("train", "test"), ("val", "test")]
     return all_near_copies(splits, pictures, near_limit(statistics), pairs)
 

@@ -125,9 +125,7 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
 def _import_experiment(name: str, scripts: Path, checkpoint: Path):
     """Return the module `name` if it is a file in the folder `scripts`: a checkpoint must import nothing else."""
     if not name.isidentifier() or not (scripts / f"{name}.py").is_file():
-        raise BadInput(
-            f"{checkpoint} is of the experiment {printable(name, 60)!r}, and there is no such script in {scripts}"
-        )
+        raise BadInput(f"{checkpoint} is of the experiment {printable(name, 60)!r}; {scripts} has no such script")
     module = importlib.import_module(name)
     if not hasattr(module, "build_model"):
         raise Damaged(f"{checkpoint} is of {name}.py, which is no experiment")

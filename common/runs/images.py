@@ -20,11 +20,9 @@ def write_images(folder: Path, data: Data) -> None:
     """Write the file, unless images are known by their place alone, as in an HDF5 file."""
     if any(len(split.hashes[0]) != HASH_BYTES for split in data.splits.values()):
         return
-    hashes = {
-        name: np.frombuffer(b"".join(split.hashes), np.uint8).reshape(-1, HASH_BYTES)[:, :KEPT]
-        for name, split in data.splits.items()
-    }
-    buffer = io.BytesIO()
+    buffer, hashes = io.BytesIO(), {}
+    for name, split in data.splits.items():
+        hashes[name] = np.frombuffer(b"".join(split.hashes), np.uint8).reshape(-1, HASH_BYTES)[:, :KEPT]
     np.savez(buffer, **hashes, test_sha256=np.array(split_digest(test=(data.test.labels, data.test.hashes))))
     write_bytes(folder / NAME, buffer.getbuffer())
 
@@ -37,8 +35,7 @@ def without_leaks(weights: str | None, data: Data) -> str | None:
         known = sum(used.part_of(pixel_hash) == "train" for pixel_hash in hashes)
         if known:
             options = read_config(Path(weights).resolve().parent)["options"]
-            seed = options.get("split_seed")
-            seed = options.get("seed", 0) if seed is None else seed
+            seed = options.get("split_seed", options.get("seed", 0))  # which divided the images, in older runs
             raise BadInput(
                 f"--weights {weights}: {known:,} of the {len(hashes):,} {what} images have trained these weights, so "
                 f"their accuracy would say nothing; divide the images as that run did: --split_seed {seed}"
