@@ -170,8 +170,7 @@ def _score_without_copies(run: Run, test: Batches, correct: np.ndarray, notes: l
     if len(new):
         entry |= {"accuracy": float(new.mean()), "interval_95": wilson_interval(int(new.sum()), len(new))}
     if len(new) and entry["copies"]:
-        kind = " or ".join(kinds)
-        info(f"test accuracy without {entry['copies']:,} {kind} copies of other images: {entry['accuracy']:.4f}")
+        info(f"test accuracy without {entry['copies']:,} images that have a copy elsewhere: {entry['accuracy']:.4f}")
     return entry
 
 

@@ -112,12 +112,9 @@ def small_pictures(images: torch.Tensor) -> torch.Tensor:
 
 
 def all_near_copies(
-    splits: dict[str, Split],
-    pictures: dict[str, torch.Tensor],
-    limit: float,
-    pairs: list[tuple[str, str]],
+    splits: dict[str, Split], pictures: dict[str, torch.Tensor], limit: float, pairs: list[tuple[str, str]],
     advance: Callable[[int], object] = id,
-) -> list[Copy]:
+) -> list[Copy]:  # fmt: skip
     """Return the near copies in and between splits: one Copy for each image, with the one most similar to it.
 
     Exact copies are left out: of those in one split the first stands for all.
@@ -251,13 +248,9 @@ def detail(images: torch.Tensor) -> torch.Tensor:
 
 
 def _confirmed(
-    splits: dict[str, Split],
-    pictures: dict[str, torch.Tensor],
-    names: tuple[str, str],
-    places: tuple[torch.Tensor, torch.Tensor],
-    mirrored: torch.Tensor,
-    limit: float,
-) -> list[Copy]:
+    splits: dict[str, Split], pictures: dict[str, torch.Tensor], names: tuple[str, str],
+    places: tuple[torch.Tensor, torch.Tensor], mirrored: torch.Tensor, limit: float,
+) -> list[Copy]:  # fmt: skip
     """Return of each image, at `places` (n,) of the second split, the most similar pair, if that is a near copy.
 
     Where `mirrored` (n,) says so, with the mirror image.

@@ -57,12 +57,10 @@ class UsedImages:
             return
         try:
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                test_sha256 = str(file["test_sha256"])
                 splits = {name: {row.tobytes() for row in file[name]} for name in ("train", "val", "test")}
+                self.splits, self.test_sha256 = splits, str(file["test_sha256"])
         except Exception:  # whatever is damaged in it
             warn(f"warning: {path} is damaged, so images that the run knows are not told of")
-        else:
-            self.splits, self.test_sha256 = splits, test_sha256
 
     def part_of(self, pixel_hash: bytes) -> str | None:
         """Return which part an image had in the run: "train", "val", "test"; None if it was not among its images."""
