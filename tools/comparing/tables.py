@@ -113,6 +113,11 @@ def group_columns(overview: Overview) -> list[Column]:
     return columns
 
 
+def p_in_words(p: float | None) -> str:
+    """Return a p-value as people write it."""
+    return "" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
 def change_columns(overview: Overview) -> list[Column]:
     """Return the columns of the table of what each change of a named baseline is worth; none without a baseline."""
     changes = [one for one in overview.contrasts if not one.family.is_chosen]
@@ -124,7 +129,7 @@ def change_columns(overview: Overview) -> list[Column]:
         Column(f"difference in {overview.metric}", [one.estimate.value for one in changes], 4),
         Column("low", [low for low, _ in intervals], 4),
         Column("high", [high for _, high in intervals], 4),
-        Column("corrected p", [one.corrected_p for one in changes], 3),
+        Column("corrected p", [p_in_words(one.corrected_p) for one in changes]),
         Column("seeds", [min(one.estimate.seeds) for one in changes]),
         Column("verdict", [one.short_verdict for one in changes]),
     ]
