@@ -218,7 +218,7 @@ def test_schedules_by_epoch_reach_the_records(tmp_path, options, rates):
 
 @pytest.mark.slow
 def test_plateau_lowers_the_rate_when_the_loss_stays_up(tmp_path):
-    folder = small_run(tmp_path, *"-e 4 -lr 0.3 --optimizer sgd --schedule plateau --plateau_patience 0".split())
+    folder = small_run(tmp_path, *"-e 4 -lr 0.03 --schedule plateau --plateau_patience 0".split())
     records = read(folder, "train.json")["epochs"]
     losses = [record["val_loss"] for record in records]
     rose = [i + 2 for i in range(len(losses) - 2) if losses[i + 1] > min(losses[: i + 1])]
