@@ -48,15 +48,16 @@ def test_a_copy_of_a_data_set_has_devices_of_its_own():
 def test_chance_is_that_of_a_permutation_test():
     chance = np.random.default_rng(0)
     inside = []
-    for _ in range(100):
+    for _ in range(40):
         labels, predicted = chance.integers(0, 4, 60), chance.choice(4, 60, p=[0.7, 0.1, 0.1, 0.1])
         low, high = chance_interval(labels, predicted)
         inside.append(low <= (labels == predicted).mean() <= high)
-    assert 0.91 <= np.mean(inside) <= 1  # 95 % and more: accuracies come in steps of 1/60
+    assert 0.87 <= np.mean(inside) <= 1  # 95 % and more: accuracies come in steps of 1/60
     low, high = chance_interval(np.arange(1000) % 10, np.arange(1000) % 10)
     assert 0.07 < low < 0.1 < high < 0.13
 
 
+@pytest.mark.slow
 def test_shuffled_labels_teach_nothing_and_are_compared_with_nothing(tmp_path, capsys):
     folder = small_run(tmp_path, "--null_test", "True")
     test, said = read(folder, "test.json"), capsys.readouterr().out

@@ -146,6 +146,7 @@ def test_published_numbers_of_seeds():
     assert seeds_needed(images) is None and seeds_needed(Estimate(1.0, (5,), 0.2, 4, 0.1, 1.0)) > 10
 
 
+@pytest.mark.slow
 def test_the_interval_of_the_seeds_needed():
     true, rng, hits = 12, np.random.default_rng(0), 0
     effect = next(e for e in np.arange(0.5, 2, 0.001) if seeds_needed(Estimate(e, (5,), 0.2, 4, None, 1.0)) == true)

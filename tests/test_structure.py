@@ -1,6 +1,7 @@
 """How the project is built: who imports whom, what an experiment looks like, how many parameters a function takes."""
 
 import ast
+import functools
 import json
 from graphlib import CycleError, TopologicalSorter
 
@@ -176,12 +177,15 @@ def test_the_shared_options_are_these():
     assert names == set(SHARED_OPTIONS.split())
 
 
+@functools.cache
 def functions():
-    """Yield (path:line name, node) of every function and method."""
+    """Return (path:line name, node) of every function and method."""
+    found = []
     for path in [*MODULES, *sorted(ROOT.glob("*.py"))]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node
+                found.append((f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node))
+    return found
 
 
 def parameters(node):

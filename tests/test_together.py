@@ -99,6 +99,7 @@ def test_only_the_last_of_accumulated_batches_sends(several):
     assert sums == ["conv", "conv", "conv", FIRST, "conv", LAST, METER] * 3 + [STATISTICS]
 
 
+@pytest.mark.slow
 def test_only_what_is_trained_is_sent_from_epoch_to_epoch(several):
     state, source, recipe = prepared(several)
     names = list(state.model.state_dict())

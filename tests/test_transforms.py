@@ -443,7 +443,13 @@ ALL = {
 }
 
 
-@LAYOUTS
+@pytest.mark.parametrize(
+    "layout",
+    [
+        pytest.param(torch.contiguous_format, marks=pytest.mark.slow, id="nchw"),
+        pytest.param(torch.channels_last, id="nhwc"),
+    ],
+)
 @pytest.mark.parametrize("transform", ALL.values(), ids=ALL)
 def test_what_becomes_of_an_image_does_not_depend_on_the_batch_it_is_in(layout, transform, way):
     images, samples = random_images(12, 16, 16, layout), torch.arange(12) + 30
