@@ -21,8 +21,9 @@ from matplotlib.axes import Axes  # noqa: E402
 from scipy import stats  # noqa: E402
 
 from common import figures  # noqa: E402
+from common.evaluation.repeats import t_interval  # noqa: E402
 from tools.comparing.contrasts import Contrast, find_contrasts  # noqa: E402
-from tools.comparing.estimates import Arm, difference, mean, t_interval  # noqa: E402
+from tools.comparing.estimates import Arm, difference, mean  # noqa: E402
 from tools.comparing.finished_runs import FinishedRun  # noqa: E402
 from tools.comparing.groups import Group, group_by_seed  # noqa: E402
 

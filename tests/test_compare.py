@@ -127,7 +127,7 @@ def test_the_command(outputs, real, tmp_path):
     result = command(ROOT / "compare.py", outputs, cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     [folder] = tmp_path.glob("outputs/compare/*")
-    assert {path.name for path in folder.iterdir()} == FILES | CURVES | {"by_lr.png"}
+    assert {path.name for path in folder.iterdir()} == FILES | CURVES | {"by_lr.png", "differences.png"}
     assert f"written to {folder.relative_to(tmp_path)}" in result.stdout
     best = {run.name: read(run, "train.json")["best_val_accuracy"] for run in real}
     lines = result.stdout.splitlines()
