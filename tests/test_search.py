@@ -582,7 +582,7 @@ def test_two_searches_at_once_on_one_file(tmp_path):
     assert process.returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_real_search_from_beginning_to_end(tmp_path):
     path = tmp_path / "real.yaml"
     path.write_text(
