@@ -15,6 +15,7 @@ import sweep
 from common.system.errors import BadInput
 from tools.searching.varying import vary
 
+
 @pytest.fixture(autouse=True)
 def no_answer(request, monkeypatch):
     """The runs of the toy experiment can be searched over, and not compared."""
