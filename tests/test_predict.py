@@ -276,7 +276,7 @@ def test_hostile_names(photographs, tmp_path, capsys):
     capsys.readouterr()
     main(run, data, images, "--csv", tmp_path / "p.csv", "--montage", tmp_path / "m.png")
     lines = capsys.readouterr().out.split("\n")
-    assert len(lines) == 1 + 24 + 3 + 1 and "\x1b" not in "".join(lines) and "\r" not in "".join(lines)
+    assert len(lines) == 1 + 24 + 3 + 3 + 1 and "\x1b" not in "".join(lines) and "\r" not in "".join(lines)
     rows = table(tmp_path / "p.csv")
     assert len(rows) == 24
     shown = {name.encode("utf-8", "backslashreplace").decode() for name in HOSTILE}
