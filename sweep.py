@@ -88,12 +88,12 @@ def main(argv=None):
         storage.check_same_search(sweep, experiment.path.name, fixed)
         storage.study.sampler = sampler_for(sweep.method, options.bayes, options.seed, storage)
         storage.study.pruner = Bands(sweep.bands, sweep.eta, sweep.is_strict)
-        search = Search(Results(sweep, storage, folder), launcher, cap)
+        search = Search(Results(sweep, storage, folder), launcher, cap, options.test)
         runs = f"{cap} trials" if sweep.seeds == 1 else f"{cap} configurations with {sweep.seeds} seeds"
         info(f"{folder}: {sweep.method}, {runs} of {experiment.path.name}, {len(launcher.slots)} at a time")
         with launcher.decoding_once(folder):
             search.run()
-            report(search, experiment, options.test)
+            report(search, experiment)
     return folder
 
 
@@ -141,7 +141,7 @@ def number_of_trials(typed, sweep):
     return cap
 
 
-def report(search, experiment, test_all):
+def report(search, experiment):
     """Write and draw what was found, and look at the test images with the best configuration, or with all."""
     results = search.results
     best, count = results.best(), results.sweep.seeds
@@ -152,8 +152,10 @@ def report(search, experiment, test_all):
     results.say_best()
     for trial in best:
         search.test(trial, f", {'' if count == 1 else 'of '}the best on validation images")
-    for trial in itertools.chain(*results.groups()[1:]) if test_all else ():
-        search.test(trial)
+    if search.tests_all:
+        for trial in itertools.chain(*results.groups()[1:]):
+            search.test(trial)
+        results.remove_states(results.storage.trials())
     draw_search(results)
     command = ["python", os.path.relpath(experiment.path), "--config", str(results.folder / "best.yaml")]
     info(f"to run the best again: {shell_line(command)}")

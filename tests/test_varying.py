@@ -103,6 +103,8 @@ def test_the_best_mean_wins_and_not_the_luckiest_seed(tmp_path, capsys, method):
     assert sorted(tried) == [(lr, seed) for lr in ("0.1", "0.2", "0.3") for seed in "012"]
     assert yaml.safe_load((folder / "best.yaml").read_text()) == {"lr": 0.3, "kind": "lucky"}
     assert "(mean of 3 seeds), val_accuracy 0.3300" in (folder / "best.yaml").read_text()
+    states = {path.parents[3].name for path in folder.glob("trials/*/*/*/*/last.pth")}
+    assert states == {Path(row["folder"]).name for row in rows if row["lr"] == "0.3"}
     tested = [row for row in rows if list(Path(row["folder"]).glob("*/*/*/test.json")) and not row["same_as"]]
     assert sorted((row["lr"], row["seed"]) for row in tested) == [("0.3", "0"), ("0.3", "1"), ("0.3", "2")]
     capsys.readouterr()
@@ -153,7 +155,11 @@ def test_a_question_is_answered_in_one_command_and_the_page_of_answers_is_made_o
         start = lines.index("each change from the baseline:")
         return lines[start + 1 : start + 3]
 
-    folder = run(tmp_path, *words, fixed=fixed)
+    folder = run(tmp_path, *words, "--test", fixed=fixed)
+    logs = [path.read_text() for path in folder.glob("trials/*/*/*/*/log.txt")]
+    assert len(logs) == 4
+    assert all("test accuracy" in log and log.count("epoch 1/1") == 1 for log in logs)  # each was trained once
+    assert len(list(folder.glob("trials/*/*/*/*/last.pth"))) == 2  # of the best, for each seed
     names, change = first = answer()
     assert names.split() == "change difference in val_accuracy low high corrected p seeds verdict".split()
     assert change.startswith("batch_norm false  ")

@@ -78,8 +78,16 @@ class Results:
             rows.append((trial.number, STATES[trial.state], value, *cells))
         write_table(self.folder / "trials.csv", rows)
 
+    def settled(self, trial: FrozenTrial) -> list[FrozenTrial]:
+        """Return the trials of which an ended `trial` makes sure that no seed of theirs is to come any more."""
+        whole = [group for group in self.groups() if trial.number in {one.number for one in group}]
+        return whole[0] if whole else [trial] if trial.state == TrialState.PRUNED else []
+
     def remove_states(self, trials: list[FrozenTrial]) -> None:
-        """Remove what ended `trials` would need to go on, gigabytes with a large network, but of the best."""
+        """Remove what ended `trials` would need to go on, gigabytes with a large network, but of the best.
+
+        Without it a finished run can be tested only by training it again.
+        """
         ended = {t.user_attrs["folder"] for t in trials if t.state in (TrialState.COMPLETE, TrialState.PRUNED)}
         for folder in ended - {trial.user_attrs["folder"] for trial in self.best()}:
             for pattern in ("last.pth", "previous.pth", "epoch-*.pth"):

@@ -29,10 +29,13 @@ MOST_CRASHES = 3  # of a trial, in as many starts of the search; then it is left
 
 
 class Search:
-    """The loop that keeps trials running, up to `cap`: of all starts of this search and all machines together."""
+    """The loop that keeps trials running, up to `cap`: of all starts of this search and all machines together.
 
-    def __init__(self, results: Results, launcher: Launcher, cap: int):
-        self.results, self.launcher, self.cap = results, launcher, cap
+    If it `tests_all` at the end, all trials keep their states until then, else the best alone.
+    """
+
+    def __init__(self, results: Results, launcher: Launcher, cap: int, tests_all: bool = False):
+        self.results, self.launcher, self.cap, self.tests_all = results, launcher, cap, tests_all
         self._sweep, self._storage = results.sweep, results.storage
         self._metric = ALIASES.get(self._sweep.metric, self._sweep.metric)
         self._running: dict[int, tuple[Trial, TrialProcess]] = {}  # by slot
@@ -50,7 +53,8 @@ class Search:
                 while self._step():
                     self._show(bar)
                     time.sleep(POLL)
-            self.results.remove_states(self._storage.trials())
+            if not self.tests_all:
+                self.results.remove_states(self._storage.trials())
             self.results.write_table()  # once more: other machines may have ended trials since ours
         except BaseException as error:
             ended, self._running = list(self._running.values()), {}
@@ -205,7 +209,8 @@ class Search:
         self._queue_seeds([latest])
         words = [f"{name}={short(value)}" for name, value in self.results.values_of(latest).items()]
         info(f"trial {trial.number}: {outcome}   {' '.join(words)}")
-        self.results.remove_states([latest, *best_before])
+        if not self.tests_all:
+            self.results.remove_states([*self.results.settled(latest), *best_before])
         self._write_table()
 
     def _write_table(self) -> None:
