@@ -9,9 +9,14 @@ import argparse
 import csv
 import json
 import shutil
+import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from tools.comparing.contrasts import p_in_words  # noqa: E402
+
 DOCS = HERE.parent / "docs"
 SEARCHES = {  # file in results/ -> the search that it makes
     "ex_2_parts": "ex_2-vary-augment-image_size-width",
@@ -99,11 +104,6 @@ def table(groups):
             cells = [group["contrast"], mean_of(group), found, between, p, group["seeds"]]
             rows.append(f"| {' | '.join(cells)} | {'significant' if is_clear else 'not significant'} |")
     return rows
-
-
-def p_in_words(p):
-    """Return a p-value as people write it."""
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def mean_of(group):

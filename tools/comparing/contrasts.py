@@ -268,5 +268,10 @@ def _equivalence(one: Effect) -> str:
     return f"; {one.equivalence} (margin {one.margin:g}{p})"
 
 
+def p_in_words(value: float | None) -> str:
+    """Return a p-value as people write it, "" where there is none."""
+    return "" if value is None else f"{value:.2g}" if value >= 0.001 else "< 0.001"
+
+
 def _p(value: float) -> str:
-    return f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
+    return f"p = {p_in_words(value)}".replace("= <", "<")

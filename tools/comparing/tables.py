@@ -10,7 +10,7 @@ from typing import Any
 from common.system.files import write_bytes, write_table
 from common.system.log import info
 from common.system.text import printable
-from tools.comparing.contrasts import Effect, advice, network_verdict, verdict, within
+from tools.comparing.contrasts import Effect, advice, network_verdict, p_in_words, verdict, within
 from tools.comparing.estimates import mean
 from tools.comparing.finished_runs import is_number
 from tools.comparing.groups import shown
@@ -111,11 +111,6 @@ def group_columns(overview: Overview) -> list[Column]:
     if any(group.diverged for group in groups):
         columns.append(Column("diverged", [group.diverged for group in groups]))
     return columns
-
-
-def p_in_words(p: float | None) -> str:
-    """Return a p-value as people write it."""
-    return "" if p is None else f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def change_columns(overview: Overview) -> list[Column]:
