@@ -262,7 +262,7 @@ def test_threads_may_read_at_the_same_time(tmp_path, never_fits, layout):
 @pytest.mark.parametrize(
     "method",
     [
-        pytest.param(name, marks=[pytest.mark.slow] * (name == "spawn"))
+        pytest.param(name, marks=[pytest.mark.long] * (name == "spawn"))
         for name in multiprocessing.get_all_start_methods()
         if name != "forkserver"
     ],

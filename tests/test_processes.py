@@ -328,7 +328,8 @@ def failing(tmp_path, failure, *launcher):
 @pytest.mark.parametrize(
     ("failure", "line"),
     [("raise BadInput('its disk is gone')", "process 1: error: its disk is gone"),
-     ("raise ValueError('a fault')", "process 1: ends with an internal error, see above")],
+     pytest.param("raise ValueError('a fault')", "process 1: ends with an internal error, see above",
+                  marks=pytest.mark.long)],
 )  # fmt: skip
 def test_an_error_of_one_process_ends_all_and_is_told(tmp_path, failure, line):
     job, started = failing(tmp_path, failure), time.monotonic()

@@ -485,7 +485,7 @@ def test_nohup_keeps_its_promise(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [pytest.param(n, marks=[pytest.mark.long] * (n > 3)) for n in range(8)])
 def test_ctrl_c_while_modules_are_imported_shows_no_traceback(tmp_path, seed):
     listens = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     process = started(ROOT / "ex_1.py", "--dataset", "digits", "--output_dir", tmp_path, preexec_fn=listens)

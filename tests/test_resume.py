@@ -223,9 +223,8 @@ def six_epochs(tmp_path_factory):
     return run, time.monotonic() - started
 
 
-@pytest.mark.parametrize(
-    "seed", [pytest.param(seed, marks=pytest.mark.slow if seed == 0 else pytest.mark.long) for seed in range(10)]
-)
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(10))
 def test_killed_three_times_and_resumed_it_ends_the_same(tmp_path, six_epochs, seed):
     whole, seconds = six_epochs
     moments = random.Random(seed)
@@ -269,7 +268,7 @@ def test_a_second_signal_while_a_run_ends_hides_nothing(tmp_path, monkeypatch, c
     assert "1 epoch(s) are saved; to go on: " in capsys.readouterr().out
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_four_starts_in_the_same_second_make_four_complete_folders(tmp_path):
     words = [ROOT / "ex_1.py", "--dataset", "digits", "-e", "0", "--output_dir", tmp_path]
     processes = [start(*words, env=environment(OMP_NUM_THREADS="1")) for _ in range(4)]

@@ -91,7 +91,7 @@ def test_commands_that_contradict_themselves(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["grid", "random", "bayes"])
+@pytest.mark.parametrize("method", ["grid", "random", pytest.param("bayes", marks=pytest.mark.long)])
 def test_the_best_mean_wins_and_not_the_luckiest_seed(tmp_path, capsys, method):
     path = write_sweep(tmp_path, SPACE, method=method)
     words = [path, "--seeds", "3", "-n", "8"]
@@ -145,7 +145,7 @@ def test_killed_it_goes_on_with_the_seeds_that_are_missing(tmp_path):
     assert sorted(finished) == [(lr, seed) for lr in ("0.3", "1.0") for seed in "012"]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_question_is_answered_in_one_command_and_the_page_of_answers_is_made_of_it(tmp_path, capsys, monkeypatch):
     words = [ROOT / "ex_1.py", "--vary", "batch_norm", "--seeds", "2"]
     fixed = ["--dataset", "digits", "--limit", "100", "-e", "1"]
