@@ -30,7 +30,7 @@ WORKS_ONLY_WITH = {
     "milestones": ("schedule", ("multistep",)),
     "gamma": ("schedule", ("step", "multistep", "plateau")),
     "plateau_patience": ("schedule", ("plateau",)),
-    "momentum": ("optimizer", ("sgd", "rmsprop")),
+    "momentum": ("optimizer", ("sgd", "rmsprop", "muon")),
     "tensorboard": ("explore", (False,)),
     "wandb": ("explore", (False,)),
     "wandb_project": ("wandb", (True,)),

@@ -90,10 +90,10 @@ def _add_training_options(add) -> None:
         help="passes over the training images; 0 only evaluates")
     add("-b", "--batch_size", type=integer(1), default=128, metavar="N", help="images in a batch")
     add("--optimizer", type=one_of(OPTIMIZERS), default="adam", metavar="NAME",
-        help=f"{', '.join(OPTIMIZERS)} (sgd is Nesterov's)")
+        help=f"{', '.join(OPTIMIZERS)} (sgd is Nesterov's; muon is for networks with batch norm)")
     add("-lr", "--lr", type=number(above=0), default=1e-3, metavar="X", help="learning rate")
     add("-wd", "--weight_decay", type=number(0), default=0.0, metavar="X", help="weight decay")
-    add("--momentum", type=number(0, below=1), default=0.9, metavar="X", help="of sgd and rmsprop")
+    add("--momentum", type=number(0, below=1), default=0.9, metavar="X", help="of sgd, rmsprop and muon")
     add("--schedule", type=one_of(SCHEDULES), default="none", metavar="NAME",
         help=f"of the learning rate: {', '.join(SCHEDULES)}")
     add("--warmup_epochs", type=number(0), default=0.0, metavar="X",
