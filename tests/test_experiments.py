@@ -370,7 +370,7 @@ def test_help_and_options_do_not_wait_for_heavy_packages():
 
 RUNS_PROGRAM = """
 import sys, ex_1
-for optimizer in ("sgd", "adam", "adamw", "rmsprop"):
+for optimizer in ("sgd", "adam", "adamw", "rmsprop", "muon"):
     ex_1.main([*sys.argv[1:], "--optimizer", optimizer, "--precision", "fp32"])
 assert "torch._dynamo" not in sys.modules
 """

@@ -43,13 +43,15 @@ def take_step(model, optimizer, points, labels):
 @pytest.mark.parametrize("weight_decay", [0.0, 1e-4])
 def test_every_optimizer_learns(name, weight_decay):
     model, points, labels = problem()
-    lr = {"sgd": 0.2, "rmsprop": 0.003}.get(name, 0.02)
+    lr = {"sgd": 0.2, "muon": 0.2, "rmsprop": 0.003}.get(name, 0.02)
     optimizer = build_optimizer(model.parameters(), name, lr, weight_decay)
     losses = [take_step(model, optimizer, points, labels) for _ in range(150)]
     assert losses[-1] < 0.3 * losses[0]
 
 
-KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop}
+KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "rmsprop": torch.optim.RMSprop,
+         "muon": torch.optim.SGD}  # fmt: skip
+NESTEROV = {"momentum": 0.9, "nesterov": True}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -59,7 +61,7 @@ def test_every_optimizer_has_what_was_asked_of_it(name):
     assert isinstance(optimizer, KINDS[name])
     (group,) = optimizer.param_groups
     assert (group["lr"], group["weight_decay"]) == (0.03, 0.02)
-    assert name not in ("sgd", "rmsprop") or group["momentum"] == 0.7
+    assert name not in ("sgd", "rmsprop", "muon") or group["momentum"] == 0.7
     assert [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in model.parameters()]
 
 
@@ -82,7 +84,7 @@ def test_every_optimizer_makes_the_steps_of_pytorchs(name):
 def test_parameters_may_begin_to_be_trained_later_than_others(name):
     networks = [problem()[0] for _ in range(2)]
     settings = {"lr": 0.03, "weight_decay": 0.0}
-    settings |= {"sgd": {"momentum": 0.9, "nesterov": True}, "rmsprop": {"momentum": 0.9}}.get(name, {})
+    settings |= {"sgd": NESTEROV, "muon": NESTEROV, "rmsprop": {"momentum": 0.9}}.get(name, {})
     optimizers = [build_optimizer(networks[0].parameters(), name, 0.03)]
     optimizers.append(KINDS[name](networks[1].parameters(), foreach=False, **settings))
     _, points, labels = problem()
@@ -113,6 +115,68 @@ def test_rmsprop_with_a_loss_scaler_makes_the_steps_of_pytorchs(unscale_first):
         pairs = zip(*(model.parameters() for model in networks), strict=True)
         assert all(torch.equal(one, other) for one, other in pairs), step
     assert not torch.equal(next(networks[0].parameters()), next(problem()[0].parameters()))
+
+
+def filters_and_biases(layout=torch.contiguous_format):
+    """A network with filters of more and of fewer numbers than there are filters, and pictures that it can learn."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 24, 1), nn.BatchNorm2d(24), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(24 * 4, 2)).to(memory_format=layout)
+    images = torch.randn(32, 3, 4, 4)
+    return model, images, (images[:, 0].sum((1, 2)) > 0).long()
+
+
+def test_muon_takes_all_directions_of_the_filters_equally_far_and_keeps_their_norm():
+    model, images, labels = filters_and_biases()
+    optimizer = build_optimizer(model.parameters(), "muon", 0.1, weight_decay=0.5)
+    losses = []
+    for _ in range(30):
+        before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+        losses.append(take_step(model, optimizer, images, labels))
+        for layer in (model[0], model[3]):
+            old, new = before["0.weight" if layer is model[0] else "3.weight"], layer.weight.detach()
+            torch.testing.assert_close(new.norm(), old.norm())
+            step = new - old * ((new * old).sum() / old.norm() ** 2)  # what the norm took back lies along the filters
+            assert 0.05 < step.norm() / old.norm() < 0.101
+            values = torch.linalg.svdvals(step.flatten(1))
+            assert values[len(values) // 2] > 0.4 * values[0]
+            assert layer.weight.grad is not None  # for those who watch
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_what_is_no_filter_takes_the_steps_of_sgd_under_muon():
+    networks = [problem()[0] for _ in range(2)]
+    optimizers = [build_optimizer(networks[0].parameters(), "muon", 0.03, 0.02)]
+    optimizers.append(torch.optim.SGD(networks[1].parameters(), 0.03, weight_decay=0.02, **NESTEROV))
+    _, points, labels = problem()
+    for _ in range(5):
+        for pair in zip(networks, optimizers, strict=True):
+            take_step(*pair, points, labels)
+    assert all(torch.equal(*pair) for pair in zip(*(model.parameters() for model in networks), strict=True))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_goes_on_from_a_saved_state_to_the_same_bits(layout):
+    model, images, labels = filters_and_biases(layout)
+    optimizer = build_optimizer(model.parameters(), "muon", 0.1)
+    take_step(model, optimizer, images, labels)
+    weights, state = copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict())
+    take_step(model, optimizer, images, labels)
+    resumed, *_ = filters_and_biases(layout)
+    resumed.load_state_dict(weights)
+    optimizer = build_optimizer(resumed.parameters(), "muon", 0.1)
+    optimizer.load_state_dict(state)
+    take_step(resumed, optimizer, images, labels)
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), resumed.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("filled", ["weight", "grad"])
+def test_muon_divides_nothing_by_zero(filled):
+    filters = nn.Parameter(torch.zeros(4, 3, 2, 2))
+    filters.grad = torch.zeros_like(filters)
+    (filters.data if filled == "weight" else filters.grad).fill_(1.0)
+    build_optimizer([filters], "muon", 0.1).step()
+    assert filters.isfinite().all()
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.5, True), (0.0, False)])

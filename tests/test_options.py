@@ -300,7 +300,7 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path):
         (["--milestones", "30,30"], ["--milestones", "must increase"]),
         (["--milestones", "0,3"], ["--milestones", "from 1 to"]),
         (["--milestones", "a"], ["--milestones", "'a' is not an integer"]),
-        (["--optimizer", "adm"], ["--optimizer", "sgd, adam, adamw, rmsprop", "did you mean adam?"]),
+        (["--optimizer", "adm"], ["--optimizer", "sgd, adam, adamw, rmsprop, muon", "did you mean adam?"]),
         (["--schedule", "cosin"], ["--schedule", "did you mean cosine?"]),
         (["--dataset", "cifer10"], ["--dataset", "did you mean cifar10?"]),
         (["--dataset", "digits,cifer10"], ["--dataset", "did you mean cifar10?"]),

@@ -106,6 +106,7 @@ CASES = {
     "fp32": {"precision": "fp32"},
     "fp16": {"precision": "fp16"},
     "fp16, rmsprop": {"precision": "fp16", "optimizer": "rmsprop"},
+    "muon": {"optimizer": "muon"},
     "ema": {"ema": 0.9},
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},
