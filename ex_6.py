@@ -10,7 +10,7 @@ each block halves its images before it normalizes them, the images grow from epo
 The test accuracy is that of the last weights: nothing is chosen. After Jordan, "94% on CIFAR-10 in 3.29 Seconds on a
 Single A100" (2024).
 
-Measured: see docs/fast_lane.md
+Measured: --target 0.80 on CIFAR-10 (JPEG): 80.41 % (n = 5, 80.02 to 80.80), 48 s of training on two Zen 4 cores, bf16
 Reported: 94 % in 2.6 s on an A100, by a network twice as wide in ten epochs at 32x32 pixels; on CPUs: nothing
 """
 
@@ -32,7 +32,7 @@ from common.transforms.basic import AlternatingFlip, Compose, Grow, Normalize, R
 IMAGE_SIZE = 32  # CIFAR's own
 TARGETS = {  # measured here, see docs/fast_lane.md
     "0.80": {"widths": [24, 64, 96], "sizes": [18, 22, 26, 32], "epochs": 4},
-    "0.85": {"widths": [32, 128, 128], "sizes": [20, 24, 28, 32], "epochs": 7},
+    "0.85": {"widths": [32, 128, 128], "sizes": [20, 24, 28, 32], "epochs": 9},
     "0.90": {"widths": [64, 256, 256], "sizes": [20, 24, 28, 32], "epochs": 11},
 }
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # of the training images
@@ -40,7 +40,7 @@ SHIFT = 2  # pixels by which training images are moved at most
 VAL_FRACTION = 0.02  # of the training images, to draw curves with: nothing is chosen by them
 SHARED = {"dataset": ["cifar10"], "epochs": None, "batch_size": 512, "optimizer": "muon", "lr": 0.12, "momentum": 0.85,
           "weight_decay": 1.5e-3, "schedule": "linear", "warmup_epochs": None, "label_smoothing": 0.2}  # fmt: skip
-HEAD_RATE, BIAS_RATE = 0.014, 70.0  # of the last layer and of the biases, which take the steps of SGD
+HEAD_RATE, BIAS_RATE = 0.014, 70.0  # of what takes the steps of SGD; -lr is the rate of the filters
 PATCHES = 5000  # training images that the first layer is computed from
 
 
