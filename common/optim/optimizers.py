@@ -90,7 +90,9 @@ class Muon(SGD):
             filters.grad = grad
 
     def _turn(self, filters: torch.Tensor, lr: float, momentum: float) -> None:
-        average = self.state[filters].setdefault("momentum_buffer", torch.zeros_like(filters))
+        if "momentum_buffer" not in self.state[filters]:
+            self.state[filters]["momentum_buffer"] = torch.zeros_like(filters)
+        average = self.state[filters]["momentum_buffer"]
         average.mul_(momentum).add_(filters.grad)
         direction = _orthogonal(torch.add(filters.grad, average, alpha=momentum).flatten(1)).view(filters.shape)
         norm = filters.norm()
