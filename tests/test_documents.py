@@ -80,3 +80,10 @@ def options_of(script, words):
 
 def typed(values):
     return [f"--{name}={value}" for name, value in values.items()]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")], ids=str)
+def test_shown_code_imports_what_exists(page):
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        lines = [node for node in ast.parse(block).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        exec(compile(ast.Module(lines, type_ignores=[]), str(page), "exec"), {})

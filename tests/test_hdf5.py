@@ -455,28 +455,22 @@ def test_nothing_is_read_that_lies_elsewhere(tmp_path, key):
         assert key in line and reason in line
 
 
-def test_of_a_file_without_the_keys_all_is_shown_that_it_has(tmp_path, capsys):
+def test_a_file_without_the_keys_is_told_which_it_has(tmp_path):
     path = write_file(tmp_path / "a.hdf5", without=["images-val", "labels-train"])
     with h5py.File(path, "r+") as file:
-        file["more/images\x1b[31m\n"] = np.zeros((2, 3))
-        file["more/again"] = file["more"]  # a circle
+        file["more\x1b[31m\n/images"] = np.zeros((2, 3))
         file["link"] = h5py.ExternalLink("other.hdf5", "/x")
-    assert "it lacks labels-train, images-val;" in refusal(path)
-    shown = capsys.readouterr().err
-    assert "  images-train  (12, 8, 8, 3) uint8\n" in shown and "  labels-val  (6,) int64\n" in shown
-    assert "  more/\n" in shown and "  more/images\\x1b[31m\\n  (2, 3) float64\n" in shown
-    assert "  link  (a link)\n" in shown
-    assert all(line.isprintable() for line in shown.splitlines())
+    line = refusal(path)
+    assert "it lacks labels-train, images-val;" in line and line.isprintable()
+    assert line.endswith("it has images-test, images-train, labels-val, link, more\\x1b[31m\\n")
 
 
-def test_of_much_only_forty_lines_are_shown(tmp_path, capsys):
+def test_of_many_keys_some_are_named(tmp_path):
     path = write_file(tmp_path / "a.hdf5", without=["images-val"])
     with h5py.File(path, "r+") as file:
         for number in range(100):
             file[f"{number} {'long' * 100}"] = 1
-    refusal(path)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 40 and lines[-1] == "  …" and max(map(len, lines[1:])) <= 110
+    assert len(refusal(path)) < 500 + len(str(path))
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "packed"])

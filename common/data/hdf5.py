@@ -26,7 +26,7 @@ from common.data.arrays import ArrayDataset, Split, pixel_hash
 from common.data.checks import Checks
 from common.system.distributed import processes_here
 from common.system.errors import BadInput, Terminated
-from common.system.log import info, progress, warn
+from common.system.log import info, progress
 from common.system.memory import fits_in_memory
 from common.system.text import printable
 
@@ -40,7 +40,7 @@ BLOCK = 2**24  # bytes read between two movements of the bar
 TEXTS = 4096  # names read at once
 PATIENCE, PACE = 60, 10_000  # seconds in which texts must have been read, and texts for each of which there is one more
 FINGERPRINTED = 100  # images of each split that are read to tell two files apart
-LISTED, LONGEST_LINE, LONGEST_REASON = 40, 110, 400  # lines and characters told of a file that is not as expected
+LONGEST_LINE, LONGEST_REASON = 110, 400  # characters told of a file that is not as expected
 # What h5py raises for damaged files, depending on where the damage is.
 DAMAGE = (OSError, RuntimeError, LookupError, ValueError, TypeError, OverflowError, SystemError)
 
@@ -225,15 +225,14 @@ def _require(condition: bool, file: h5py.File, otherwise: str) -> None:
 
 def _check_keys(file: h5py.File) -> None:
     """Refuse a file that lacks something, and tell what is not used: it may be a mistyped key."""
+    listed = printable(", ".join(sorted(map(_text, file))) or "nothing", LONGEST_LINE)
     missing = [key for key in REQUIRED if not _has(file, key)]
-    for line in _tree(file) if missing else ():
-        warn(line)
-    needed = f"an HDF5 data set needs {', '.join(REQUIRED)} (what it has is above)"
-    _require(not missing, file, f"it lacks {', '.join(missing)}; {needed}")
+    needed = f"an HDF5 data set needs {', '.join(REQUIRED)}"
+    _require(not missing, file, f"it lacks {', '.join(missing)}; {needed}; it has {listed}")
     others = sorted(_text(key) for key in set(file) - {f"{kind}-{split}" for kind in KINDS for split in SPLITS})
     if others:
-        name, listed = printable(file.filename), printable(", ".join(others), LONGEST_LINE)
-        info(f"note: {name} has other content, which is not used: {listed}")
+        listed = printable(", ".join(others), LONGEST_LINE)
+        info(f"note: {file.filename} has other content, which is not used: {listed}")
 
 
 def _has(file: h5py.File, key: str) -> bool:
@@ -430,24 +429,3 @@ def _in_memory(dataset: HDF5Dataset, split: str, mapped: np.ndarray | None) -> A
                 pixels[start : start + step] = rows
             bar.update(len(rows))
     return ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids, dataset.checks)
-
-
-def _tree(file: h5py.File) -> list[str]:
-    """Return lines that tell the names, shapes and types of what the file holds, at most LISTED."""
-    lines = [f"{printable(file.filename)} holds:"]
-
-    def note(name: str | bytes, link) -> bool | None:
-        if len(lines) == LISTED - 1:
-            lines.append("  …")
-            return True  # which ends the walk
-        what = "  (a link)"
-        if isinstance(link, h5py.HardLink):
-            what = "  (damaged)"
-            with contextlib.suppress(*DAMAGE):
-                found = file[name]
-                what = f"  {found.shape} {found.dtype}" if isinstance(found, h5py.Dataset) else "/"
-        lines.append(printable(f"  {_text(name)}{what}", LONGEST_LINE))
-
-    with contextlib.suppress(*DAMAGE):  # the lines so far help too
-        file.visititems_links(note)
-    return lines

@@ -29,7 +29,7 @@ def score(probabilities: np.ndarray, labels: np.ndarray, classes: list[str]) -> 
         **{name: _mean_where_defined(values) for name, values in scores.items()},
         "top5_accuracy": _top5_accuracy(probabilities, labels) if count >= 5 else None,
         "accuracy_interval_95": wilson_interval(correct, n),
-        "expected_calibration_error": calibration_error(probabilities, predicted == labels),
+        "expected_calibration_error": calibration_error(probabilities.max(1), predicted == labels),
         "calibration_error_by_chance": calibration_error_by_chance(probabilities),
         "per_class": {
             name: {"images": int(images[label])}
@@ -58,15 +58,11 @@ def chance_interval(labels: np.ndarray, predicted: np.ndarray) -> list[float]:
     return [float(end) for end in np.quantile(accuracies, (0.025, 0.975))]
 
 
-def calibration_error(probabilities: np.ndarray, correct: np.ndarray) -> float:
+def calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     """Return the mean gap between confidence and accuracy in 15 bins of equal width (Guo et al., 2017).
 
-    `correct` (N,) tells whether the most probable class, of `probabilities` (N, classes), is the true one.
+    `confidence` (N,) is the probability of the most probable class, `correct` (N,) tells whether it is the true one.
     """
-    return _calibration_error(probabilities.max(1), correct)
-
-
-def _calibration_error(confidence: np.ndarray, correct: np.ndarray) -> float:
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, weights=correct - confidence.astype(np.float64), minlength=CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(correct))
@@ -79,7 +75,7 @@ def calibration_error_by_chance(probabilities: np.ndarray) -> list[float]:
     """
     confidence = probabilities.max(1)
     chance = np.random.default_rng(0)
-    errors = [_calibration_error(confidence, chance.random(len(confidence)) < confidence) for _ in range(NULL_DRAWS)]
+    errors = [calibration_error(confidence, chance.random(len(confidence)) < confidence) for _ in range(NULL_DRAWS)]
     return [float(end) for end in np.quantile(errors, (0.025, 0.975))]
 
 

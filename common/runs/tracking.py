@@ -147,7 +147,7 @@ class WeightsAndBiases:
                     return wandb.init(**arguments)
                 reason = "there is no API key"
             except Exception as error:
-                reason = _line(error)
+                reason = " ".join(str(error).split())
             wandb.teardown()
         for old in (folder / "wandb").glob("offline-run-*"):
             shutil.rmtree(old, ignore_errors=True)  # a resumed run is recorded again from its first epoch on
@@ -195,7 +195,7 @@ class Trackers:
                 getattr(tracker, method)(*arguments)
             except failures as error:
                 self._trackers.remove(tracker)
-                reason = f"{type(error).__name__}: {_line(error)}"
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
                 warn(f"warning: --{tracker.name} has failed and is left out: {reason}")
                 with contextlib.suppress(*failures):
                     tracker.close("failed")
@@ -218,7 +218,3 @@ def _stored_id(path: Path) -> str:
         path.parent.mkdir(exist_ok=True)
         write_bytes(path, secrets.token_hex(8).encode())
     return path.read_text()
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())
