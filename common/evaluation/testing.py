@@ -3,7 +3,7 @@
 import io
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +117,7 @@ def _write(run: Run, batches: Batches, logits: torch.Tensor, labels: torch.Tenso
     plots.draw_predictions(picture, batches, probabilities, classes, kind)
     if (labels < 0).any():
         return {}
-    _write_confusion(run.folder / f"{prefix}confusion.csv", labels.numpy(), probabilities, classes)
+    write_table(run.folder / f"{prefix}confusion.csv", confusion_rows(labels.numpy(), probabilities, classes))
     matrix = run.folder / f"{prefix}confusion_matrix.png"
     plots.draw_confusion_matrix(matrix, labels.numpy(), probabilities, classes, kind)
     scores = score(probabilities, labels.numpy(), classes)
@@ -181,20 +181,24 @@ def _write_predictions(run: Run, batches: Batches, labels: np.ndarray, probabili
     ids = [batches.dataset.ids[sample] for sample in batches.split.indices[order]]
     np.savez(buffer, labels=labels, probabilities=probabilities, ids=np.array(ids))
     write_bytes(run.folder / f"{prefix}predictions.npz", buffer.getbuffer())
-    rows = [
-        (identifier, classes[label] if label >= 0 else "", classes[row.argmax()], round(float(row.max()), 6))
-        for identifier, label, row in zip(ids, labels, probabilities, strict=True)
-    ]
-    write_table(run.folder / f"{prefix}predictions.csv", [("id", "true", "predicted", "confidence"), *rows])
+    write_table(run.folder / f"{prefix}predictions.csv", prediction_rows(labels, probabilities, ids, classes))
 
 
-def _write_confusion(path: Path, labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> None:
-    """Write which class was taken for which, the most frequent mistake first and what is right at the end."""
+def prediction_rows(labels: np.ndarray, probabilities: np.ndarray, ids: Iterable[str], classes: list[str]) -> list:
+    """Return the rows of `predictions.csv`: of each image the id, what it is (-1: unknown) and what was predicted."""
+    rows = zip(ids, labels.tolist(), probabilities.argmax(1).tolist(), probabilities.max(1).tolist(), strict=True)
+    names = dict(enumerate(classes)) | {-1: ""}
+    table = [(one, names[label], names[answer], round(confidence, 6)) for one, label, answer, confidence in rows]
+    return [("id", "true", "predicted", "confidence"), *table]
+
+
+def confusion_rows(labels: np.ndarray, probabilities: np.ndarray, classes: list[str]) -> list:
+    """Return the rows of `confusion.csv`: what was taken for what, the most frequent mistake first, the right last."""
     pairs = Counter(sorted(zip(labels.tolist(), probabilities.argmax(1).tolist(), strict=True)))
     images = np.bincount(labels, minlength=len(classes))
     order = sorted(pairs.items(), key=lambda item: (item[0][0] == item[0][1], -item[1]))
     rows = [(classes[true], classes[taken], n, round(n / images[true], 4)) for (true, taken), n in order]
-    write_table(path, [("true", "predicted", "images", "share_of_true"), *rows])
+    return [("true", "predicted", "images", "share_of_true"), *rows]
 
 
 def _write_submission(run: Run, probabilities: np.ndarray, ids: list[str]) -> None:

@@ -1,8 +1,6 @@
 """What config.json says of a run: everything that a person needs to understand it or to do it again."""
 
-import hashlib
 import platform
-import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
@@ -13,6 +11,7 @@ from torch import nn
 from common.data.batches import Batches
 from common.data.load import Data
 from common.models.cost import cost
+from common.runs.code import code_sha256, git_commit, project_code
 from common.system.device import Machine
 from common.system.text import shell_line
 
@@ -80,28 +79,9 @@ def describe_origin(machine: Machine) -> dict:
     """Return where results come from: the command, the code, the versions, the machine."""
     return {
         "command": shell_line([Path(sys.executable).name, *sys.argv]),
-        "git_commit": _git_commit(),
-        "code_sha256": _code_sha256(),
+        "git_commit": git_commit(),
+        "code_sha256": code_sha256(project_code()),
         "versions": {"python": platform.python_version(), "torch": str(torch.__version__)}
         | {name: version(name) for name in PACKAGES},
         "machine": machine.describe() | {"system": platform.platform()},
     }
-
-
-def _code_sha256() -> str:
-    """Return the SHA-256 of all Python files of the scripts and of common/, and of their names: no run needs tools/."""
-    root, digest = Path(__file__).parents[2], hashlib.sha256()
-    for path in sorted([*root.glob("*.py"), *root.glob("common/**/*.py")]):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(root).as_posix()} {len(content)}\n".encode() + content)
-    return digest.hexdigest()
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the experiments, with "+changes" if files differ from it, or None outside a checkout."""
-    describe = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+changes"]
-    try:
-        git = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return git.stdout.strip() or None

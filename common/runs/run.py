@@ -17,7 +17,7 @@ from common.models.precision import choose_precision
 from common.models.weights import load_matching, load_weights
 from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
-from common.runs import images
+from common.runs import code, images
 from common.runs.config import describe, device_line
 from common.runs.folder import lock, make_folder, read_config, read_train_json, write_config
 from common.runs.reopening import reopen
@@ -86,8 +86,7 @@ class Run(RunFolder):
     def open(self, model: nn.Module, train: Batches) -> Iterator[None]:
         """Make the folder outputs/<script>/<data set>/<time>/, or open the one to be resumed, for this block.
 
-        Raises:
-            BadInput: the folder cannot be made, is in use, or belongs to other data or another script.
+        BadInput is raised if it cannot be made, is in use, or belongs to other data or another script.
         """
         resume = self.options["resume"]
         self.is_resumed = bool(resume)
@@ -116,6 +115,7 @@ class Run(RunFolder):
                     write_config(self.folder, self.config)
                 self.write_text("summary.txt", summary)
                 self.once(images.NAME, lambda: images.write_images(self.folder, self.data))
+                self.once(f"{code.FOLDER}/{code.PROJECT}", lambda: code.write_code(self.folder, self.script))
                 yield
             except BaseException as error:
                 with undisturbed():

@@ -254,7 +254,12 @@ def first_free(parent: Path, name: str, claim: Callable[[Path], None]) -> Path:
 
 
 def write_table(path: Path, rows: Iterable[Sequence]) -> None:
-    """Write a CSV file whose first row is the header.
+    """Write a CSV file whose first row is the header; see `table_text`."""
+    write_bytes(path, table_text(rows).encode("utf-8", errors="backslashreplace"))
+
+
+def table_text(rows: Iterable[Sequence]) -> str:
+    """Return rows as CSV.
 
     All texts are quoted: left to choose, Python 3.11 does not quote a carriage return, which a file name can have. One
     that a spreadsheet would take for a formula begins with an apostrophe, which it does not show.
@@ -262,7 +267,7 @@ def write_table(path: Path, rows: Iterable[Sequence]) -> None:
     text = io.StringIO(newline="")
     harmless = ([_no_formula(value) for value in row] for row in rows)
     csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC).writerows(harmless)
-    write_bytes(path, text.getvalue().encode("utf-8", errors="backslashreplace"))
+    return text.getvalue()
 
 
 def _no_formula(value):
