@@ -1,0 +1,313 @@
+"""What a run folder claims, checked against what else lies in it; nothing is executed, and no image is needed."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from common.evaluation.looks import LEDGER
+from common.evaluation.metrics import score
+from common.evaluation.testing import confusion_rows, prediction_rows
+from common.options.parser import MAY_DIFFER_ON_RESUME
+from common.runs import code
+from common.runs.history import best_record
+from common.runs.images import NAME as IMAGES
+from common.runs.images import UsedImages
+from common.runs.resuming import STATE_KEYS, load_best
+from common.runs.state import weights_sha256
+from common.system.checkpoints import load_checkpoint
+from common.system.errors import BadInput
+from common.system.files import Unreadable, table_text
+from tools.comparing.predictions import Predictions, read_predictions
+from tools.verifying.folder import FALSE, UNKNOWN, Folder, Refuted, Unknown, as_json
+
+SCORE_TOLERANCE = 1e-6  # of a score that is computed again, relatively: other machines round otherwise
+LOSS_TOLERANCE = 1e-3  # probabilities are stored as float32, so that those near 0 and 1 have lost digits
+FLIPPED = 2  # validation images that may be told otherwise at the end: a resumed run may be on another kind of CPU
+LARGEST_CODE = 50 * 2**20  # bytes, unpacked
+PICTURES = ("loss.png", "accuracy.png", "val_confusion_matrix.png", "val_predictions.png")
+NOT_COMPARED = ("notes", "calibration_error_by_chance")
+ABOVE = 7  # folders above a run in which the account of looks may lie
+
+
+def check(folder: Folder) -> None:
+    """Check all that a folder claims by itself, and add to its findings."""
+    for one in (
+        check_config, check_history, check_last, check_best, check_code, check_images, check_looks, check_pictures,
+    ):  # fmt: skip
+        guarded(folder, one)
+    guarded(folder, lambda folder: check_scores(folder, "val_"))
+    if folder.known("config.json", "options") and folder.options.get("test"):
+        guarded(folder, lambda folder: check_scores(folder, ""))
+
+
+def guarded(folder: Folder, one: Callable[[Folder], None]) -> None:
+    """Let a check add to the findings whatever ends it: there may be anything in a folder."""
+    try:
+        one(folder)
+    except Unknown as reason:
+        folder.findings.append((UNKNOWN, str(reason)))
+    except (Refuted, Unreadable, BadInput) as reason:
+        text = str(reason).replace(f"{folder.path}/", "")
+        if (FALSE, text) not in folder.findings:  # several checks read the same file
+            folder.claim(False, text)
+    except Exception as error:  # types and numbers that no run writes
+        folder.claim(
+            False, f"what no run writes: {one.__name__.replace('check_', '')}: {type(error).__name__}: {error}"
+        )
+
+
+def check_config(folder: Folder) -> None:
+    """config.json is as the run wrote it."""
+    config = folder.config
+    folder.claim(True, "")  # its seal and its kinds
+    if "config_sha256" not in config:
+        raise Unknown("config.json has no checksum: it is of an earlier version")
+    folder.digests["run_id"] = config.get("run_id", "")
+    for one in config.get("resumed", []):
+        folder.note(f"resumed {one.get('time')}; then differed: {', '.join(one.get('differences', {})) or 'nothing'}")
+
+
+def check_history(folder: Folder) -> None:
+    """train.json has all epochs in their order, and what it says of them follows from them."""
+    train, history, epochs = folder.json("train.json"), folder.history, folder.options["epochs"]
+    folder.claim(train.get("status") == "finished", f"train.json: the run is {train.get('status')}, not finished")
+    numbers = [record["epoch"] for record in history]
+    folder.claim(numbers == list(range(1, len(history) + 1)), f"train.json: its epochs are {numbers[:20]}")
+    is_stopped = folder.options.get("patience") and len(history) <= epochs
+    folder.claim(len(history) == epochs or is_stopped, f"train.json: {len(history)} epochs, and --epochs {epochs}")
+    best = best_record(history)
+    if best is not None:
+        said, found = (train["best_epoch"], train["best_val_accuracy"]), (best["epoch"], best["val_accuracy"])
+        folder.claim(said == found, f"train.json: the best epoch is {found}, not {said}")
+    total = sum(record["seconds"] for record in history)
+    folder.claim(math.isclose(train["train_time"], total, rel_tol=1e-6, abs_tol=1e-6), "train.json: its train_time")
+    count = folder.config["images"]["val"]
+    for record in history:
+        accuracy = record["val_accuracy"]
+        is_share = 0 <= accuracy <= 1 and abs(accuracy * count - round(accuracy * count)) < 1e-3
+        folder.claim(is_share, f"train.json: val_accuracy {accuracy} of epoch {record['epoch']} is no share of {count}")
+
+
+def check_last(folder: Folder) -> None:
+    """last.pth is of this run, and has the history that train.json tells."""
+    if not (folder.path / "last.pth").exists():
+        raise Unknown("there is no last.pth, by which train.json can be checked")
+    state = load_checkpoint(folder.path / "last.pth", STATE_KEYS)
+    folder.claim(state.get("run_id") == folder.config.get("run_id"), "last.pth belongs to another run")
+    differing = [
+        f"{name} of epoch {said.get('epoch')}: {said.get(name)}, in last.pth {record.get(name)}"
+        for said, record in zip(folder.history, as_json(state["history"]), strict=False)
+        for name in said.keys() | record.keys()
+        if said.get(name) != record.get(name)
+    ]
+    folder.claim(not differing, f"train.json was changed: {'; '.join(differing[:3])}")
+    count = len(state["history"])
+    folder.claim(count == len(folder.history), f"last.pth is of epoch {count}, train.json has {len(folder.history)}")
+    if state["history"] and "average" not in state and "weights_sha256" in state["history"][-1]:
+        is_own = weights_sha256(state["model"]) == state["history"][-1]["weights_sha256"]
+        folder.claim(is_own, "last.pth does not hold the weights that the last epoch ended with")
+
+
+def check_best(folder: Folder) -> None:
+    """best.pth is of the best epoch of this run, with the options that config.json tells."""
+    record = best_record(folder.history)
+    if record is None:
+        raise Unknown("no epoch was trained: the weights are those that were given")
+    weights = load_best(folder.path, folder.config.get("run_id"), record)
+    folder.claim(True, "")
+    if "weights_sha256" not in record:
+        folder.findings.append((UNKNOWN, "train.json does not tell the weights of an epoch: an earlier version"))
+    folder.digests["weights"] = weights_sha256(weights)
+    kept = load_checkpoint(folder.path / "best.pth")["config"]
+    for name in ("script", "dataset", "classes", "split_sha256", "seed", "images", "code_sha256"):
+        said, then = folder.config.get(name), as_json(kept.get(name))
+        folder.claim(said == then, f"config.json: {name} is {_short(said)}, in best.pth {_short(then)}")
+    options = as_json(kept["options"])
+    for name in sorted((options.keys() | folder.options.keys()) - {*MAY_DIFFER_ON_RESUME, "epochs"}):
+        said, then = folder.options.get(name), options.get(name)
+        folder.claim(said == then, f"config.json: --{name} is {_short(said)}, in best.pth {_short(then)}")
+
+
+def check_code(folder: Folder) -> None:
+    """The code beside the run is the one that config.json names."""
+    inside = folder.path / code.FOLDER
+    if not (inside / code.PROJECT).exists():
+        raise Unknown("the code that made the run is not beside it")
+    files = stored_code(folder)
+    same = code.code_sha256(files) == folder.config["code_sha256"]
+    folder.claim(same, "code/project.zip is not the code that config.json names")
+    script = f"{folder.config['script']}.py"
+    shown = (inside / script).read_bytes() if (inside / script).is_file() else None
+    folder.claim(shown == files.get(script), f"code/{script} is not the script in code/project.zip")
+    if code.code_sha256(code.project_code()) != folder.config["code_sha256"]:
+        folder.note(f"made with other code than this tree's: commit {folder.config.get('git_commit') or 'unknown'}")
+
+
+def stored_code(folder: Folder) -> dict[str, bytes]:
+    """Return the files in code/project.zip by their paths."""
+    with zipfile.ZipFile(folder.path / code.FOLDER / code.PROJECT) as file:
+        if sum(entry.file_size for entry in file.infolist()) > LARGEST_CODE:
+            raise Refuted("code/project.zip: it would unpack to more than 50 MB")
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def check_images(folder: Folder) -> None:
+    """The images are as many as config.json says, and no image is in two parts."""
+    if not (folder.path / IMAGES).exists():
+        raise Unknown("the images are not told one by one (there is no images.npz)")
+    used = UsedImages(folder.path)
+    if not used.splits:
+        raise Refuted(f"{IMAGES} is damaged")
+    counts = {name: len(known) for name, known in used.splits.items()}
+    said = folder.config["images"]
+    for name, count in counts.items():  # images with the same pixels are one there
+        folder.claim(0 < count <= said[name], f"config.json: {said[name]} {name} images; {IMAGES} knows {count}")
+    both = len(used.splits["train"] & used.splits["val"])
+    folder.claim(not both, f"{IMAGES}: {both} validation images were trained on")
+    shared = len(used.splits["test"] & (used.splits["train"] | used.splits["val"]))
+    if shared:
+        folder.note(f"{shared} test images have a copy among the training or validation images")
+    folder.digests["images"] = folder.config["split_sha256"]
+
+
+def check_looks(folder: Folder) -> None:
+    """The test images were not looked at more often than test.json says."""
+    if not (folder.path / "test.json").exists():
+        return
+    above = [parent / LEDGER for parent in folder.path.resolve().parents[:ABOVE]]
+    ledger = next((path for path in above if path.is_file()), None)
+    if ledger is None:
+        raise Unknown(f"looks at the test images: their account, {LEDGER}, is not above the run")
+    lines = [line for line in map(_line, ledger.read_bytes().splitlines()) if line]
+    own = [line for line in lines if line.get("run") == folder.config.get("run_id")]
+    tests = sum(line.get("what") != "predictions" for line in own)
+    said = folder.json("test.json").get("test_evaluations", 0)
+    folder.claim(tests <= said, f"test.json: {said} look(s) at the test images; the account has {tests}")
+    images = {line.get("images") for line in own}
+    same = [line for line in lines if line.get("images") in images]
+    recipes = len({line.get("recipe") for line in same})
+    if len(same) > 1:
+        folder.note(f"these test images were looked at {len(same)} times, by {recipes} recipe(s)")
+
+
+def check_pictures(folder: Folder) -> None:
+    """The pictures that every run has are there."""
+    missing = [name for name in PICTURES if not (folder.path / name).is_file()]
+    folder.claim(not missing, f"missing: {', '.join(missing)}")
+
+
+def check_scores(folder: Folder, prefix: str) -> None:
+    """Every score, and every row of a table, follows from the stored predictions."""
+    name, npz = "validation.json" if prefix else "test.json", f"{prefix}predictions.npz"
+    if not prefix and not folder.is_labeled:
+        raise Unknown("the test images have no labels: there is no score")
+    said, classes = folder.json(name), folder.config["classes"]
+    try:
+        stored = read_predictions(folder.path / npz, len(classes))
+    except ValueError as error:
+        raise Refuted(str(error)) from error
+    if stored is None:
+        raise Refuted(f"missing: {npz}, with labels")
+    count = folder.config["images"]["val" if prefix else "test"]
+    folder.claim(len(stored.labels) == count, f"{npz} is of {len(stored.labels)} images; config.json: {count}")
+    labels, probabilities = stored.labels.astype(np.int64), stored.probabilities
+    differing = list(_differing(said, score(probabilities, labels, classes) | {"loss": _loss(stored)}))
+    folder.claim(not differing, f"{name} does not follow from {npz}: {'; '.join(differing[:4])}")
+    tables = {
+        f"{prefix}predictions.csv": prediction_rows(labels, probabilities, stored.ids.astype(str).tolist(), classes),
+        f"{prefix}confusion.csv": confusion_rows(labels, probabilities, classes),
+    }
+    for table, rows in tables.items():
+        if (folder.path / table).exists():
+            folder.claim(_same_table(folder.path / table, rows), f"{table} does not follow from {npz}")
+    folder.digests[npz] = _digest(stored)
+    if prefix:
+        _check_epoch(folder, said)
+
+
+def _check_epoch(folder: Folder, said: dict) -> None:
+    """The validation images of the weights that are tested score what their epoch scored."""
+    if not folder.history:
+        return
+    last = (folder.path / "clock.json").exists()  # of a script that tests its last weights
+    record = folder.history[-1] if last else best_record(folder.history)
+    flipped = abs(said["accuracy"] - record["val_accuracy"]) * said["images"]
+    text = (
+        f"validation.json: accuracy {said['accuracy']}; train.json, epoch {record['epoch']}: {record['val_accuracy']}"
+    )
+    folder.claim(flipped < FLIPPED + 0.5, text)
+    epochs = 1 if last or len(folder.history) < 2 else len(folder.history)
+    folder.claim(said.get("best_of_epochs", epochs) == epochs, f"validation.json: the best of {epochs} epochs")
+
+
+def _differing(said: object, found: dict, path: str = "") -> Iterable[str]:
+    """Yield in words where `said` is not what was `found`; words, and what is drawn at random, are left alone."""
+    for name, value in found.items():
+        other = said.get(name) if isinstance(said, dict) else None
+        where = f"{path}{name}"
+        if name in NOT_COMPARED or (other is None and name not in ("accuracy", "images")):  # of an earlier version
+            continue
+        if isinstance(value, dict):
+            yield from _differing(other, value, f"{where}.")
+        elif not _is_close(other, value, LOSS_TOLERANCE if name == "loss" else SCORE_TOLERANCE):
+            yield f"{where} {_short(other)}, computed {_short(value)}"
+
+
+def _is_close(said: object, found: object, tolerance: float) -> bool:
+    if isinstance(found, list):
+        is_list = isinstance(said, list) and len(said) == len(found)
+        return is_list and all(_is_close(one, two, tolerance) for one, two in zip(said, found, strict=True))
+    if found is None or isinstance(found, str):
+        return said == found
+    is_number = isinstance(said, int | float) and not isinstance(said, bool)
+    return is_number and abs(said - found) <= tolerance * (1 + abs(found))
+
+
+def _loss(stored: Predictions) -> float:
+    own = stored.probabilities[np.arange(len(stored.labels)), stored.labels].astype(float)
+    return float(-np.log(np.maximum(own, np.finfo(np.float32).smallest_subnormal)).mean())
+
+
+def _same_table(path: Path, rows: list) -> bool:
+    """Tell whether a CSV file holds these rows; the last digit of a number may differ."""
+    with open(path, encoding="utf-8", newline="") as file:
+        found = list(csv.reader(file))
+    wanted = list(csv.reader(io.StringIO(table_text(rows), newline="")))
+    return len(found) == len(wanted) and all(map(_same_row, found, wanted))
+
+
+def _same_row(found: list[str], wanted: list[str]) -> bool:
+    if len(found) != len(wanted):
+        return False
+    return all(one == two or _is_near(one, two) for one, two in zip(found, wanted, strict=True))
+
+
+def _is_near(one: str, two: str) -> bool:
+    try:
+        return abs(float(one) - float(two)) < 2e-6
+    except ValueError:
+        return False
+
+
+def _digest(stored: Predictions) -> str:
+    return hashlib.sha256(stored.labels.tobytes() + stored.probabilities.tobytes()).hexdigest()
+
+
+def _line(text: bytes) -> dict:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return line if isinstance(line, dict) else {}
+
+
+def _short(value: object) -> str:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 60 else f"{text[:59]}…"

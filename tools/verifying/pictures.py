@@ -1,0 +1,46 @@
+"""The pictures of a run drawn again, from the records beside them, and compared pixel by pixel."""
+
+import tempfile
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+from common.evaluation.metrics import score
+from common.runs import plots
+from tools.comparing.predictions import read_predictions
+from tools.verifying.folder import Folder, Unknown
+
+
+def check_drawn(folder: Folder) -> None:
+    """Curves, confusion matrices and ROC curves show what the records say, all their numbers included."""
+    drawn_with = folder.config["versions"].get("matplotlib")
+    if drawn_with != matplotlib.__version__:
+        raise Unknown(f"pictures: drawn by matplotlib {drawn_with}, and here is {matplotlib.__version__}")
+    with tempfile.TemporaryDirectory(prefix="verify-") as place:
+        again = Path(place)
+        if folder.history:
+            plots.draw_history(again, folder.history)
+            plots.draw_resources(again / "resources.png", folder.history)
+        for prefix, kind in (("val_", "validation"), ("", "test")):
+            _draw_predictions(folder, again, prefix, kind)
+        for picture in sorted(again.glob("*.png")):
+            claimed = folder.path / picture.name
+            same = claimed.is_file() and np.array_equal(_pixels(claimed), _pixels(picture))
+            folder.claim(same, f"{picture.name} does not show what the records say")
+
+
+def _draw_predictions(folder: Folder, again: Path, prefix: str, kind: str) -> None:
+    classes = folder.config["classes"]
+    stored = read_predictions(folder.path / f"{prefix}predictions.npz", len(classes))
+    if stored is not None:
+        labels = stored.labels.astype(np.int64)
+        matrix, scores = again / f"{prefix}confusion_matrix.png", score(stored.probabilities, labels, classes)
+        plots.draw_confusion_matrix(matrix, labels, stored.probabilities, classes, kind)
+        plots.draw_roc(again / f"{prefix}roc.png", labels, stored.probabilities, scores, kind)
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("RGB"))
