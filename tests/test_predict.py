@@ -152,7 +152,7 @@ def test_large_images_are_shown_in_smaller_batches(run, photographs, tmp_path, m
 
 def test_the_run_is_not_changed(run, photographs, tmp_path):
     def state():
-        return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.iterdir()}
+        return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in run.rglob("*") if path.is_file()}
 
     before = state()
     main(run, photographs, "--csv", tmp_path / "p.csv")

@@ -7,7 +7,7 @@ import zipfile
 from importlib.metadata import distributions
 from pathlib import Path
 
-from common.system.files import write_bytes
+from common.system.files import remove_partial_files, write_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = "code"
@@ -42,6 +42,7 @@ def write_code(folder: Path, script: Path) -> None:
     """
     folder, code, packed = folder / FOLDER, project_code(), io.BytesIO()
     folder.mkdir(exist_ok=True)
+    remove_partial_files(folder)
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
         for name, content in code.items():
             file.writestr(zipfile.ZipInfo(name, LONG_AGO), content, zipfile.ZIP_DEFLATED)
