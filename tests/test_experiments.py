@@ -25,7 +25,7 @@ FILES = {
     "confusion_matrix.png", "samples.png", "predictions.png", "resources.png", "summary.txt", "best.pth",
     "last.pth", "previous.pth", "log.txt", "validation.json", "val_predictions.npz", "val_predictions.csv",
     "val_predictions.png", "val_confusion_matrix.png", "confusion.csv", "val_confusion.csv",
-    "images.npz", "code", "roc.png", "val_roc.png",
+    "images.npz", "code", "report.html", "roc.png", "val_roc.png",
 }  # fmt: skip
 TEST_KEYS = {
     "accuracy", "loss", "precision_score", "recall_score", "f1_score", "auc_score", "iou_score", "top5_accuracy",

@@ -76,7 +76,7 @@ def _digest(config: dict) -> str:
 
 def read_config(folder: Path) -> dict:
     """Return the config.json of a run; one that is missing or damaged raises BadInput."""
-    config = _read_json(folder / "config.json")
+    config = read_run_json(folder / "config.json")
     if any((folder / name).exists() for name in NO_RUNS) and not (folder / "train.json").exists():
         raise BadInput(f"{folder} is no training: there is nothing to resume; start it anew")
     if not {"script", "dataset", "classes", "options", "split_sha256", "earlier_test_evaluations"} <= config.keys():
@@ -104,16 +104,11 @@ def unfinished_runs(parent: Path) -> list[Path]:
 def read_train_json(folder: Path) -> dict:
     """Return the train.json of a run, or an empty one if it is missing or damaged: `last.pth` knows all of it too."""
     empty = {"status": "running", "epochs": []}
-    train_json = _read_json(folder / "train.json")
+    train_json = read_run_json(folder / "train.json")
     return train_json if empty.keys() <= train_json.keys() else empty
 
 
-def read_test_json(folder: Path) -> dict:
-    """Return the test.json of a run, or an empty one if there is none."""
-    return _read_json(folder / "test.json")
-
-
-def _read_json(path: Path) -> dict:
+def read_run_json(path: Path) -> dict:
     """Return the object in a JSON file, an empty one if there is none."""
     try:
         return read_json(path)

@@ -5,6 +5,7 @@ ones if they were asked for. `best.pth` holds the weights of the best epoch so f
 which run it is of.
 """
 
+import ast
 import contextlib
 import functools
 import sys
@@ -16,8 +17,9 @@ from torch import nn
 
 from common.data.batches import Batches
 from common.optim.recipe import Recipe
-from common.runs.folder import read_test_json
+from common.runs.folder import read_run_json
 from common.runs.history import best_record
+from common.runs.report import write_report
 from common.runs.resuming import load_best, newest_state
 from common.runs.state import TrainState
 from common.runs.tracking import Trackers
@@ -209,7 +211,8 @@ class RunFolder:
     def finish(self) -> None:
         """Record that everything is done."""
         self._set_status("finished")
-        self._trackers.finish(read_test_json(self.folder), sorted(self.folder.glob("*.png")))
+        write_report(self.folder, _question(self.script))
+        self._trackers.finish(read_run_json(self.folder / "test.json"), sorted(self.folder.glob("*.png")))
         info(f"finished: {self.folder}")
 
     def epochs_trained(self) -> int:
@@ -271,6 +274,12 @@ class RunFolder:
             info(f"{done} epoch(s) are saved; to go on: {self.resume_command()}")
         with contextlib.suppress(Exception):  # a picture must not hide what ended the run
             self.draw_now()
+
+
+def _question(script: Path) -> str:
+    """Return what an experiment asks: the first line of its docstring."""
+    text = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or script.stem
+    return text.splitlines()[0]
 
 
 def save_state(folder: Path, state: dict | bytes, epoch: int, keep: bool) -> None:

@@ -1,0 +1,92 @@
+"""report.html of a run: all that is asked of such a page, in its order, and nothing from elsewhere."""
+
+import re
+import shutil
+
+import pytest
+from helpers import read, small_run
+
+from common.runs.report import limits, write_report
+from common.system.files import write_json
+
+SECTIONS = ["Question", "Data", "Network", "Training", "Result", "Classes", "Mistakes", "Limits", "Again"]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return small_run(tmp_path_factory.mktemp("outputs"))
+
+
+def page_of(run):
+    return (run / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_run_ends_with_its_page(run):
+    page, test = page_of(run), read(run, "test.json")
+    low, high = test["accuracy_interval_95"]
+    assert f"Test accuracy {test['accuracy']:.2%}</b> (95 % interval {low:.2%} to {high:.2%}, n = 359 images" in page
+    assert "EX-1: how far does a small BatchNorm CNN get" in page
+    assert "50,326 parameters" in page and "Conv2d-1" in page  # the table of layers
+    assert read(run, "config.json")["code_sha256"] in page
+    assert f"{test['f1_score']:.4f}" in page and f"{test['auc_score']:.4f}" in page
+    assert re.findall(r"<h2>(.*?)</h2>", page) == [name for name in SECTIONS if name != "Mistakes"]  # nothing was drawn
+
+
+def test_pictures_are_in_the_page_and_nothing_is_loaded(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    for name in ("val_predictions.png", "loss.png"):
+        (copy / name).write_bytes(b"\x89PNG" + bytes(20))
+    write_report(copy, "Why?")
+    page = page_of(copy)
+    assert re.findall(r"<h2>(.*?)</h2>", page) == SECTIONS
+    assert page.count("data:image/png;base64,iVBORw") == 2
+    assert not re.search(r"(src|href)=\"(?!data:)", page) and "<script" not in page and "http:" not in page and "https:" not in page
+
+
+def test_without_a_test_the_validation_images_tell(tmp_path):
+    page = page_of(small_run(tmp_path, "-e", "1", "--test", "False"))
+    assert "Test accuracy" not in page and "The test images were not scored." in page and "By F1" in page
+
+
+def test_hostile_names_are_text(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "<b>copy")
+    attack = '<img src=x onerror="alert(1)">'
+    config, test = read(copy, "config.json"), read(copy, "test.json")
+    config |= {"name": attack, "command": attack, "model": attack, "classes": [attack] * 10}
+    test["per_class"] = {attack: test["per_class"]["3"]}
+    write_json(copy / "config.json", config)
+    write_json(copy / "test.json", test)
+    write_report(copy, attack)
+    assert "<img src=x" not in page_of(copy) and "<b>copy" not in page_of(copy)
+    assert page_of(copy).count("&lt;img src=x") >= 5
+
+
+def test_limits_are_told_in_words(run):
+    config, train, val, test = (read(run, f"{name}.json") for name in ("config", "train", "validation", "test"))
+    said = " ".join(limits(config, train, val, test))
+    assert "best of 2 epochs" in said and "359 test images alone" in said and "looked at" not in said
+    test |= {"looks_at_images": 7, "recipes_looking": 3}
+    test["accuracy_without_copies"] |= {"copies": 5, "accuracy": 0.5}
+    config["resumed"] = [{"time": "then", "differences": {"torch": ["1", "2"]}}]
+    said = " ".join(limits(config, train, val, test))
+    assert "looked at 7 times, by 3 recipe(s)" in said and "5 test images have a copy elsewhere" in said
+    assert "then: resumed where torch differed" in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_fits_a_phone_and_a_screen(run, width):
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": 800})
+        requests = []
+        page.on("request", lambda request: requests.append(request.url))
+        page.goto((run / "report.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert all(url.startswith(("file:", "data:")) for url in requests)
+        pdf = page.pdf(format="A4")
+        assert pdf.startswith(b"%PDF") and 1 <= pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page/") <= 12
+        browser.close()
