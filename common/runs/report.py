@@ -11,7 +11,7 @@ from pathlib import Path
 
 from common.runs.folder import read_run_json
 from common.system.files import write_bytes
-from common.system.text import printable
+from common.system.text import printable, shell_line
 
 NAME = "report.html"
 TEMPLATE = Path(__file__).with_name("page.html")
@@ -77,7 +77,8 @@ def limits(config: dict, train: dict, val: dict, test: dict) -> list[str]:
         said.append("The test images were not scored.")
     said += [f"{one.get('time')}: resumed where {', '.join(one['differences'])} differed."
              for one in config.get("resumed", []) if one.get("differences")]  # fmt: skip
-    return said + [f"{note}." for note in dict.fromkeys([*val.get("notes", []), *test.get("notes", [])])]
+    notes = dict.fromkeys([*val.get("notes", []), *test.get("notes", [])])
+    return said + [f"{note}." for note in notes if not note.startswith("the best of")]  # which is said above
 
 
 def _on_data(config: dict) -> Iterable[str]:
@@ -151,7 +152,8 @@ def _on_mistakes(folder: Path) -> Iterable[str]:
 
 
 def _on_reproduction(config: dict, folder: Path) -> Iterable[str]:
-    yield _code(f"{config['command']}\npython verify.py {folder} --rerun --trust")
+    check = shell_line(["python", "verify.py", str(folder), "--rerun", "--trust"])
+    yield _code(f"{config['command']}\n{check}")
     versions = ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items())
     facts = {
         "run": config.get("run_id"), "commit": config.get("git_commit"), "code (SHA-256)": config.get("code_sha256"),
