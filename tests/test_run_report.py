@@ -41,7 +41,12 @@ def test_pictures_are_in_the_page_and_nothing_is_loaded(run, tmp_path):
     page = page_of(copy)
     assert re.findall(r"<h2>(.*?)</h2>", page) == SECTIONS
     assert page.count("data:image/png;base64,iVBORw") == 2
-    assert not re.search(r"(src|href)=\"(?!data:)", page) and "<script" not in page and "http:" not in page and "https:" not in page
+    assert (
+        not re.search(r"(src|href)=\"(?!data:)", page)
+        and "<script" not in page
+        and "http:" not in page
+        and "https:" not in page
+    )
 
 
 def test_without_a_test_the_validation_images_tell(tmp_path):
