@@ -115,7 +115,6 @@ class Run(RunFolder):
                 if self.is_resumed:
                     write_config(self.folder, self.config)
                 self.write_text("summary.txt", summary)
-                self.once(images.NAME, lambda: images.write_images(self.folder, self.data))
                 yield
             except BaseException as error:
                 with undisturbed():
