@@ -220,7 +220,8 @@ def _pairs(one: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> l
 
 
 def _of_what(estimate: Estimate) -> str:
-    seeds = ", of seeds alone" if estimate.of_images is None else ""
+    repeats = "folds" if all(estimate.are_folds) else "seeds"
+    seeds = f", of {repeats} alone" if estimate.of_images is None else ""
     return seeds + (f", allowing {estimate.luck:+.4f} for the luck of more epochs" if estimate.luck else "")
 
 
