@@ -5,7 +5,8 @@
     python compare.py outputs/ex_2 --by augment,width --baseline augment=True,width=16 --margin 0.005
     python compare.py "outputs/*/digits" --metric f1_score --out comparison
 
-Runs that differ in the seed alone are grouped, and groups are compared seed by seed; docs/statistics.md says how.
+Runs that differ in the seed alone are grouped, and groups are compared seed by seed; so are the folds of a
+cross-validation, fold by fold. docs/statistics.md says how.
 Run folders are only read: without --out, all goes to a new folder below outputs/compare/. Its report.html is one page
 with everything, to be opened in any browser.
 """

@@ -19,10 +19,11 @@ from PIL import Image
 from scipy import stats
 
 import compare
+from common.evaluation.repeats import t_interval
 from common.system.errors import BadInput
 from tools.comparing import report
 from tools.comparing.contrasts import network_verdict, verdict
-from tools.comparing.estimates import holm
+from tools.comparing.estimates import holm, mean
 from tools.comparing.finished_runs import FinishedRun, PassedOver, read_runs
 from tools.comparing.groups import differing_options
 from tools.comparing.overlays import _curves_of
@@ -227,6 +228,70 @@ def test_one_seed_counts_once(real, tmp_path):
     [group] = overview.groups
     assert group.values == pytest.approx([0.85, 0.6]) and group.mean == pytest.approx(0.725)
     assert any("1 run(s) repeat a seed" in note for note in overview.notes)
+
+
+def folds(real, folder, **values):
+    """Copy a run for each fold of cross-validations, by learning rate; 270 images train and 30 validate."""
+    for lr, accuracies in values.items():
+        for number, accuracy in enumerate(accuracies, 1):
+            options = {"lr": lr, "folds": f"{number}/{len(accuracies)}", "split_seed": 0, "seed": 0}
+            images = {"images": {"train": 270, "val": 30, "test": 0}}
+            scored(real[0], folder / f"{lr}-{number}", accuracy, config=images, **options)
+
+
+def test_folds_are_a_group_with_the_corrected_interval_and_paired_by_fold(real, tmp_path):
+    ours, theirs = [0.91, 0.90, 0.93, 0.92, 0.95], [0.88, 0.89, 0.87, 0.9, 0.93]
+    folds(real, tmp_path, a=ours, b=theirs)
+    overview = overview_of(tmp_path)
+    group, [contrast] = overview.groups[0], overview.contrasts
+    assert sorted(group.values) == pytest.approx(sorted(ours)) and mean(group.arm).interval() == pytest.approx(
+        t_interval(ours, 1 / 9)
+    )
+    differences = np.subtract(ours, theirs)
+    assert contrast.estimate.interval() == pytest.approx(t_interval(differences, 1 / 9))
+    t = differences.mean() / np.sqrt((1 / 5 + 1 / 9) * differences.var(ddof=1))  # Nadeau and Bengio, 2003
+    assert contrast.p == pytest.approx(2 * stats.t.sf(t, 4))
+    assert stats.ttest_rel(ours, theirs).pvalue < 0.05 < contrast.p
+    said = verdict(contrast, "val_accuracy")
+    assert "over 5 shared folds, paired t corrected for training images in common p = " in said and "seeds" not in said
+    assert not [note for note in overview.notes if "repeat a seed" in note]
+    write_markdown(tmp_path / "compare.md", overview, [])
+    text = (tmp_path / "compare.md").read_text()
+    assert "| 5 folds | 0.9220 |" in text and "Nadeau and Bengio" in text and "| 5/5 |" in text
+
+
+def test_folds_are_not_paired_with_seeds_or_other_folds_and_get_no_advice_on_seeds(real, tmp_path):
+    folds(real, tmp_path / "five", a=[0.91, 0.90, 0.93, 0.92, 0.95])
+    folds(real, tmp_path / "six", a=[0.90, 0.92, 0.91, 0.94, 0.93, 0.92])
+    many(real, tmp_path / "seeds", (lambda seed: 0.91 + NOISE[seed], {"lr": "a", "folds": None}), seeds=5)
+    five, six = (
+        next(one for one in overview_of(tmp_path / "five", tmp_path / other).contrasts) for other in ("six", "seeds")
+    )
+    assert not five.estimate.is_paired and "folds, Welch corrected" in verdict(five, "val_accuracy")
+    assert "with 5 folds and 5 seeds, Welch corrected" in (said := verdict(six, "val_accuracy"))
+    assert "it would take" not in said
+
+
+@pytest.mark.parametrize("images", [None, {}, {"train": 0, "val": 3}, {"train": "a", "val": None}])
+def test_folds_whose_images_are_unknown_share_all_that_they_can(real, tmp_path, images):
+    folds(real, tmp_path, a=[0.91, 0.93])
+    for path in tmp_path.glob("*/config.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"images": images}))
+    [group] = overview_of(tmp_path).groups
+    assert mean(group.arm).interval() == pytest.approx(t_interval([0.91, 0.93], 1.0))
+
+
+@pytest.mark.parametrize(("without", "is_told"), [(0.8, True), (0.89, False), (None, False)])
+def test_accuracy_without_copies_is_told_where_copies_made_a_difference(real, tmp_path, without, is_told):
+    test = {"accuracy": 0.9, "accuracy_interval_95": [0.88, 0.92], "accuracy_without_copies": {"accuracy": without}}
+    altered(real[0], tmp_path / "one", test=test)
+    altered(real[1], tmp_path / "old", test={"accuracy_without_copies": None})
+    overview = overview_of(tmp_path)
+    said = "test_accuracy of 1 run(s) is further from accuracy_without_copies than its interval is wide to either side"
+    assert any(said in note and "0.9000 instead of 0.8000" in note for note in overview.notes) == is_told
+    write_csvs(tmp_path, overview)
+    found = [row.get("accuracy_without_copies") for row in table(tmp_path / "compare.csv")]
+    assert sorted(filter(None, found)) == ([str(without)] if without else [])
 
 
 def many(real, folder, *settings, seeds=3):

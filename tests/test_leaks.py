@@ -1,13 +1,23 @@
 """What would make a score too good: weights that know the images that are held out, labels that shine through."""
 
+import shutil
+from collections import Counter
+
+import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import part, read, small_run
+from helpers import part, read, small_run, without_pictures
+from PIL import Image
+from sklearn.datasets import load_digits
 
+import pack
+import predict
 from common.data.arrays import with_shuffled_labels
+from common.data.checks import checks_of
 from common.data.load import Source
 from common.evaluation.metrics import chance_interval
+from common.runs.images import UsedImages, write_images
 from common.system.errors import BadInput
 from tools.comparing.finished_runs import read_runs
 
@@ -88,3 +98,93 @@ def test_a_leak_is_seen(tmp_path, capsys, monkeypatch):
     folder = small_run(tmp_path, "--null_test", "--limit", "1000", "-e", "4")
     assert not read(folder, "test.json")["null_test"]["is_chance"]
     assert "something tells the labels" in capsys.readouterr().out
+
+
+SIDE = 16
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    """Class folders, an HDF5 file of them, and a run on that; the digits are 48, some with the same middle row."""
+    root = tmp_path_factory.mktemp("packed")
+    gray = (load_digits().images[:48] * 255 / 16).round().astype(np.uint8)
+    for place, image in enumerate(gray.repeat(2, 1).repeat(2, 2)):
+        path = root / "digits" / "ab"[place % 2] / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    pack.main([str(root / "digits"), str(root / "digits.hdf5"), "--size", str(SIDE)])
+    run = without_pictures(["--data", str(root / "digits.hdf5"), "-e", "1", "-b", "8", "--output_dir", str(root / "o")])
+    return root / "digits", root / "digits.hdf5", run
+
+
+def squares_of(folder):
+    return np.stack([np.asarray(Image.open(path).convert("RGB")) for path in sorted(folder.glob("*/*.png"))])
+
+
+def test_predict_knows_the_photographs_that_were_packed(packed, capsys):
+    folder, _, run = packed
+    predict.main([str(run), str(folder)])
+    images, said = read(run, "config.json")["images"], capsys.readouterr().out
+    assert f"note: {images['train']} of these 48 images have trained the network" in said
+    assert f"note: {images['val']} are validation images of this run" in said
+    assert f"note: {images['test']} are test images of this run; this was look 2 at them" in said
+    squares = squares_of(folder)
+    assert len(set(checks_of(squares))) < 48  # so that the middle row alone would not tell them apart
+    squares[:, 0] ^= 1
+    assert UsedImages(run).parts_of(squares) == [None] * 48
+
+
+def test_weights_of_a_run_on_an_hdf5_file_know_its_images_elsewhere(packed):
+    folder, file, run = packed
+    weights, output = ["-e", "0", "-b", "8", "--weights", str(run / "best.pth")], ["--output_dir", str(run / "other")]
+    with pytest.raises(BadInput, match=r"of the \d+ (validation|test) images have trained .*; give --data .*hdf5, and"):
+        without_pictures(["--data", str(folder), *weights, *output])
+    again = without_pictures(["--data", str(file), *weights, *output, "--test", "False"])
+    assert read(again, "validation.json")["accuracy"] == read(run, "validation.json")["accuracy"]
+
+
+def test_what_a_run_on_class_folders_knows_is_known_in_an_hdf5_file_too(packed, tmp_path):
+    folder, file, _ = packed
+    [data], [in_file] = (
+        Source([kind], str(path)).load(SIDE, 0.1) for kind, path in (("folder", folder), ("hdf5", file))
+    )
+    write_images(tmp_path, data, {"split_sha256": data.digest})
+
+    def known():
+        return Counter(part for split in in_file.splits.values() for part in UsedImages(tmp_path).parts_in(split))
+
+    assert known() == {name: len(split) for name, split in data.splits.items()}
+    with np.load(tmp_path / "images.npz") as written:
+        older = {name: written[name] for name in ("train", "val", "test", "test_sha256")}
+    np.savez(tmp_path / "images.npz", **older)
+    assert known() == {name: len(split) for name, split in data.splits.items()}
+
+
+@pytest.mark.parametrize("what", ["gone", "another"])
+def test_a_run_whose_hdf5_file_has_gone_claims_nothing_and_says_why(packed, tmp_path, capsys, what):
+    folder, file, run = packed
+    kept = file.rename(tmp_path / "kept.hdf5")
+    try:
+        if what == "another":
+            shutil.copy(kept, file)
+            with h5py.File(file, "r+") as opened:
+                opened["images-train"][:] = 255 - opened["images-train"][:]
+        predict.main([str(run), str(folder)])
+    finally:
+        kept.replace(file)
+    said = capsys.readouterr()
+    reason = "there is no such file" if what == "gone" else "is not as it was"
+    assert "note: " not in said.out and said.err.count("cannot be compared with them") == 1 and reason in said.err
+
+
+@pytest.mark.slow
+def test_images_that_stay_in_their_file_are_known_when_they_have_been_read(packed, tmp_path, monkeypatch):
+    folder, file, run = packed
+    monkeypatch.setattr("common.system.memory.available_memory", lambda: 0)
+    monkeypatch.setattr("common.data.hdf5.FINGERPRINTED", 1)
+    options = ["--data", str(file), "-b", "8", "--output_dir", str(tmp_path), "-e", "1"]
+    large, squares = without_pictures([*options, "--test", "False"]), squares_of(folder)
+    before, images = Counter(UsedImages(large).parts_of(squares)), read(run, "config.json")["images"]
+    assert (before["train"], before["val"]) == (images["train"], images["val"]) and before["test"] < images["test"]
+    without_pictures(["--resume", str(large), "--test", "True"])
+    assert Counter(UsedImages(large).parts_of(squares)) == images

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+import numpy as np
+
 from common.data.arrays import Split, split_digest
 from common.runs.folder import read_config
 from common.runs.images import UsedImages
@@ -63,9 +65,12 @@ class Encounters:
     def __init__(self, folder: Path):
         self._folder, self._used, self._parts, self._look = folder, UsedImages(folder), Counter(), None
 
-    def meet(self, hashes: list[bytes]) -> None:
-        """Count images before they are predicted; the first test image is a look at them, which is written down."""
-        self._parts.update(part for part in map(self._used.part_of, hashes) if part)
+    def meet(self, squares: list[np.ndarray], hashes: list[bytes]) -> None:
+        """Count images before they are predicted; the first test image is a look at them, which is written down.
+
+        They are told by their squares (side, side, 3), of which all are of one size, or by the hashes of their frames.
+        """
+        self._parts.update(filter(None, self._used.parts_of(np.stack(squares), hashes)))
         if self._parts["test"] and self._look is None:
             self._look = 0
             try:

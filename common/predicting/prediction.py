@@ -124,8 +124,11 @@ def predict(
             batch = images[start : start + batch_size]
             decoded = list(islice(coming, len(batch)))
             readable = [one for one in decoded if not isinstance(one, BadInput)]
-            encounters.meet([pixel_hash for _, pixel_hash in readable])
-            rows = iter(classifier.probabilities([square for square, _ in readable]) if readable else ())
+            rows = iter(())
+            if readable:
+                squares, hashes = zip(*readable, strict=True)
+                encounters.meet(squares, hashes)
+                rows = iter(classifier.probabilities(squares))
             for image, one in zip(batch, decoded, strict=True):
                 if isinstance(one, BadInput):
                     warn(printable(one))

@@ -114,7 +114,6 @@ class Run(RunFolder):
                 if self.is_resumed:
                     write_config(self.folder, self.config)
                 self.write_text("summary.txt", summary)
-                self.once(images.NAME, lambda: images.write_images(self.folder, self.data))
                 self.once(f"{code.FOLDER}/{code.PROJECT}", lambda: code.write_code(self.folder, self.script))
                 yield
             except BaseException as error:

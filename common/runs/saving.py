@@ -16,7 +16,9 @@ from pathlib import Path
 from torch import nn
 
 from common.data.batches import Batches
+from common.data.load import Data
 from common.optim.recipe import Recipe
+from common.runs import images
 from common.runs.folder import read_run_json
 from common.runs.history import best_record
 from common.runs.report import write_report
@@ -52,7 +54,7 @@ class RunFolder:
 
     Attributes:
         script: path of the experiment. folder: of the run. config: the content of its config.json.
-        recipe: the training options. processes: of which the first alone writes.
+        data: the images. recipe: the training options. processes: of which the first alone writes.
         is_resumed: whether the run began earlier.
         state: the network in training, once `fit` has begun.
     """
@@ -60,6 +62,7 @@ class RunFolder:
     script: Path
     folder: Path
     config: dict
+    data: Data
     recipe: Recipe
     processes: Processes
     is_resumed: bool
@@ -102,6 +105,7 @@ class RunFolder:
             best = pack(self._content_of_best(self.state.eval_model.state_dict(), record))
 
         def write() -> None:
+            self.once(images.NAME, self._write_images)  # before the first weights
             save_state(self.folder, state, record["epoch"], keep)
             if best is not None:  # after the state, from which a resume can take the weights
                 save_checkpoint(self.folder / "best.pth", best)
@@ -117,6 +121,7 @@ class RunFolder:
     @_main_only
     def save_untrained(self, model: nn.Module, accuracy: float) -> None:
         """Save the weights of a run of no epochs, which are its best."""
+        self.once(images.NAME, self._write_images)
         self._save_best(model.state_dict(), {"epoch": 0, "val_accuracy": accuracy})
         self._train_json |= {"best_epoch": 0, "best_val_accuracy": accuracy}
         self.write_json("train.json", self._train_json)
@@ -210,6 +215,8 @@ class RunFolder:
     @_main_only
     def finish(self) -> None:
         """Record that everything is done."""
+        if self.data.test.checks and "test" not in self.config.get("checks_sha256", {}):  # they were read only now
+            self._write_images()
         self._set_status("finished")
         write_report(self.folder, _question(self.script))
         self._trackers.finish(read_run_json(self.folder / "test.json"), sorted(self.folder.glob("*.png")))
@@ -231,6 +238,9 @@ class RunFolder:
         with contextlib.suppress(ValueError):  # below the current folder, the command is as it was typed
             script = script.relative_to(Path.cwd())
         return shell_line([*start, str(script), "--resume", str(self.folder)])
+
+    def _write_images(self) -> None:
+        images.write_images(self.folder, self.data, self.config)
 
     def _set_status(self, status: str) -> None:
         self._train_json["status"] = status

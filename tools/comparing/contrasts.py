@@ -16,7 +16,7 @@ from tools.comparing.estimates import (
     seeds_needed,
 )
 from tools.comparing.finished_runs import FinishedRun
-from tools.comparing.groups import Group, key_of, words
+from tools.comparing.groups import Group, repeat_of, words
 from tools.comparing.predictions import Mistakes
 
 ENOUGH_SEEDS = 3  # what one does without any knowledge of the spread
@@ -78,7 +78,8 @@ class Effect:
     @property
     def test(self) -> str:
         """Which test it is of."""
-        return "paired t" if self.estimate.is_paired else "Welch"
+        test = "paired t" if self.estimate.is_paired else "Welch"
+        return f"{test} corrected for training images in common" if any(self.estimate.are_folds) else test
 
     @property
     def is_significant(self) -> bool:
@@ -181,13 +182,14 @@ def network_verdict(one: Contrast) -> str:
         alone = f"{pair.only_one} are correct in the one network alone, {pair.only_other} in the other alone"
         return f"of {pair.images:,} {pair.kind} images {alone} (McNemar {_p(pair.p)}): {what}"
     significant = sum(pair.p < LEVEL for pair in one.pairs)
-    counts = f"{significant} of {len(one.pairs)} pairs of one seed"
+    repeat = "fold" if all(one.estimate.are_folds) else "seed"
+    counts = f"{significant} of {len(one.pairs)} pairs of one {repeat}"
     return f"in {counts} the networks differ significantly (McNemar, median {_p(np.median([p.p for p in one.pairs]))})"
 
 
 def advice(estimate: Estimate) -> tuple[int | None, int | None, int | None]:
     """Return how many seeds it would take, and the interval of that; nothing with few seeds, where it is noise."""
-    if min(estimate.seeds) < SEEDS_FOR_ADVICE:
+    if min(estimate.seeds) < SEEDS_FOR_ADVICE or any(estimate.are_folds):
         return None, None, None
     return seeds_needed(estimate), *interval_of_seeds_needed(estimate)
 
@@ -203,9 +205,9 @@ def _differing(one: Group, other: Group) -> list[str]:
 
 
 def _pairs(one: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> list[Pair]:
-    """Return the pairs of one seed, the best run of each; without any, the best run of each group."""
+    """Return the pairs of one seed, or fold, the best run of each; without any, the best run of each group."""
     runs = [[run for run in group.runs if run in mistakes] for group in (one, other)]  # sorted, the best first
-    ones, others = ({key_of(run.seed): mistakes[run] for run in reversed(side)} for side in runs)
+    ones, others = ({repeat_of(run): mistakes[run] for run in reversed(side)} for side in runs)
     candidates = [(ones[seed], others[seed]) for seed in ones if seed in others]
     if not candidates and all(runs):
         candidates = [[mistakes[side[0]] for side in runs]]
@@ -218,17 +220,22 @@ def _pairs(one: Group, other: Group, mistakes: dict[FinishedRun, Mistakes]) -> l
 
 
 def _of_what(estimate: Estimate) -> str:
-    seeds = ", of seeds alone" if estimate.of_images is None else ""
+    repeats = "folds" if all(estimate.are_folds) else "seeds"
+    seeds = f", of {repeats} alone" if estimate.of_images is None else ""
     return seeds + (f", allowing {estimate.luck:+.4f} for the luck of more epochs" if estimate.luck else "")
 
 
 def _seeds(one: Effect) -> str:
     """Return what the difference was found with, and the p-values."""
     estimate = one.estimate
+    units = ["folds" if is_fold else "seeds" for is_fold in estimate.are_folds]
     if estimate.is_paired:
-        counts = f"over {estimate.seeds[0]} shared seeds"
+        counts = f"over {estimate.seeds[0]} shared {units[0]}"
+    elif units[0] == units[1]:
+        counts = f"with {estimate.seeds[0]} and {estimate.seeds[1]} {units[0]}"
     else:
-        counts = f"with {estimate.seeds[0]} and {estimate.seeds[1]} seeds"
+        counts = " and ".join(f"{count} {unit}" for count, unit in zip(estimate.seeds, units, strict=True))
+        counts = f"with {counts}"
     if one.p is None:
         return counts
     what = "pairs" if one.family.is_chosen else "tests"
@@ -243,15 +250,18 @@ def _judgment(one: Effect) -> str:
     if abs(estimate.value) < 1e-12:
         return "the means are equal"
     if fewest < 2:
+        if any(estimate.are_folds):
+            return "one fold, or one seed beside folds, allows no test"
         return f"one seed allows no test; begin with {ENOUGH_SEEDS} seeds each, which show the spread"
     if one.p is None:
-        return "every seed gave the same difference, so there is no spread to judge it by"
+        repeat = "fold" if all(estimate.are_folds) else "seed"
+        return f"every {repeat} gave the same difference, so there is no spread to judge it by"
     count = " and ".join(map(str, dict.fromkeys(estimate.seeds)))
     return f"not significant at n = {count}{_advice(estimate)}"
 
 
 def _advice(estimate: Estimate) -> str:
-    if min(estimate.seeds) < SEEDS_FOR_ADVICE:
+    if min(estimate.seeds) < SEEDS_FOR_ADVICE or any(estimate.are_folds):
         return ""
     seeds, low, high = advice(estimate)
     if low is None:

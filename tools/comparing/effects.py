@@ -65,7 +65,7 @@ def _mean_arm(arms: dict[str, list[Arm]]) -> Arm:
              for seed, some in arms.items() if all(seed in (arm.moves or ()) for arm in some)}  # fmt: skip
     every = [arm for some in arms.values() for arm in some]
     epochs, luck = max((arm.epochs for arm in every), default=1), float(np.mean([arm.luck for arm in every] or [0.0]))
-    return Arm(values, moves, epochs, luck)
+    return Arm(values, moves, epochs, luck, max((arm.overlap for arm in every), default=0.0))
 
 
 def _in_order(value: str) -> tuple[int, float, str]:

@@ -1,4 +1,9 @@
-"""What a few seeds tell of a recipe, and of the difference of two: with an interval, on new seeds and on new images."""
+"""What a few seeds tell of a recipe, and of the difference of two: with an interval, on new seeds and on new images.
+
+Folds of a cross-validation stand where seeds do, but their training images overlap: n values vary as if they had a part
+in common, so that the variance of their mean is s^2 (1 / n + overlap), where the overlap is the number of validation
+images for each training image (Nadeau, Bengio: "Inference for the Generalization Error", Machine Learning 52, 2003).
+"""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,6 +31,7 @@ class Arm:
     moves: Mapping[str, np.ndarray] | None = None
     epochs: int = 1  # among which the one was chosen that it is judged at, as far as that matters
     luck: float = 0.0  # what choosing among so many may have added to the mean
+    overlap: float = 0.0  # of folds, of which there is a value each then: validation images for each training image
 
 
 @dataclass(frozen=True)
@@ -43,6 +49,7 @@ class Estimate:
     of_images: float | None = None  # None too where the predictions are missing
     of_one_seed: float = 0.0  # what `of_seeds` would be with one seed on each side
     luck: float = 0.0  # how much of the value an unequal choice of epochs may have made, at most
+    are_folds: tuple[bool, ...] = ()  # of each side, whether what is called seeds here are folds
 
     @property
     def is_paired(self) -> bool:
@@ -93,21 +100,22 @@ class Estimate:
 def mean(arm: Arm) -> Estimate:
     """Return the mean over seeds."""
     values, moves = list(arm.values.values()), _moves(arm, arm.values)
-    return _of_one_sample(values, moves)
+    return _of_one_sample(values, moves, arm.overlap)
 
 
-def luck_of_choosing(curves: np.ndarray) -> float:
+def luck_of_choosing(curves: np.ndarray, overlap: float = 0.0) -> float:
     """Return at most how much the mean over seeds gains by being that of the best epoch: curves (seeds, epochs).
 
     The largest of so many independent normal numbers (Blom, 1958) is so many standard deviations above their mean; the
     epochs of a run resemble each other, which makes it less (Slepian, 1962). The deviation is that of an epoch's mean
-    over seeds, by the seeds, from which what a seed has in all epochs is taken away: it favors none.
+    over seeds, by the seeds, from which what a seed has in all epochs is taken away: it favors none. `overlap` is that
+    of folds.
     """
     seeds, epochs = curves.shape
     if min(seeds, epochs) < 2:
         return 0.0
     spread = np.median((curves - curves.mean(axis=1, keepdims=True)).std(axis=0, ddof=1))
-    return float(special.ndtri((epochs - 0.375) / (epochs + 0.25)) * spread / math.sqrt(seeds))
+    return float(special.ndtri((epochs - 0.375) / (epochs + 0.25)) * spread * math.sqrt(1 / seeds + overlap))
 
 
 def difference(one: Arm, other: Arm) -> Estimate:
@@ -125,25 +133,27 @@ def _difference(one: Arm, other: Arm) -> Estimate:
     ours, theirs = _moves(one, shared), _moves(other, shared)
     if len(shared) > 1:
         moves = None if ours is None or theirs is None else ours - theirs
-        return _of_one_sample([one.values[seed] - other.values[seed] for seed in shared], moves)
+        values = [one.values[seed] - other.values[seed] for seed in shared]
+        return _of_one_sample(values, moves, max(one.overlap, other.overlap))
     sides = mean(one), mean(other)
     value, seeds = sides[0].value - sides[1].value, (len(one.values), len(other.values))
-    parts = [side.of_seeds for side in sides]
+    parts, folds = [side.of_seeds for side in sides], sides[0].are_folds + sides[1].are_folds
     if None in parts or sum(parts) < TINY**2:
-        return Estimate(value, seeds)
+        return Estimate(value, seeds, are_folds=folds)
     freedom = sum(parts) ** 2 / sum(part**2 / (count - 1) for part, count in zip(parts, seeds, strict=True))
     of_images, of_one_seed = _image_variance_of_two(one, other), sum(side.of_one_seed for side in sides)
-    return Estimate(value, seeds, sum(parts), freedom, of_images, of_one_seed)
+    return Estimate(value, seeds, sum(parts), freedom, of_images, of_one_seed, are_folds=folds)
 
 
-def _of_one_sample(values: Sequence[float], moves: np.ndarray | None) -> Estimate:
-    """Return the mean of the values of some seeds; `moves` (seeds, images)."""
-    count, value = len(values), math.fsum(values) / len(values)
+def _of_one_sample(values: Sequence[float], moves: np.ndarray | None, overlap: float) -> Estimate:
+    """Return the mean of the values of some seeds, or folds with an `overlap`; `moves` (seeds, images)."""
+    count, value, folds = len(values), math.fsum(values) / len(values), (overlap > 0,)
     if count < 2:
-        return Estimate(value, (count,))
-    of_seeds = math.fsum((one - value) ** 2 for one in values) / (count - 1) / count
+        return Estimate(value, (count,), are_folds=folds)
+    variance = math.fsum((one - value) ** 2 for one in values) / (count - 1)
     of_images = None if moves is None else _image_variance(moves)
-    return Estimate(value, (count,), of_seeds, count - 1, of_images, count * of_seeds)
+    of_seeds = variance * (1 / count + overlap)
+    return Estimate(value, (count,), of_seeds, count - 1, of_images, variance, are_folds=folds)
 
 
 def _image_variance(moves: np.ndarray) -> float:
@@ -190,10 +200,10 @@ def seeds_needed(estimate: Estimate, value: float | None = None) -> int | None:
     """Return how many seeds (of each side) see a difference of `value`, or the one found, in 80 % of all cases.
 
     In a t-test of these two alone, at the spread that was found. None if the images are too few for any number of
-    seeds, or if more than MOST_SEEDS are needed.
+    seeds, or if more than MOST_SEEDS are needed; and of folds, which are of a number that is part of the question.
     """
     value = abs(estimate.value if value is None else value)
-    if not estimate.has_test or value < TINY:
+    if not estimate.has_test or value < TINY or any(estimate.are_folds):
         return None
     sides = len(estimate.seeds)
 

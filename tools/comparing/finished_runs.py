@@ -51,8 +51,18 @@ class FinishedRun:
 
     @property
     def fold(self):
-        """Which part of the training images validates, where they take turns in that."""
-        return self.config.get("options", {}).get("folds")
+        """Which part of the training images validates, such as "2/5", where they take turns in that."""
+        fold = self.config.get("options", {}).get("folds")
+        return fold if isinstance(fold, str) else None
+
+    @property
+    def overlap(self) -> float:
+        """Of a fold, validation images for each training image: so much its score has in common with the others'."""
+        images = self.config.get("images")
+        counts = [images.get(name) for name in ("val", "train")] if isinstance(images, dict) else [None]
+        if not self.fold:
+            return 0.0
+        return counts[0] / counts[1] if all(is_number(count) and count > 0 for count in counts) else 1.0
 
     @property
     def looked_at(self) -> str:
@@ -183,6 +193,8 @@ def _training_scores(config: dict, train: dict, records: list[dict]) -> dict[str
 def _test_scores(path: Path) -> dict[str, float]:
     """Return the numbers in a test.json by name, none if there is no such file."""
     test = read_json(path) if path.exists() else {}
+    if isinstance(test.get("accuracy_without_copies"), dict):
+        test["accuracy_without_copies"] = test["accuracy_without_copies"].get("accuracy")
     if isinstance(test.get("accuracy_interval_95"), list):
         test |= zip(("low", "high"), test["accuracy_interval_95"], strict=False)
     return {f"test_{name}" if name in TEST_NAMES else name: value for name, value in _numbers(test).items()}

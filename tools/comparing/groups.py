@@ -1,4 +1,4 @@
-"""What differs between runs, and which of them differ in the seed alone."""
+"""What differs between runs, and which of them differ in the seed, or in the fold, alone."""
 
 import json
 import re
@@ -26,10 +26,10 @@ LONGEST_VALUE, LONGEST_SETTING = 18, 200  # characters
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs that are equal in all but the seed.
+    """Runs that are equal in all but the seed, or of one cross-validation.
 
-    `arm` has one number a seed, of runs with the same seed their mean: they are no independent tries. `mean` and
-    `std` (n - 1) are of those; None where there are too few.
+    `arm` has one number a seed, of runs with the same seed their mean: they are no independent tries. Of a
+    cross-validation it has one a fold instead. `mean` and `std` (n - 1) are of those; None where there are too few.
     """
 
     number: int  # the rank, from 1 on
@@ -41,7 +41,7 @@ class Group:
 
     @property
     def values(self) -> list[float]:
-        """A number for each seed."""
+        """A number for each seed, or fold."""
         return list(self.arm.values.values())
 
     @property
@@ -86,22 +86,29 @@ def chose_unequally(runs: Sequence[FinishedRun], metric: str) -> set[str]:
 
 
 def _arm(runs: Sequence[FinishedRun], metric: str, moves: Mapping[FinishedRun, np.ndarray], is_unfair: bool) -> Arm:
-    """Return what came out of runs that are equal in all but the seed; `is_unfair`: others had more or less epochs."""
+    """Return what came out of runs that are one group; `is_unfair`: others had more or less epochs."""
     of_seed = defaultdict(list)
     for run in runs:
         if metric in run.scores:
-            of_seed[key_of(run.seed)].append(run)
+            of_seed[repeat_of(run)].append(run)
+    overlap = float(np.mean([run.overlap for run in runs]))
     values = {seed: float(np.mean([run.scores[metric] for run in same])) for seed, same in of_seed.items()}
     known = {seed: np.mean([moves[run] for run in same], axis=0)
              for seed, same in of_seed.items() if all(run in moves for run in same)}  # fmt: skip
     curves = _curves(of_seed, "val_accuracy"), _curves(of_seed, metric)
     if not is_unfair or len(of_seed) < 2 or not all(curve.size for curve in curves):
-        return Arm(values, known)
+        return Arm(values, known, overlap=overlap)
     # An epoch number is part of a recipe: one for all seeds, so that the more there are the less luck is in it.
     epoch = int(curves[0].mean(axis=0).argmax())
     values = dict(zip(values, curves[1][:, epoch].tolist(), strict=True))
     sign = -1 if LOWER_IS_BETTER.search(metric) else 1
-    return Arm(values, known, curves[1].shape[1], sign * luck_of_choosing(curves[1]))
+    return Arm(values, known, curves[1].shape[1], sign * luck_of_choosing(curves[1], overlap), overlap)
+
+
+def repeat_of(run: FinishedRun) -> str:
+    """Return what tells a run from the others of its group: its fold, with what has divided the images, or its seed."""
+    divided = key_of(run.options.get("split_seed"))
+    return f"fold {run.fold} of split_seed {divided}" if run.fold else key_of(run.seed)
 
 
 def _curves(of_seed: Mapping[str, Sequence[FinishedRun]], name: str) -> np.ndarray:

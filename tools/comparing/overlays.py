@@ -130,7 +130,7 @@ def _draw_by_option(path: Path, overview: Overview, option: str) -> None:
 
 def _draw_means(axes: Axes, overview: Overview, metric: str, position_of: dict, color: str) -> None:
     """Draw mean and std over the runs of each group that has several, and lines through the means if that is a path."""
-    centers, cap, label = [], 5 if len(overview.groups) < 20 else 2, "mean and std over seeds"
+    centers, cap, label = [], 5 if len(overview.groups) < 20 else 2, "mean and std over seeds or folds"
     for group in overview.groups:
         runs = [run for run in group.runs if run in position_of and metric in run.scores]
         values = [run.scores[metric] for run in runs]

@@ -54,7 +54,7 @@ class Overview:
 
 
 def compare(runs: Sequence[FinishedRun], question: Question, told: Told, passed: list[PassedOver]) -> Overview:
-    """Sort the runs by the metric, group those that differ in the seed alone, and contrast the groups."""
+    """Sort the runs by the metric, group those that differ in the seed or fold alone, and contrast the groups."""
     metric, lower = question.metric, bool(LOWER_IS_BETTER.search(question.metric))
     runs = sorted(runs, key=lambda run: _rank(run.scores.get(metric), lower))
     options = differing_options(runs)
@@ -163,6 +163,14 @@ def _notes(runs: Sequence[FinishedRun], groups: Sequence[Group], metric: str) ->
         notes.append(
             f"test accuracies of {tested} runs stand beside each other: the best of them is so by luck, too; {advice}"
         )
+    differing = [run for run in runs if _is_of_copies(run)]
+    if differing:
+        with_copies, without = (differing[0].scores[name] for name in ("test_accuracy", "accuracy_without_copies"))
+        notes.append(
+            f"test_accuracy of {len(differing)} run(s) is further from accuracy_without_copies than its interval is "
+            f"wide to either side: copies of training or validation images made it, such as {with_copies:.4f} instead "
+            f"of {without:.4f} in {differing[0].label}"
+        )
     datasets = sorted({run.dataset for run in runs})
     if len(datasets) > 1:
         notes.append(f"{len(datasets)} data sets ({', '.join(datasets)}): their scores say nothing about each other")
@@ -181,8 +189,19 @@ def _notes(runs: Sequence[FinishedRun], groups: Sequence[Group], metric: str) ->
         notes.append(f"the runs were made by {len(commits)} states of the code (git_commit in config.json)")
     repeats = sum(metric in run.scores for run in runs) - sum(len(group.values) for group in groups)
     if repeats:
-        notes.append(f"{repeats} run(s) repeat a seed of their group: one seed counts once, as the mean of its runs")
+        notes.append(
+            f"{repeats} run(s) repeat a seed of their group, or a fold: it counts once, as the mean of its runs"
+        )
     return notes
+
+
+def _is_of_copies(run: FinishedRun) -> bool:
+    """Tell whether copies move the test accuracy of a run by more than half the width of its interval."""
+    names = ("test_accuracy", "accuracy_without_copies", "test_low", "test_high")
+    if not all(name in run.scores for name in names):
+        return False
+    accuracy, without, low, high = (run.scores[name] for name in names)
+    return abs(accuracy - without) > (high - low) / 2
 
 
 def _notes_on_luck(

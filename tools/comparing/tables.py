@@ -33,8 +33,14 @@ ABOUT_MARGIN = (
     "undecided: neither"
 )
 # What is told of each run, where it is known, and with how many decimals.
-SCORES = {"val_accuracy": 4, "test_accuracy": 4, "test_low": 4, "test_high": 4, "looks_at_images": None,
-          "best_epoch": None, "trained_epochs": None, "train_time": 1, "parameters": None}  # fmt: skip
+SCORES = {"val_accuracy": 4, "test_accuracy": 4, "test_low": 4, "test_high": 4, "accuracy_without_copies": 4,
+          "looks_at_images": None, "best_epoch": None, "trained_epochs": None, "train_time": 1,
+          "parameters": None}  # fmt: skip
+ABOUT_FOLDS = (
+    "folds: runs of one cross-validation, of which each validates on other images; there is a number for each fold, "
+    "and folds are paired with the same folds alone. They have training images in common, so the variance of their "
+    "mean is s^2 (1/K + n_validation/n_training), as in the corrected resampled t-test (Nadeau and Bengio, 2003)"
+)
 
 
 @dataclass(frozen=True)
@@ -65,13 +71,13 @@ class Column:
 def run_columns(overview: Overview) -> list[Column]:
     """Return the columns of the table of runs: first what was chosen, then what came out of it."""
     runs, facts = overview.runs, _facts(overview)
-    telling = [name for name in ("script", "dataset", "seed") if len(set(facts[name].values)) > 1]
+    telling = [name for name in ("script", "dataset", "seed", "fold") if len(set(facts[name].values)) > 1]
     telling += ["group"] if len(overview.groups) < len(runs) else []
     columns = [Column("run", [run.label for run in runs])]
     columns += [facts[name] for name in ("group", "script", "dataset") if name in telling]
     for name, values in overview.options.items():
         columns.append(Column(name, [value if is_number(value) else shown(value) for value in values.values()]))
-    columns += [facts["seed"]] if "seed" in telling else []
+    columns += [facts[name] for name in ("seed", "fold") if name in telling]
 
     places = dict(SCORES)
     if len({run.config.get("parameters") for run in runs if isinstance(run.config.get("parameters"), int)}) < 2:
@@ -90,7 +96,8 @@ def _facts(overview: Overview) -> dict[str, Column]:
     """Return the columns by name that people see only where they tell runs apart; compare.csv has them all."""
     runs = overview.runs
     facts = {"script": [run.script for run in runs], "dataset": [run.dataset for run in runs]}
-    facts |= {"seed": [shown(run.seed) for run in runs], "group": [overview.group_of(run).number for run in runs]}
+    facts |= {"seed": [shown(run.seed) for run in runs], "fold": [run.fold for run in runs]}
+    facts |= {"group": [overview.group_of(run).number for run in runs]}
     return {name: Column(name, values) for name, values in facts.items()}
 
 
@@ -102,7 +109,7 @@ def group_columns(overview: Overview) -> list[Column]:
     columns = [
         Column("group", [group.number for group in groups]),
         *(Column(name, [group.settings[name] for group in groups]) for name in groups[0].settings),
-        Column("seeds", [len(group.values) for group in groups]),
+        Column("seeds", [_count(len(group.values), group.arm.overlap > 0) for group in groups]),
         Column(f"mean {overview.metric}", [group.mean for group in groups], 4),
         Column("std", [group.std for group in groups], 4),
         Column("low", [low for low, _ in intervals], 4),
@@ -125,7 +132,7 @@ def change_columns(overview: Overview) -> list[Column]:
         Column("low", [low for low, _ in intervals], 4),
         Column("high", [high for _, high in intervals], 4),
         Column("corrected p", [p_in_words(one.corrected_p) for one in changes]),
-        Column("seeds", [min(one.estimate.seeds) for one in changes]),
+        Column("seeds", [_count(min(one.estimate.seeds), any(one.estimate.are_folds)) for one in changes]),
         Column("verdict", [one.short_verdict for one in changes]),
     ]
 
@@ -136,8 +143,14 @@ def explanation(overview: Overview) -> list[str]:
         f"mean {overview.metric} over seeds; std with n - 1; low to high is the 95 % interval of the mean (Student), "
         "for new seeds and new images"
     ]
+    means += [ABOUT_FOLDS] if any(group.arm.overlap for group in overview.groups) else []
     margin = [ABOUT_MARGIN] if any(one.margin is not None for one in overview.contrasts) else []
     return [*means, *ABOUT_CONTRASTS, *margin] if overview.contrasts else means
+
+
+def _count(repeats: int, are_folds: bool) -> int | str:
+    """Return how many seeds there are; folds are no seeds, and said to be folds."""
+    return f"{repeats} folds" if are_folds else repeats
 
 
 def print_overview(overview: Overview) -> None:
@@ -147,7 +160,7 @@ def print_overview(overview: Overview) -> None:
     if hidden:
         info(f"also different, in compare.csv: {printable(', '.join(hidden), 200)}")
     if len(overview.groups) < len(overview.runs):
-        info("", "runs that differ in the seed alone:")
+        info("", "runs that differ in the seed alone, or in the fold:")
         _print_table(_without(hidden, group_columns(overview)), "groups, all in compare_groups.csv")
     if changes := change_columns(overview):
         info("", "each change from the baseline:")
@@ -224,7 +237,11 @@ def _difference_row(one: Effect, metric: str) -> dict[str, Any]:
     row = {"difference": estimate.value}
     row["difference_low"], row["difference_high"] = within(estimate.interval(), metric)
     row["corrected_low"], row["corrected_high"] = within(one.wide_interval, metric)
-    row |= {"covers": "seeds" if estimate.of_images is None else "seeds and images", "luck_of_epochs": estimate.luck}
+    repeats = "folds" if all(estimate.are_folds) else "seeds"
+    row |= {
+        "covers": repeats if estimate.of_images is None else f"{repeats} and images",
+        "luck_of_epochs": estimate.luck,
+    }
     row |= {"test": one.test, "p": one.p, "p_corrected": one.corrected_p, "tests": one.family.count}
     row |= {"equivalence": one.equivalence, "p_equivalent": one.p_equivalent}
     _, row["seeds_needed_low"], row["seeds_needed_high"] = advice(estimate)
@@ -234,7 +251,14 @@ def _difference_row(one: Effect, metric: str) -> dict[str, Any]:
 def write_markdown(path: Path, overview: Overview, pictures: list[str]) -> None:
     """Write the tables, the verdicts, the notes and links to the `pictures` beside it."""
     lines = ["# Comparison of runs", "", *_markdown_table(run_columns(overview)), ""]
-    lines += ["## Groups", "", "Runs that differ in the seed alone.", "", *_markdown_table(group_columns(overview)), ""]
+    lines += [
+        "## Groups",
+        "",
+        "Runs that differ in the seed alone, or in the fold.",
+        "",
+        *_markdown_table(group_columns(overview)),
+        "",
+    ]
     if changes := change_columns(overview):
         lines += ["Each change from the baseline:", "", *_markdown_table(changes), ""]
     for one in overview.contrasts:
