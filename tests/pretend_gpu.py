@@ -82,6 +82,17 @@ class Stream:
 Stream.now = Stream()
 
 
+class Event:
+    """A moment in the work of a stream."""
+
+    def record(self):
+        """Note what there is to be done until then."""
+
+    def query(self):
+        """Tell whether it is done."""
+        return True
+
+
 class OnGPU(torch.Tensor):
     """A tensor on the pretend GPU; `numbers` is the tensor on the CPU that it stands for.
 
@@ -174,6 +185,7 @@ class PretendGPU(TorchFunctionMode):
             get_rng_state=lambda *_: torch.zeros(16, dtype=torch.uint8),
             set_rng_state=lambda *_: None,
             synchronize=lambda *_: self.wait("synchronize"),
+            Event=Event,
             Stream=Stream,
             stream=Stream.use,
             current_stream=lambda *_: Stream.now,

@@ -648,13 +648,13 @@ def test_processes_tell_each_other_what_they_have_read():
     other.look(np.arange(2, 6), images[2:])
     whole.look(np.arange(6), images)
     processes = TwoProcesses(one.seen.copy(), other.seen.copy())
-    one.share(processes)
-    other.share(processes)
+    one.share(processes.gather)
+    other.share(processes.gather)
     assert one.sha256() == other.sha256() == whole.sha256()
     another = Checks("a.hdf5", 6)
     another.look(np.arange(3), 255 - images[:3])
     with pytest.raises(BadInput, match="a.hdf5: image 0"):
-        another.share(processes)
+        another.share(processes.gather)
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from helpers import read, without_pictures, write_class
-from pretend_gpu import OnGPU, PretendGPU, Stream
+from pretend_gpu import Event, OnGPU, PretendGPU, Stream
 from torch import nn
 
 import ex_1
@@ -151,19 +151,36 @@ def test_a_step_of_several_processes_waits_for_nothing_and_mixes_no_devices(monk
     monkeypatch.setattr("common.system.device.join", lambda _: Processes(0, 2))
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        waits, launches = per_step(4 * BATCH, **CASES[name])
+        waits, launches = per_step(20 * BATCH, **CASES[name])
     finally:
         dist.destroy_process_group()
     assert waits == {}
     messages = {where.split(":")[0]: count for (what, where), count in launches.items() if "c10d::" in what}
-    steps = 1 / CASES[name].get("accumulate", 1)  # of a batch; a message of gradients, and one of what was counted
-    assert messages == {"common/training/loop.py": steps, "common/system/distributed.py": steps}
+    steps = 1 / CASES[name].get("accumulate", 1)  # of a batch; a message of gradients; of what was counted, every tenth
+    assert messages == {"common/training/loop.py": steps, "common/system/distributed.py": steps / 10}
 
 
 def test_an_epoch_ends_with_two_looks_at_the_gpu():
     with PretendGPU() as gpu:
         train(1)
-    assert sum(count for (_, where), count in gpu.waits.items() if "training/" in where) == 2  # losses, weights
+    looks = [(what, where.split(":")[0], count) for (what, where), count in gpu.waits.items()]
+    assert [look for look in looks if re.search("training/|device", look[1])] == [
+        ("synchronize", "common/system/device.py", 1),  # losses
+        ("tolist", "common/training/loop.py", 1),  # weights
+    ]
+
+
+def test_what_a_gpu_has_not_counted_yet_is_waited_for_at_the_end(monkeypatch):
+    is_done = []
+    monkeypatch.setattr(Event, "query", lambda _: bool(is_done))
+    with PretendGPU():
+        meter, one = Meter(prepare_machine("cuda", "auto", False)), torch.ones((), device="cuda")
+        for _ in range(20):
+            meter.add(one, torch.zeros(2, 4, device="cuda"), torch.ones(2, device="cuda").long())
+            meter.end_step(2, one)
+        assert np.isnan(meter.loss)
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda *_: is_done.append(1))
+        assert meter.read() == (None, 1.0) and (meter.loss, meter.accuracy) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("transform", [HEAVY, OF_PHOTOGRAPHS, OTHERS], ids=["heavy", "photographs", "others"])

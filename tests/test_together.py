@@ -19,17 +19,19 @@ import ex_1
 from common.data.batches import Batches
 from common.models.finetuning import train_only
 from common.optim.recipe import Recipe
+from common.runs.saving import AGREED_EVERY
 from common.runs.state import TrainState
 from common.system.device import Machine
 from common.system.distributed import Processes
 from common.training.loop import train_one_epoch
+from common.training.meter import TOGETHER
 from common.transforms.basic import Compose, Normalize
 
 RECIPE = replace(Recipe.of(vars(ex_1.parse_options([]))), epochs=2)
 HIDDEN = 1500  # units: the weights in front of them are more than the first bucket of PyTorch holds
 LAST = 6 * 28  # gradients that are known last, of the convolution
 FIRST = HIDDEN * 6 * 36 + HIDDEN + 4 * HIDDEN + 4
-METER = 2  # the sums of losses and of correct predictions
+METER = 3 + 1  # the loss of each batch and the sum of correct predictions, after three steps
 STATISTICS = 2 * 6  # of the batch norm
 
 
@@ -90,13 +92,17 @@ def test_gradients_are_sent_while_others_are_computed_and_alike_at_every_step(se
     """If the first step sent them in another order, so would the first one after a resume within an epoch."""
     seen = watched_epoch(*prepared(several), several)
     sums = [(each if each == "conv" else each[1]) for each in seen]
-    assert sums == [FIRST, "conv", LAST, METER] * 3 + [STATISTICS]
+    assert sums == [FIRST, "conv", LAST] * 3 + [METER, STATISTICS]
+
+
+def test_all_processes_have_counted_when_one_saves_within_an_epoch():
+    assert AGREED_EVERY % TOGETHER == 0  # what is saved is what the first has counted, and that takes a message of all
 
 
 def test_only_the_last_of_accumulated_batches_sends(several):
     seen = watched_epoch(*prepared(several, accumulate=4), several)
     sums = [(each if each == "conv" else each[1]) for each in seen]
-    assert sums == ["conv", "conv", "conv", FIRST, "conv", LAST, METER] * 3 + [STATISTICS]
+    assert sums == ["conv", "conv", "conv", FIRST, "conv", LAST] * 3 + [4 * 3 + 1, STATISTICS]
 
 
 @pytest.mark.slow
@@ -106,7 +112,7 @@ def test_only_what_is_trained_is_sent_from_epoch_to_epoch(several):
     for parts, sizes in (([state.model[5]], [4 * HIDDEN + 4]), ([state.model], [FIRST, LAST])):
         train_only(state.model, parts)
         seen = [each for each in watched_epoch(state, source, recipe, several) if each != "conv"]
-        assert [size for _, size in seen] == [*sizes, METER] * 3 + [STATISTICS]
+        assert [size for _, size in seen] == sizes * 3 + [METER, STATISTICS]
     assert list(state.model.state_dict()) == names
 
 

@@ -15,9 +15,9 @@ from common.transforms.random_streams import BATCH, Draws, shuffled
 
 READ_AHEAD = 2  # batches that are read while the network works on another one
 GPU_MEMORY_SHARE = 0.4  # of the free memory of a GPU, for the images; the rest is the network's
-# Images, and bytes of them as float32, that a GPU transforms in one call: to begin with one thing takes it as long as
-# to do it for a thousand small images.
-TOGETHER, TOGETHER_BYTES = BATCH, 2**27
+# Images, and bytes of them as float32, that are transformed in one call: to begin with one thing takes as long as to do
+# it for a thousand small images. A CPU is slower as soon as they do not stay in its cache.
+TOGETHER, GPU_BYTES, CPU_BYTES = BATCH, 2**27, 2**20
 
 
 class Batches:
@@ -74,25 +74,28 @@ class Batches:
         """Where the images lie, in words."""
         if not isinstance(self.dataset, ArrayDataset):
             return "read from files"
-        return "on the device" if self._is_on_gpu else "in main memory"
+        return "in main memory" if self.dataset.pixels.is_cpu else "on the device"
 
     @property
-    def _is_on_gpu(self) -> bool:
-        return isinstance(self.dataset, ArrayDataset) and not self.dataset.pixels.is_cpu
+    def _is_on_device(self) -> bool:
+        return isinstance(self.dataset, ArrayDataset) and self.dataset.pixels.device.type == self.device.type
 
     @property
     def batches_together(self) -> int:
-        """The number of batches that are transformed in one call, which changes no result: more than one on a GPU."""
-        if not self._is_on_gpu:
+        """The number of batches that are transformed in one call, which changes no result."""
+        if not self._is_on_device:
             return 1
-        image_bytes = 4 * math.prod(self.dataset.pixels.shape[1:])
-        return max(1, min(TOGETHER, TOGETHER_BYTES // image_bytes) // self.batch_size)
+        numbers, limit = math.prod(self.dataset.pixels.shape[1:]), GPU_BYTES
+        if self.device.type == "cpu":
+            numbers, limit = max(numbers, math.prod(self.input_shape)), CPU_BYTES
+        return max(1, min(TOGETHER, limit // (4 * numbers)) // self.batch_size)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape (C, H, W) of what the network takes."""
-        inputs, _ = next(self._inputs([self.split.indices[:1]], epoch=0))
-        return tuple(inputs.shape[1:])
+        first = self.split.indices[:1]
+        images, _ = self.split.dataset.batch(first)
+        return tuple(self.transform(images, Draws(self.seed, 0, self.split.keys[first])).shape[1:])
 
     def first_images(self, count: int) -> torch.Tensor:
         """Return the first images as the network takes them, (count, C, H, W); nothing may be random about them."""
@@ -150,9 +153,9 @@ class Batches:
             yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)
 
     def _read(self, batches, epoch: int) -> Iterator[tuple[torch.Tensor, Sequence[torch.Tensor]]]:
-        is_array, is_cuda = isinstance(self.dataset, ArrayDataset), self.device.type == "cuda"
-        draws_windows, keys = self.training and not is_array, self.split.keys
-        if is_array and self.dataset.labels.device.type == self.device.type:
+        is_cuda, keys = self.device.type == "cuda", self.split.keys
+        draws_windows = self.training and not isinstance(self.dataset, ArrayDataset)
+        if self._is_on_device:
             for indices in batches:
                 yield indices, self.dataset.batch(indices.to(self.device, non_blocking=True))
             return

@@ -1,11 +1,11 @@
 """A check of each image that is read from an HDF5 file, by which a run that goes on knows the images again."""
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import torch
 
-from common.system.distributed import Processes
 from common.system.errors import BadInput
 
 WORDS = 512  # of 8 bytes: no more than a third of the longest row
@@ -41,9 +41,9 @@ class Checks:
         """Note what the `images` at these indices are like; BadInput is raised if one was another before."""
         self._add(indices, checks_of(images))
 
-    def share(self, processes: Processes) -> None:
-        """Learn what the other processes have read, who learn the same."""
-        for other in processes.gather(self.seen):
+    def share(self, gather: Callable[[np.ndarray], list[np.ndarray]]) -> None:
+        """Learn what the other processes have read, who learn the same; `gather` returns what each has given."""
+        for other in gather(self.seen):
             self._add_known(other)
 
     def sha256(self) -> str | None:

@@ -16,6 +16,7 @@ from common.data.index import Index, file_state, index_file
 from common.system.errors import BadInput
 from common.system.log import info, progress, warn
 from common.system.memory import fits_in_memory
+from common.system.sharing import gather_here, part_here, sharing, zeros_here
 from common.system.threads import read_ahead
 from common.transforms.random_streams import Draws
 
@@ -47,7 +48,7 @@ def load_folder(
 
     With `train/` and one of `val/` and `test/`, that one is the test set. A `test/` that holds images but no class
     folders has no labels. Every image is decoded here, so that a damaged one is found before training starts; but not
-    again what an index in `output_dir` knows of an earlier start, see `Index`.
+    again what an index in `output_dir` knows of an earlier start, see `Index`. The processes of a machine divide them.
 
     Images become squares of this `size` in the way `fit` of FITS; see `_stored_size` for the exception. `workers` are
     threads that decode. With `skip_unreadable` files that cannot be read are left out, and listed.
@@ -74,12 +75,11 @@ def load_folder(
     if all(width == height for width, height in sizes):
         fit = "crop"  # of squares, all fits are the same
     stored_bytes = sum(3 * math.prod(stored_shape(*shape, size, fit)) * count for shape, count in sizes.items())
-    in_memory = fits_in_memory(stored_bytes)
+    in_memory = gather_here(fits_in_memory(stored_bytes / sharing()))[0]
     if not in_memory:
         info(f"{sizes.total():,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
     reading, splits = Reading(sizes=sizes), {}
     for split, index in indexes.items():
-        index.expect(size, fit)
         dataset = FolderDataset(index, [label for _, label in files[split]], classes, size, fit, workers)
         splits[split] = scan(dataset, in_memory, f"reading {split} images", reading)
     warn_of_dim(reading.converted)
@@ -205,6 +205,29 @@ def _stored_size(sizes: Counter, size: int) -> int:
     return width if width == height and 2 * width <= size else size
 
 
+class Frames:
+    """Frames of images, by their indices, one after the other in memory that the processes of a machine have together.
+
+    `sizes` (N, 2) are the (width, height) of all images, `size` is the shorter side of all frames.
+    """
+
+    def __init__(self, sizes: np.ndarray, size: int):
+        lengths = [3 * math.prod(stored_shape(*one, size, "slide")) if one[0] else 0 for one in sizes.tolist()]
+        self._starts = np.cumsum([0, *lengths])
+        self._shapes, self._pixels = zeros_here((len(sizes), 2), np.int32), zeros_here((int(self._starts[-1]),))
+
+    def __contains__(self, index: int) -> bool:
+        return self._shapes[index].all()
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._pixels[self._starts[index] : self._starts[index + 1]].reshape(*self._shapes[index], 3)
+
+    def __setitem__(self, index: int, pixels: np.ndarray) -> None:
+        if pixels.size == self._starts[index + 1] - self._starts[index]:  # else it was replaced since it was measured
+            self._shapes[index] = pixels.shape[:2]
+            self[index][:] = pixels
+
+
 class FolderDataset:
     """Image files, decoded in threads whenever a batch is asked for (decoding releases the interpreter lock).
 
@@ -218,7 +241,7 @@ class FolderDataset:
         self.index, self.classes, self.size, self.fit, self.workers = index, classes, size, fit, workers
         self.paths, self.ids = index.paths, index.names
         self.labels = torch.tensor(labels, dtype=torch.int64)
-        self.held: dict[int, np.ndarray] = {}
+        self.held: dict[int, np.ndarray] | Frames = {}
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -268,26 +291,30 @@ class FolderDataset:
 def scan(dataset: FolderDataset, in_memory: bool, title: str, reading: Reading) -> Split:
     """Decode the images that the index of `dataset` does not know, or whose pixels it lacks if they are to be held.
 
-    Held are pixels if they fit into memory, and told is what there is, to `reading` and to the index. Files that cannot
-    be read are in `reading.skipped`, and not in the split that is returned.
+    The processes of a machine decode a part each. Held are pixels if they fit into memory, in that of all together, and
+    told is what there is, to `reading` and to the index. Files that cannot be read are in `reading.skipped`, and not in
+    the split that is returned.
     """
-    index, pixels = dataset.index, None
-    is_missing = ~index.is_known
-    if in_memory and dataset.fit != "slide":
-        pixels = index.pixels
-    if in_memory and pixels is None:
-        is_missing[:] = True
-        if dataset.fit != "slide":
-            pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8)
-    index.is_known[is_missing] = False
-    for row, image, kinds in dataset.readable(np.flatnonzero(is_missing).tolist(), title, reading.skipped):
+    index, shape, pixels = dataset.index, (len(dataset), dataset.size, dataset.size, 3), None
+    missing = index.missing(dataset.size, dataset.fit, in_memory)
+    if in_memory and dataset.fit == "slide":
+        dataset.held = Frames(index.facts["size"], dataset.size)
+    elif in_memory:
+        pixels = zeros_here(shape) if index.pixels is None or sharing() > 1 else index.pixels
+        if index.pixels is not None and pixels is not index.pixels:
+            kept = np.delete(np.arange(len(dataset)), missing)
+            pixels[kept], index.pixels = index.pixels[kept], None
+    failures = []
+    for row, image, kinds in dataset.readable(part_here(missing).tolist(), title, failures):
         index.learn(row, pixel_hash(image), kinds)
         if pixels is not None:
             pixels[row] = image
         elif in_memory:
             dataset.held[row] = image
+    failures = sum(gather_here(failures), [])
+    reading.skipped += failures
     reading.converted.update(index.converted())
-    index.write(pixels)
+    index.write(len(missing) - len(failures), pixels)
     held = dataset if pixels is None else ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids)
     readable = np.flatnonzero(index.is_known)
     return Split(held, torch.from_numpy(readable), [index.hash_of(row) for row in readable.tolist()])

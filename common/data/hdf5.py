@@ -28,6 +28,7 @@ from common.system.distributed import processes_here
 from common.system.errors import BadInput, Terminated
 from common.system.log import info, progress
 from common.system.memory import fits_in_memory
+from common.system.sharing import gather_here, part_here, sharing, zeros_here
 from common.system.text import printable
 
 SPLITS, KINDS = ("train", "val", "test"), ("images", "labels", "files")
@@ -144,8 +145,9 @@ class HDF5Dataset:
 def load_hdf5(location: str | None) -> dict[str, Split]:
     """Return the splits "train", "val" and, where the file has it, "test", in memory if they fit there.
 
-    Several processes on a machine share one map of what lies in the file in one piece; all else is in the memory of
-    each. A single process has its own copy in any case, which no change of the file can reach.
+    Several processes on a machine share one map of what lies in the file in one piece; of all else each reads a part,
+    into memory that they have together. A process on its own has a copy in any case, which no change of the file
+    reaches.
 
     Copies of images are not looked for, because that would read all of a large file: the `hashes` are keys that tell an
     image by its split, its number and the pixels of some images of the split, whether or not it fits into memory today.
@@ -153,12 +155,12 @@ def load_hdf5(location: str | None) -> dict[str, Split]:
 
     BadInput is raised if there is no such file, or it is damaged or not laid out as this module says.
     """
-    datasets, sharing = open_hdf5(location), processes_here()
+    datasets, processes = open_hdf5(location), processes_here()
     count, size = sum(map(len, datasets.values())), datasets["train"].size
     with damage_is_bad_input(datasets["train"].path):
-        maps = {split: dataset.mapped() if sharing > 1 else None for split, dataset in datasets.items()}
-    parts = [len(dataset) / (1 if maps[split] is None else sharing) for split, dataset in datasets.items()]
-    in_memory = fits_in_memory(3 * size**2 * sum(parts))
+        maps = {split: dataset.mapped() if processes > 1 else None for split, dataset in datasets.items()}
+    parts = [len(one) / (sharing() if maps[split] is None else processes) for split, one in datasets.items()]
+    in_memory = gather_here(fits_in_memory(3 * size**2 * sum(parts)))[0]
     if not in_memory:
         info(f"{count:,} images of {size}x{size} do not fit into memory: reading them from the file in every epoch")
     splits = {}
@@ -420,12 +422,15 @@ def _cache_bytes(images: h5py.Dataset) -> int:
 
 def _in_memory(dataset: HDF5Dataset, split: str, mapped: np.ndarray | None) -> ArrayDataset:
     """Read all images, which brings them into the system's memory, and keep them unless they are `mapped` there."""
-    pixels = np.empty((len(dataset), dataset.size, dataset.size, 3), np.uint8) if mapped is None else mapped
+    pixels = zeros_here((len(dataset), dataset.size, dataset.size, 3)) if mapped is None else mapped
+    indices = part_here(np.arange(len(dataset)))
     step = max(1, BLOCK // (3 * dataset.size**2))
-    with progress(len(dataset), f"reading {split} images") as bar:
-        for start in range(0, len(dataset), step):
-            rows = dataset.read(np.arange(start, min(start + step, len(dataset))))
+    with progress(len(indices), f"reading {split} images") as bar:
+        for start in range(0, len(indices), step):
+            some = indices[start : start + step]
+            rows = dataset.read(some)
             if mapped is None:
-                pixels[start : start + step] = rows
+                pixels[some] = rows
             bar.update(len(rows))
+    dataset.checks.share(gather_here)
     return ArrayDataset(pixels, dataset.labels, dataset.classes, dataset.ids, dataset.checks)

@@ -23,6 +23,7 @@ from common.system.distributed import is_first_here
 from common.system.errors import BadInput
 from common.system.files import lock, remove_partial_files
 from common.system.log import info
+from common.system.sharing import gather_here, leads, part_here, zeros_here
 
 SHARED = "DECODED_IMAGES"  # the environment names a folder for several output folders, such as those of a search
 IN_OUTPUTS = ".index"
@@ -63,46 +64,55 @@ class Index:
 
     What `file` says, an index that was written earlier, holds for the files that are as they were then. `facts` (N,)
     has the state of each file as it is now and the width and height of the picture; if `is_known`, also the hash of its
-    pixels and what had to be converted. `pixels` (N, side, side, 3), if they are there, are those of known files.
+    pixels and what had to be converted: all processes of a machine have both together. `pixels` (N, side, side, 3), if
+    they are there, are those of known files; only the process that leads has them.
     """
 
     def __init__(self, root: Path, paths: Sequence[Path], file: Path | None = None):
         depth = len(root.parts)
         self.paths, self.names = paths, ["/".join(path.parts[depth:]) for path in paths]
-        self.facts = np.zeros(len(paths), FACTS)
-        states = np.array([file_state(path) for path in paths], np.int64).reshape(-1, len(STATE))
-        for column, name in enumerate(STATE):
-            self.facts[name] = states[:, column]
-        self.is_known = np.zeros(len(paths), bool)
+        self.facts, self.is_known = zeros_here((len(paths),), FACTS), zeros_here((len(paths),), bool)
         self.pixels: np.ndarray | None = None
-        self._now, self._file, self._made_as, self._learned = time.time_ns(), file, "", 0
-        if file is not None and os.path.exists(file):
-            try:
-                self._take_over(load_checkpoint(file, KEYS))
-            except Damaged as error:
-                info(f"note: {error}: the images are read anew")
+        self._now, self._file, self._made_as = time.time_ns(), file, ""
+        if leads():
+            states = np.array([file_state(path) for path in paths], np.int64).reshape(-1, len(STATE))
+            for column, name in enumerate(STATE):
+                self.facts[name] = states[:, column]
+            if file is not None and os.path.exists(file):
+                try:
+                    self._take_over(load_checkpoint(file, KEYS))
+                except Damaged as error:
+                    info(f"note: {error}: the images are read anew")
+        gather_here(None)  # all wait until that is done
 
     def sizes(self) -> Counter:
         """Return how many pictures there are of each (width, height); those that cannot be opened are left out."""
-        for row in np.flatnonzero(~self.is_known).tolist():
+        for row in part_here(np.flatnonzero(~self.is_known)).tolist():
             with contextlib.suppress(BadInput), images.opened(self.paths[row]) as image:
                 self.facts["size"][row] = image.size
+        gather_here(None)
         return Counter((width, height) for width, height in self.facts["size"].tolist() if width)
 
-    def expect(self, size: int, fit: str) -> None:
-        """Forget the pixels, and what is known of them, unless they were made like this."""
-        made_as = f"{size} {fit}"
-        if made_as != self._made_as:
-            self.is_known[:], self.pixels, self._made_as = False, None, made_as
-        if self.pixels is not None and (self.pixels.dtype, *self.pixels.shape[1:]) != (np.uint8, size, size, 3):
-            self.pixels = None
+    def missing(self, size: int, fit: str, needs_pixels: bool) -> np.ndarray:
+        """Return which files have to be decoded, as they are not known or, if needed, their pixels are not there.
+
+        What was made with another `size` or `fit` is forgotten.
+        """
+        if leads():
+            made_as = f"{size} {fit}"
+            if made_as != self._made_as:
+                self.is_known[:], self.pixels, self._made_as = False, None, made_as
+            if self.pixels is not None and (self.pixels.dtype, *self.pixels.shape[1:]) != (np.uint8, size, size, 3):
+                self.pixels = None
+            if needs_pixels and self.pixels is None:
+                self.is_known[:] = False
+        return gather_here(np.flatnonzero(~self.is_known) if leads() else None)[0]
 
     def learn(self, row: int, pixel_hash: bytes, kinds: Sequence[str]) -> None:
         """Note what was found out of a file."""
         self.facts["hash"][row] = np.frombuffer(pixel_hash, np.uint8)
         self.facts["kinds"][row] = sum(1 << images.ALL_KINDS.index(kind) for kind in kinds)
         self.is_known[row] = True
-        self._learned += 1
 
     def hash_of(self, row: int) -> bytes:
         """Return the hash of the pixels of a known file."""
@@ -118,12 +128,12 @@ class Index:
         counts = {kind: int((kinds >> place & 1).sum()) for place, kind in enumerate(images.ALL_KINDS)}
         return Counter({kind: count for kind, count in counts.items() if count})
 
-    def write(self, pixels: np.ndarray | None) -> None:
-        """Leave what is known to later starts, and `pixels` if they are few; a full disk is no reason to stop."""
+    def write(self, learned: int, pixels: np.ndarray | None) -> None:
+        """Leave what is known, `learned` files of it now, and few `pixels` to later starts; a full disk stops nothing."""
         if self._file is None or not is_first_here():
             return
         is_shared = self._file.parent.name != IN_OUTPUTS
-        if self._learned < (1 if is_shared else WORTHWHILE):
+        if learned < (1 if is_shared else WORTHWHILE):
             return
         facts = self.facts.copy()
         facts["changed"][~self.is_known | (facts["changed"] > self._now - SETTLED)] = UNKNOWN
@@ -157,7 +167,7 @@ class Index:
             self.facts[same] = facts[rows[same]]
         except (AttributeError, TypeError, ValueError, IndexError, RuntimeError) as error:
             raise Damaged(f"{self._file} is damaged ({type(error).__name__})") from error
-        self.is_known, self._made_as = same, str(kept["made_as"])
+        self.is_known[:], self._made_as = same, str(kept["made_as"])
         if pixels is not None:
             self.pixels = pixels if np.array_equal(rows, np.arange(len(names))) else pixels[rows]
 

@@ -74,7 +74,7 @@ class TrainState:
     def share_checks(self, processes: Processes) -> None:
         """Let all processes know the checks of what each has read, so that a checkpoint has them all."""
         for checks in filter(None, self.images):
-            checks.share(processes)
+            checks.share(processes.gather)
 
     def running_statistics(self) -> list[torch.Tensor]:
         """Return those of the network in training and of the one that is validated: each process has its own."""

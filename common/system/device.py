@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +49,9 @@ class Machine:
 
     def autocast(self):
         """Return the context for forward passes; it does nothing in float32, so that there is one path for all."""
-        return torch.autocast(self.device.type, self.autocast_dtype, enabled=self.autocast_dtype is not None)
+        if self.autocast_dtype is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.autocast_dtype)
 
     def scaler(self) -> torch.amp.GradScaler:
         """Return the loss scaler that float16 needs; in other formats it does nothing."""
@@ -104,6 +107,15 @@ class Machine:
         """Forget the peak so far where that is possible; a process keeps its own."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+
+    def fetch(self, tensor: torch.Tensor) -> tuple[torch.Tensor, Callable[[], bool]]:
+        """Return a copy of `tensor` in main memory, and what tells if its numbers are there; no GPU is waited for."""
+        if self.device.type != "cuda":
+            return tensor.cpu(), lambda: True
+        copy, event = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True), torch.cuda.Event()
+        copy.copy_(tensor, non_blocking=True)
+        event.record()
+        return copy, event.query
 
     def synchronize(self) -> None:
         """Wait until the device has done all that it was given."""

@@ -34,7 +34,7 @@ class Processes:
 
     def shard(self, samples: torch.Tensor) -> torch.Tensor:
         """Return this process's part of `samples` (N,): neighbors, and as many as the others have, or one more."""
-        return samples.tensor_split(self.world_size)[self.rank]
+        return samples if self.world_size == 1 else samples.tensor_split(self.world_size)[self.rank]
 
     def all_reduce(self, tensors: list[torch.Tensor]) -> None:
         """Replace tensors of one type by their sums over all processes, in one message."""

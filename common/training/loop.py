@@ -79,15 +79,15 @@ def train_one_epoch(
                     logits = network(inputs)
                     loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
                 share = len(labels) / images * machine.processes.world_size  # over all, gradients become their means
-                state.scaler.scale(loss * share).backward()
+                state.scaler.scale(loss if share == 1 else loss * share).backward()
                 meter.add(loss.detach(), logits.detach(), targets)
-            machine.processes.all_reduce([meter.of_step])
             lr = state.optimizer.param_groups[0]["lr"]
             _take_step(state, recipe.clip_grad, step)
-            _check(*meter.end_step(images, state.scaler.scale(one)), epoch, lr)
+            if news := meter.end_step(images, state.scaler.scale(one)):
+                _check(*news, epoch, lr)
+                bar.set_postfix(meter.postfix(), refresh=False)
             if recipe.print_every and (step % recipe.print_every == 0 or step == steps):
                 info(f"Epoch [{epoch}/{recipe.epochs}], Step [{step}/{steps}], Loss: {meter.last_loss():.4f}")
-            bar.set_postfix(meter.postfix(), refresh=False)
             bar.update(images)
             if state.after_step is not None and step < steps:
                 state.after_step(step, meter.state_dict)
