@@ -13,7 +13,7 @@ from common.data.arrays import pixel_hash
 from common.data.images import read_frame, square
 from common.models.placement import place
 from common.models.weights import difference_of
-from common.system.checkpoints import Damaged, load_checkpoint
+from common.system.checkpoints import Damaged, Foreign, load_checkpoint
 from common.system.device import Machine
 from common.system.errors import BadInput
 from common.system.log import info
@@ -89,7 +89,13 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
     The experiment that it names is imported from the folder `scripts`. BadInput is raised if the file is missing or
     damaged, or its script is missing or builds another network now.
     """
-    content = load_checkpoint(checkpoint, {"model", "config", "epoch", "val_accuracy"})
+    try:
+        content = load_checkpoint(checkpoint, {"model", "config", "epoch", "val_accuracy"})
+    except Foreign as error:
+        raise BadInput(
+            f"{checkpoint} is not the best.pth of a run here (it lacks our checksum), so nothing tells its network, "
+            "classes and image size; start a run from it (ex_4.py or trainB.py --weights FILE), and predict with that"
+        ) from error
     config, weights = content["config"], content["model"]
     check_config(config, str(checkpoint))
     missing = {"script", "classes", "options", "stored_size"} - config.keys()

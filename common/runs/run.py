@@ -14,7 +14,7 @@ from common.data.load import Data
 from common.models.cost import operations, summarize
 from common.models.placement import place
 from common.models.precision import choose_precision
-from common.models.weights import load_matching, load_weights
+from common.models.weights import load_matching
 from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
 from common.runs import images
@@ -72,10 +72,9 @@ class Run(RunFolder):
             head: name of the part that tells classes apart. With it, what fits of the weights is loaded; without it
                 they must be those of this very network.
         """
-        if self.weights and head:
-            load_matching(model, self.weights, self.data.classes, head)
-        elif self.weights:
-            load_weights(model, self.weights, self.data.classes)
+        if self.weights:
+            key, is_trained = self.options["weights_key"], self.options["epochs"] > 0
+            load_matching(model, self.weights, self.data.classes, head, key, is_trained)
         return place(model, self.machine)
 
     def optimizer(self, parameters: Iterable, train: Batches) -> tuple[torch.optim.Optimizer, Schedule]:
