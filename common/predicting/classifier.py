@@ -51,10 +51,13 @@ class Classifier:
         images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
         return self.transform(images.to(self.machine.device))
 
+    def blank(self) -> torch.Tensor:
+        """Return what the network takes for a black image, (1, C, H, W)."""
+        return self.inputs([np.zeros((self.stored_size, self.stored_size, 3), np.uint8)])
+
     def most_at_a_time(self) -> int:
         """Return the number of images that may be in memory together."""
-        blank = np.zeros((self.stored_size, self.stored_size, 3), np.uint8)
-        side = max(self.stored_size, self.inputs([blank]).shape[-1])
+        side = max(self.stored_size, self.blank().shape[-1])
         return max(1, BATCH_PIXELS // side**2)
 
     @torch.inference_mode()
@@ -119,13 +122,14 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
     model = script.build_model(options, len(classes))
     model.load_state_dict(weights)
     _, transform = script.build_transforms(options)
-    place(model, machine).eval()
     info(
         f"{config.get('name', config['script'])}, {len(classes)} classes; weights of epoch {content['epoch']}, "
         f"validation accuracy {content['val_accuracy']:.4f}"
     )
     fit = config.get("fit") or config["options"].get("fit", "crop")  # older runs have it elsewhere, or not at all
-    return Classifier(model, transform, classes, config["stored_size"], fit, machine)
+    classifier = Classifier(model, transform, classes, config["stored_size"], fit, machine)
+    place(model, machine, classifier.blank()).eval()
+    return classifier
 
 
 def _import_experiment(name: str, scripts: Path, checkpoint: Path):

@@ -62,8 +62,9 @@ class Run(RunFolder):
 
     def batches(self, train_transform, eval_transform) -> tuple[Batches, Batches, Batches]:
         """Return the batches of the training, validation and test images."""
-        size, growth, seed = (self.options[name] for name in ("batch_size", "batch_schedule", "seed"))
-        return make_batches(self.data, train_transform, eval_transform, size, self.machine, seed, growth)
+        size, *order = (self.options[name] for name in ("batch_size", "seed", "batch_schedule"))
+        _, self._val, _ = batches = make_batches(self.data, train_transform, eval_transform, size, self.machine, *order)
+        return batches
 
     def prepare(self, model: nn.Module, head: str | None = None) -> nn.Module:
         """Return `model` on the device, with the weights that the run starts from.
@@ -75,7 +76,7 @@ class Run(RunFolder):
         if self.weights:
             key, is_trained = self.options["weights_key"], self.options["epochs"] > 0
             load_matching(model, self.weights, self.data.classes, head, key, is_trained)
-        return place(model, self.machine)
+        return place(model, self.machine, self._val.first_images(2))
 
     def optimizer(self, parameters: Iterable, train: Batches) -> tuple[torch.optim.Optimizer, Schedule]:
         """Return the optimizer of `parameters`, or of groups of them, and its schedule over the batches `train`."""
