@@ -2,9 +2,12 @@
 
 import hashlib
 import io
+import re
+import sys
 from argparse import Namespace
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,9 +17,10 @@ from torch import nn
 from torchvision import models
 
 import ex_4
+import predict
 import trainB
-from common.models.finetuning import FineTuned
-from common.models.pretrained import RESNETS, find_weights, imagenet_weights
+from common.models.finetuning import FineTuned, stages_of
+from common.models.pretrained import RESNETS, backbone_of, find_weights, head_of, imagenet_weights, named_network
 from common.models.weights import load_matching, read_weights
 from common.system.checkpoints import save_checkpoint
 from common.system.errors import BadInput
@@ -37,6 +41,74 @@ def prefixed(weights, prefix):
 PUBLISHED = TinyResNet(FEATURES).state_dict()
 IN_BACKBONE = len(PUBLISHED)
 PUBLISHED |= {"fc.weight": torch.rand(1000, FEATURES), "fc.bias": torch.rand(1000)}
+
+
+OF_TORCHVISION = [
+    ("resnet18", "fc", 512, ["layer4", "layer3", "layer2", "layer1"]),
+    ("squeezenet1_1", "classifier.1", 512, ["features.12", "features.11"]),
+    ("vit_b_32", "heads.head", 768, ["encoder.layers.encoder_layer_11", "encoder.layers.encoder_layer_10"]),
+]
+OTHERS = [
+    ("mobilenet_v3_small", "classifier.3", 1024, ["features.12", "features.11"]),
+    ("vgg13_bn", "classifier.6", 4096, ["classifier", "features"]),
+    ("regnet_y_400mf", "fc", 440, ["trunk_output.block4", "trunk_output.block3"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "features", "stages"),
+    [*OF_TORCHVISION, *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)],
+)
+def test_networks_of_torchvision_have_a_head_and_stages(name, head, features, stages):
+    with torch.device("meta"):
+        network = named_network(name, 224, 7)
+        backbone, count = backbone_of(name, 224)
+    assert head_of(network) == head and network.state_dict()[f"{head}.weight"].shape[0] == 7
+    assert count == features and f"{head}.weight" not in backbone.state_dict()
+    names = {part: name for name, part in backbone.named_modules()}
+    assert [names[part] for part in stages_of(backbone, 2)][: len(stages)] == stages
+    tensors = {name: tensor.to("meta") for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]}
+    images = torch.empty(2, 3, 224, 224, device="meta")
+    assert torch.func.functional_call(backbone, tensors, images).shape == (2, features)
+
+
+def test_what_a_network_has_not_is_one_line():
+    with torch.device("meta"):
+        with pytest.raises(BadInput, match="--model vit_b_32 takes no images of 32x32 pixels, as they are here"):
+            named_network("vit_b_32", 32)
+        with pytest.raises(BadInput, match="this network has only 2 stages that can be told apart, and 3 are needed"):
+            stages_of(named_network("vgg13_bn", 64), 3)
+    with pytest.raises(BadInput, match="there are none of vit_h_14 here; give a file"):
+        imagenet_weights("vit_h_14")
+    with pytest.raises(BadInput, match="there are none of timm:resnet18 here; give a file"):
+        imagenet_weights("timm:resnet18")
+
+
+def test_a_network_of_timm(monkeypatch):
+    with pytest.raises(BadInput, match="timm:x needs timm, which is not installed: pip install timm"):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        trainB.parse_options(["--model", "timm:x"])
+
+    def create_model(name, pretrained, num_classes):
+        if name != "x":
+            raise RuntimeError(f"Unknown model ({name})")
+        return nn.Sequential(TinyResNet(FEATURES), nn.Linear(FEATURES, num_classes))
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    backbone, features = backbone_of("timm:x", 32)
+    assert features == FEATURES and backbone(torch.zeros(2, 3, 32, 32)).shape == (2, FEATURES)
+    with pytest.raises(BadInput, match=r"Unknown model \(y\); timm.list_models\(\) has the names"):
+        named_network("timm:y", 32)
+
+
+def test_a_densenet_with_the_names_of_the_published_file(tmp_path, capsys):
+    stored, model = (models.DenseNet(2, (1, 2), 4, bn_size=1, num_classes=3) for _ in range(2))
+    weights = {re.sub(r"(denselayer\d\.(norm|conv))", r"\1.", name): tensor for name, tensor in
+               without_counters(stored.state_dict()).items()}  # fmt: skip
+    assert "features.denseblock1.denselayer1.norm.1.weight" in weights
+    torch.save(weights, tmp_path / "a.pth")
+    load_matching(model, str(tmp_path / "a.pth"), CLASSES, "classifier", is_trained=False)
+    assert same(model.state_dict(), stored.state_dict())
 
 
 def test_every_resnet_of_torchvision_has_its_name_and_its_weights():
@@ -94,7 +166,7 @@ def as_in_another_repository(weights):
     return {name.replace("downsample", "shortcut").replace("fc.", "linear."): weights[name] for name in weights}
 
 
-@pytest.mark.parametrize("change", [without_counters, as_in_another_repository])
+@pytest.mark.parametrize("change", [without_counters, pytest.param(as_in_another_repository, marks=pytest.mark.slow)])
 def test_all_of_a_resnet_without_counters_or_with_other_names_is_loaded(tmp_path, capsys, change):
     options = ex_4.parse_options([])
     stored, model = (ex_4.build_model(options, len(CLASSES)) for _ in range(2))
@@ -422,3 +494,18 @@ def test_ex_4_starts_from_published_weights_without_counters(served, tmp_path, c
     trained = torch.load(folder / "best.pth", weights_only=True)["model"]
     convs = [name for name in published if published[name].dim() == 4]
     assert len(convs) == 20 and all(torch.allclose(trained[name], published[name]) for name in convs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["head", "last"])
+def test_a_network_that_is_no_resnet_is_fine_tuned_and_predicts(tmp_path, capsys, strategy):
+    for number, name in enumerate("ab"):
+        write_class(tmp_path / "images" / name, 8, first_seed=8 * number)
+    (tmp_path / "a.safetensors").write_bytes(safetensors(models.get_model("mobilenet_v3_small").state_dict()))
+    given = {"--data": tmp_path / "images", "--weights": tmp_path / "a.safetensors", "--model": "mobilenet_v3_small"}
+    words = [str(word) for pair in given.items() for word in pair]
+    words += ["--strategy", strategy, "--image_size", "32", "-e", "1", "-b", "4"]
+    folder = without_pictures([*words, "--output_dir", str(tmp_path / "out")], trainB)
+    assert "242 of 246 tensors are from " in capsys.readouterr().out
+    predict.main([str(folder), str(tmp_path / "images" / "a" / "000.png")])
+    assert trainB.main(["--resume", str(folder)]) == folder

@@ -1,5 +1,6 @@
 """Weights from a file, of ours or of others, into a network: all of them, or what fits."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ CONTAINERS = ("model", "state_dict", "net", "model_state_dict", "model_state", "
 DEEPEST = 3  # keys above the weights
 WRAPPERS = ("module", "_orig_mod")  # what `DataParallel`, averages and `torch.compile` put into names, anywhere
 OTHER_NAMES = {"shortcut": "downsample", "linear": "fc"}  # of the ResNets of github.com/kuangliu/pytorch-cifar
+OF_DENSENETS = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")  # in torchvision's files alone
 COUNTER = "num_batches_tracked"  # of a batch norm: nothing needs it, and files from before 2018 do not have it
 LEAST_OF_NETWORK, MOST_UNUSED = 1 / 2, 1 / 4  # shares of tensors without which a file is of another network
 LISTED = 4  # names of tensors in a message; all are counted
@@ -121,7 +123,8 @@ def _names_in(tensors: dict, wanted: dict) -> tuple[dict[str, str], list[str]]:
     own = {name.removeprefix("backbone."): name for name in wanted} | {name: name for name in wanted}
     plain, matches = {}, {"": 0}
     for name in tensors:
-        parts = [OTHER_NAMES.get(part, part) if part not in known else part for part in str(name).split(".")]
+        parts = OF_DENSENETS.sub(r"\1\2.", str(name)).split(".")
+        parts = [OTHER_NAMES.get(part, part) if part not in known else part for part in parts]
         parts = [part for part in parts if part in known or part not in WRAPPERS]
         plain[name] = ".".join(parts)
         ends = (count for count in range(len(parts)) if ".".join(parts[count:]) in own)
