@@ -19,8 +19,10 @@ from torch import nn
 
 from common.evaluation.testing import evaluate_best
 from common.experiment import run_experiment
+from common.models.finetuning import stages_of
+from common.models.pretrained import RESNETS, head_of, named_network
 from common.options.shared import experiment_parser
-from common.options.types import SWITCH, number, one_of, one_of_or_path
+from common.options.types import SWITCH, network_name, number, one_of_or_path
 from common.training.fit import fit
 from common.transforms.basic import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
 from common.transforms.color import ColorJitter
@@ -29,7 +31,6 @@ from common.transforms.trivial_augment import TrivialAugmentWide
 
 SHARED = {"dataset": ["cifar100"], "epochs": 200, "batch_size": 128, "optimizer": "sgd", "lr": 0.1,
           "weight_decay": 5e-4, "schedule": "step", "step_size": 50}  # fmt: skip
-MODELS = ("resnet18", "resnet50")
 SMALL, PADDING = 32, 4  # CIFAR's own side, and by how much crops of it move
 LARGE, CROPPED_FROM = 224, 256  # what ImageNet's networks were trained on
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # of CIFAR-100's training pixels
@@ -47,7 +48,8 @@ def parse_options(argv=None):
                   help="imagenet, none, or a file; what does not fit is named; with -e 0 only evaluate "
                        "(default: imagenet with --pretrained, else none)")  # fmt: skip
     add = parser.own.add_argument
-    add("--model", type=one_of(MODELS), default="resnet18", metavar="NAME", help=", ".join(MODELS))
+    add("--model", type=network_name, default="resnet18", metavar="NAME",
+        help="a classification network of torchvision, such as resnet50; or timm:NAME")  # fmt: skip
     add("--pretrained", **SWITCH, default=False, help="ImageNet's network at 224x224 pixels, trained at three rates")
     add("--heavy_augment", **SWITCH, default=False, help=f"erase rectangles, with probability {HEAVY_ERASING}")
     add("--erasing", type=number(0, below=1.001), metavar="P", help="erase rectangles with this probability instead")
@@ -73,10 +75,8 @@ def build_transforms(options):
 
 def build_model(options, num_classes):
     """Return the network: (N, 3, 32, 32), or (N, 3, 224, 224) if pretrained -> logits (N, num_classes)."""
-    from torchvision.models import get_model  # takes a second to import
-
-    network = get_model(options.model, weights=None, num_classes=num_classes)
-    if not options.pretrained:
+    network = named_network(options.model, LARGE if options.pretrained else SMALL, num_classes)
+    if options.model in RESNETS and not options.pretrained:
         network.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)  # instead of 7x7 at every other pixel
         network.maxpool = nn.Identity()
     return network
@@ -86,18 +86,19 @@ def parameter_groups(model, options):
     """Return the parameters, and at which rates they are trained."""
     if not options.pretrained:
         return model.parameters()
-    parts = {
-        EARLY: [model.conv1, model.bn1, model.layer1, model.layer2],
-        MIDDLE: [model.layer3],
-        1.0: [model.layer4, model.fc],
-    }
-    return [{"params": nn.ModuleList(part).parameters(), "lr": share * options.lr} for share, part in parts.items()]
+    late, middle, *_ = stages_of(model, least=2)
+    shares = dict.fromkeys(middle.parameters(), MIDDLE)
+    shares |= dict.fromkeys([*late.parameters(), *model.get_submodule(head_of(model)).parameters()], 1.0)
+    groups = {share: [each for each in model.parameters() if shares.get(each, EARLY) == share]
+              for share in (EARLY, MIDDLE, 1.0)}  # fmt: skip
+    return [{"params": group, "lr": share * options.lr} for share, group in groups.items()]
 
 
 def train_and_test(run, options):
     """Train on one data set, and test the best epoch."""
     train, val, test = run.batches(*build_transforms(options))
-    model = run.prepare(build_model(options, run.num_classes), head="fc")
+    model = build_model(options, run.num_classes)
+    model = run.prepare(model, head_of(model))
     optimizer, schedule = run.optimizer(parameter_groups(model, options), train)
     with run.open(model, train):
         fit(run, model, train, val, optimizer, schedule)

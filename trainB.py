@@ -21,10 +21,10 @@ from torch import nn
 
 from common.evaluation.testing import evaluate_best
 from common.experiment import run_experiment
-from common.models.finetuning import FineTuned, Rescaler, discriminative_lrs, train_only
-from common.models.pretrained import RESNETS, resnet_backbone
+from common.models.finetuning import FineTuned, Rescaler, discriminative_lrs, stages_of, train_only
+from common.models.pretrained import backbone_of
 from common.options.shared import add_photograph_options, experiment_parser
-from common.options.types import SWITCH, integer, number, one_of, one_of_or_path
+from common.options.types import SWITCH, integer, network_name, number, one_of, one_of_or_path
 from common.training.features import FeatureBatches
 from common.training.fit import fit
 from common.transforms.basic import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
@@ -60,11 +60,12 @@ def parse_options(argv=None):
                   help="imagenet, none, or a file; what does not fit is named; with -e 0 only evaluate")  # fmt: skip
     add_photograph_options(parser)
     add = parser.own.add_argument
-    add("--model", type=one_of(RESNETS), default="resnet50", metavar="NAME", help=", ".join(RESNETS))
+    add("--model", type=network_name, default="resnet50", metavar="NAME",
+        help="a classification network of torchvision, such as convnext_tiny; or timm:NAME")  # fmt: skip
     add("--strategy", type=one_of(STRATEGIES), default="head", metavar="NAME",
         help="what is trained: head; last: the last stages too; staged: head, then everything; all: everything; "
              "rescale: the rescaling of larger images, then everything")  # fmt: skip
-    add("--last", type=integer(1, 4), default=1, metavar="N", help="strategy last: how many of the four stages")
+    add("--last", type=integer(1, 4), default=1, metavar="N", help="strategy last: how many of the stages")
     add("--stage_lr_factor", type=number(above=0, below=2), default=STAGE_LR_FACTOR, metavar="X",
         help="strategy last: the rate of each stage is X times that of the part above it")  # fmt: skip
     add("--stage_epochs", type=integer(0), default=STAGE_EPOCHS, metavar="N",
@@ -106,7 +107,7 @@ def build_transforms(options):
 
 def build_model(options, num_classes):
     """Return the network with random weights: (N, 3, S, S) -> logits (N, num_classes), for S = input_size(options)."""
-    backbone, features = resnet_backbone(options.model)
+    backbone, features = backbone_of(options.model, options.image_size)
     hidden = [nn.Linear(features, HIDDEN), nn.ReLU(), nn.Dropout(options.dropout)]
     head = nn.Sequential(*hidden, nn.Linear(HIDDEN, num_classes))
     return FineTuned(backbone, head, Rescaler(options.image_size) if options.strategy == "rescale" else None)
@@ -114,7 +115,7 @@ def build_model(options, num_classes):
 
 def trained_parts(model, options, epoch):
     """Return the parts of the network that are trained in an epoch, the last ones first. All others are frozen."""
-    stages = [model.backbone.layer4, model.backbone.layer3, model.backbone.layer2, model.backbone.layer1]
+    stages = stages_of(model.backbone, least=options.last)
     is_first_stage = epoch <= options.stage_epochs
     return {
         "head": [model.head],

@@ -67,8 +67,8 @@ def measure_speed(
 
     machine = _machine(options)
     torch.manual_seed(options.seed)
-    model = place(build_model(options, num_classes), machine)
     shape, limits = (3, options.image_size, options.image_size), (options.max_batch, options.memory_budget)
+    model = place(build_model(options, num_classes), machine, torch.zeros(2, *shape, device=machine.device))
     return measure_throughput(script, vars(options), model, shape, num_classes, machine, *limits)
 
 

@@ -34,6 +34,7 @@ SMALL = ["--dataset", "digits", "-e", "2", "--limit", "300"]
 TIMES = ("seconds", "images_per_second", "peak_memory_mb", "process_memory_mb", "gpu_utilization", "gpu_power_w")
 LOOKS = ("test_evaluations", "looks_of_recipe", "looks_at_images", "recipes_looking")  # one that is cut off counts
 SIDE = 12  # pixels of a written picture
+SAFETENSORS = {torch.float16: "F16", torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
 FEATURES = 16  # of TinyResNet; fills the registers, see common/models/batch_norm.py
 
 
@@ -185,6 +186,24 @@ class TinyResNet(nn.Module):
         for stage in range(1, 5):
             x = self.get_submodule(f"layer{stage}")(x)
         return x.mean((2, 3))
+
+
+# Files of others
+
+
+def safetensors(weights, **changes):
+    """Return a file of tensors as the library of that name writes it; `changes` replace entries of its header.
+
+    The format: https://huggingface.co/docs/safetensors, "Format".
+    """
+    header, numbers = {"__metadata__": {"format": "pt"}}, b""
+    for name, tensor in weights.items():
+        content = tensor.numpy().tobytes()
+        place = [len(numbers), len(numbers) + len(content)]
+        header[name] = {"dtype": SAFETENSORS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
+        numbers += content
+    text = json.dumps(header | changes).encode()
+    return len(text).to_bytes(8, "little") + text + numbers
 
 
 # A server on this machine

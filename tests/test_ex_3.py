@@ -141,6 +141,20 @@ def test_operations_are_those_of_pytorchs_counter(model):
             assert re.search(rf"^{re.escape(name)} .* {count:,}$", table, re.MULTILINE)
 
 
+def test_a_network_that_torchsummary_cannot_follow_has_its_operations_told():
+    class Two(nn.Linear):
+        def forward(self, images):
+            return [super().forward(images), None]
+
+    class First(nn.Module):
+        def forward(self, both):
+            return both[0]
+
+    table = summarize(nn.Sequential(nn.Flatten(), Two(12, 3), First()), (3, 2, 2), dict.fromkeys(
+        ("flops", "activation_mb", "parameter_mb"), 1))  # fmt: skip
+    assert "torchsummary cannot show this network" in table and re.search("^1 +Two +39 +72$", table, re.MULTILINE)
+
+
 def test_half_precision_keeps_half_the_memory():
     """Of the weights, autocast keeps copies of half the size: one for all images, which are not counted."""
     convolutions = [nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU()]

@@ -6,6 +6,7 @@ from helpers import read, without_pictures, write_class
 from torch import nn
 
 import ex_4
+from common.system.errors import BadInput
 from common.transforms.color import ColorJitter
 from common.transforms.erasing import RandomErasing
 from common.transforms.random_streams import Draws
@@ -46,6 +47,26 @@ def test_pretrained_networks_are_trained_at_three_rates():
     for name, rate in names.items():
         part = name.partition(".")[0]
         assert rate == pytest.approx({"layer3": 0.02, "layer4": 0.04, "fc": 0.04}.get(part, 0.01)), name
+
+
+def test_other_networks_are_trained_at_three_rates_too():
+    options = ex_4.parse_options(["--pretrained", "-lr", "0.04", "--model", "mobilenet_v3_small"])
+    with torch.device("meta"):
+        model = ex_4.build_model(options, 100)
+    rates = {each: group["lr"] for group in ex_4.parameter_groups(model, options) for each in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    for name, parameter in model.named_parameters():
+        part = name.rpartition(".")[0]
+        late = part.startswith("features.12") or part == "classifier.3"
+        assert rates[parameter] == pytest.approx(0.04 if late else 0.02 if part.startswith("features.11") else 0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"), [("resnet19", "did you mean resnet1"), ("convnext", "did you mean convnext_")]
+)
+def test_a_network_that_does_not_exist(name, hint):
+    with pytest.raises(BadInput, match=f"'{name}' is no classification network of torchvision; {hint}"):
+        ex_4.parse_options(["--model", name])
 
 
 @pytest.mark.slow

@@ -443,8 +443,9 @@ ANOTHER = {
     "dataset": "cifar10", "limit": "5", "epochs": "3", "batch_size": "5", "optimizer": "sgd", "lr": "0.5",
     "weight_decay": "0.5", "momentum": "0.5", "schedule": "step", "warmup_epochs": "1", "step_size": "5",
     "milestones": "1,2", "gamma": "0.5", "plateau_patience": "5", "label_smoothing": "0.5", "clip_grad": "5",
-    "accumulate": "5", "patience": "5", "weights": "x.pth", "seed": "5", "output_dir": "elsewhere", "device": "cuda",
-    "precision": "bf16", "deterministic": "true", "dropout": "0.5", "batch_norm": "false",
+    "accumulate": "5", "patience": "5", "weights": "x.pth", "weights_key": "ema", "seed": "5",
+    "output_dir": "elsewhere", "device": "cuda", "precision": "bf16", "deterministic": "true", "dropout": "0.5",
+    "batch_norm": "false",
     "skip_unreadable": "true", "submission_labels": "indices", "mixup": "0.2", "cutmix": "0.2", "ema": "0.9",
     "batch_schedule": "2:99", "tta": "2", "sync_bn": "true", "watch": "5", "explore": "true",
     "split_seed": "5", "folds": "2/5", "null_test": "true",
@@ -573,3 +574,9 @@ def test_an_option_that_does_nothing_here_is_remarked_on(capsys, option, useless
     assert "does nothing" not in capsys.readouterr().out
     parse(option, useless_with)
     assert f"{name} does nothing with {useless_with.replace('=', ' ')}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("words", "noted"), [([], True), (["--weights", "a.pth"], False)])
+def test_a_key_without_a_file_of_weights_is_told_of(capsys, words, noted):
+    parse("--weights_key", "model_ema", *words)
+    assert ("--weights_key does nothing without --weights FILE" in capsys.readouterr().out) == noted

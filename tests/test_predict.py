@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import ROOT, command, read, small_run, table, without_pictures
+import torch
+from helpers import ROOT, command, read, safetensors, small_run, table, without_pictures
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -335,6 +336,19 @@ def test_runs_that_cannot_be_used(run, photograph, tmp_path):
     content[len(content) // 2] ^= 1
     (tmp_path / "best.pth").write_bytes(content)
     assert "best.pth is damaged (its checksum is wrong)" in refusal(tmp_path, photograph)
+    (tmp_path / "best.pth").write_bytes((run / "best.pth").read_bytes()[:-5000])
+    assert "best.pth is damaged (its checksum is missing)" in refusal(tmp_path, photograph)
+
+
+def test_a_file_of_somebody_else_is_not_called_damaged(photograph, tmp_path):
+    weights = {"fc.weight": torch.zeros(2, 3)}
+    torch.save({"state_dict": weights}, tmp_path / "a.pth")
+    torch.save(weights, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "c.safetensors").write_bytes(safetensors(weights))
+    for path in sorted(tmp_path.glob("?.*")):
+        line = refusal(path, photograph)
+        assert line.startswith(f"{path} is not the best.pth of a run here") and "trainB.py --weights FILE" in line
+        assert "damaged" not in line
 
 
 @pytest.mark.parametrize("script", ["ex_0", "os", "../ex_1", "common.runs.plots", "tests/conftest", ""])

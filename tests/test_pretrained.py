@@ -2,17 +2,26 @@
 
 import hashlib
 import io
+import re
+import sys
+from argparse import Namespace
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-from helpers import FEATURES, TinyResNet, closed_port, send, serving, without_pictures
+from helpers import FEATURES, TinyResNet, closed_port, safetensors, send, serving, without_pictures, write_class
 from torch import nn
 from torchvision import models
 
+import ex_4
+import predict
 import trainB
-from common.models.finetuning import FineTuned
-from common.models.pretrained import RESNETS, find_weights, imagenet_weights
-from common.models.weights import load_matching
+from common.models.finetuning import FineTuned, stages_of
+from common.models.pretrained import RESNETS, backbone_of, find_weights, head_of, imagenet_weights, named_network
+from common.models.weights import load_matching, read_weights
 from common.system.checkpoints import save_checkpoint
 from common.system.errors import BadInput
 
@@ -32,6 +41,74 @@ def prefixed(weights, prefix):
 PUBLISHED = TinyResNet(FEATURES).state_dict()
 IN_BACKBONE = len(PUBLISHED)
 PUBLISHED |= {"fc.weight": torch.rand(1000, FEATURES), "fc.bias": torch.rand(1000)}
+
+
+OF_TORCHVISION = [
+    ("resnet18", "fc", 512, ["layer4", "layer3", "layer2", "layer1"]),
+    ("squeezenet1_1", "classifier.1", 512, ["features.12", "features.11"]),
+    ("vit_b_32", "heads.head", 768, ["encoder.layers.encoder_layer_11", "encoder.layers.encoder_layer_10"]),
+]
+OTHERS = [
+    ("mobilenet_v3_small", "classifier.3", 1024, ["features.12", "features.11"]),
+    ("vgg13_bn", "classifier.6", 4096, ["classifier", "features"]),
+    ("regnet_y_400mf", "fc", 440, ["trunk_output.block4", "trunk_output.block3"]),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "features", "stages"),
+    [*OF_TORCHVISION, *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)],
+)
+def test_networks_of_torchvision_have_a_head_and_stages(name, head, features, stages):
+    with torch.device("meta"):
+        network = named_network(name, 224, 7)
+        backbone, count = backbone_of(name, 224)
+    assert head_of(network) == head and network.state_dict()[f"{head}.weight"].shape[0] == 7
+    assert count == features and f"{head}.weight" not in backbone.state_dict()
+    names = {part: name for name, part in backbone.named_modules()}
+    assert [names[part] for part in stages_of(backbone, 2)][: len(stages)] == stages
+    tensors = {name: tensor.to("meta") for name, tensor in [*backbone.named_parameters(), *backbone.named_buffers()]}
+    images = torch.empty(2, 3, 224, 224, device="meta")
+    assert torch.func.functional_call(backbone, tensors, images).shape == (2, features)
+
+
+def test_what_a_network_has_not_is_one_line():
+    with torch.device("meta"):
+        with pytest.raises(BadInput, match="--model vit_b_32 takes no images of 32x32 pixels, as they are here"):
+            named_network("vit_b_32", 32)
+        with pytest.raises(BadInput, match="this network has only 2 stages that can be told apart, and 3 are needed"):
+            stages_of(named_network("vgg13_bn", 64), 3)
+    with pytest.raises(BadInput, match="there are none of vit_h_14 here; give a file"):
+        imagenet_weights("vit_h_14")
+    with pytest.raises(BadInput, match="there are none of timm:resnet18 here; give a file"):
+        imagenet_weights("timm:resnet18")
+
+
+def test_a_network_of_timm(monkeypatch):
+    with pytest.raises(BadInput, match="timm:x needs timm, which is not installed: pip install timm"):
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        trainB.parse_options(["--model", "timm:x"])
+
+    def create_model(name, pretrained, num_classes):
+        if name != "x":
+            raise RuntimeError(f"Unknown model ({name})")
+        return nn.Sequential(TinyResNet(FEATURES), nn.Linear(FEATURES, num_classes))
+
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(create_model=create_model))
+    backbone, features = backbone_of("timm:x", 32)
+    assert features == FEATURES and backbone(torch.zeros(2, 3, 32, 32)).shape == (2, FEATURES)
+    with pytest.raises(BadInput, match=r"Unknown model \(y\); timm.list_models\(\) has the names"):
+        named_network("timm:y", 32)
+
+
+def test_a_densenet_with_the_names_of_the_published_file(tmp_path, capsys):
+    stored, model = (models.DenseNet(2, (1, 2), 4, bn_size=1, num_classes=3) for _ in range(2))
+    weights = {re.sub(r"(denselayer\d\.(norm|conv))", r"\1.", name): tensor for name, tensor in
+               without_counters(stored.state_dict()).items()}  # fmt: skip
+    assert "features.denseblock1.denselayer1.norm.1.weight" in weights
+    torch.save(weights, tmp_path / "a.pth")
+    load_matching(model, str(tmp_path / "a.pth"), CLASSES, "classifier", is_trained=False)
+    assert same(model.state_dict(), stored.state_dict())
 
 
 def test_every_resnet_of_torchvision_has_its_name_and_its_weights():
@@ -54,6 +131,15 @@ def test_every_resnet_of_torchvision_has_its_name_and_its_weights():
         prefixed(PUBLISHED, "_orig_mod.module."),
         prefixed(PUBLISHED, "backbone."),
         {"state_dict": {name: tensor.half() for name, tensor in PUBLISHED.items()}},
+        {"model_state_dict": PUBLISHED, "optimizer_state_dict": {"state": {0: {"step": torch.ones(3)}}}},
+        {"model_state": PUBLISHED},
+        {"weights": PUBLISHED},
+        {"epoch": 3, "student": PUBLISHED},
+        {"model": {"state_dict": PUBLISHED}, "class_weights": torch.ones(3)},
+        {"state_dict": prefixed(PUBLISHED, "model.") | {"loss.weight": torch.ones(3)}, "hyper_parameters": {"lr": 1}},
+        *(prefixed(PUBLISHED, prefix) for prefix in ("net.", "encoder.", "base_model.", "learner.model.backbone.")),
+        {"model": PUBLISHED, "args": Namespace(lr=0.1, out=Path("here"), best=np.float64(3)), "time": datetime.now()},
+        {"model": {"n_averaged": torch.tensor(5)} | prefixed(PUBLISHED, "module.")},
     ],
 )
 def test_a_backbone_is_loaded_from_every_kind_of_checkpoint(tmp_path, capsys, content):
@@ -67,7 +153,155 @@ def test_a_backbone_is_loaded_from_every_kind_of_checkpoint(tmp_path, capsys, co
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{IN_BACKBONE} of {IN_BACKBONE + 4} tensors are from {tmp_path / 'a.pth'}")
     assert "another shape: 4 (head.0.weight, head.0.bias, head.2.weight, head.2.bias)" in line
-    assert "not used of it: 2 (" in line and "fc.weight" in line and "fc.bias" in line
+    unused = line.partition("not used of it: ")[2]
+    assert "fc.weight" in unused and "fc.bias" in unused and unused[0] in "23"
+
+
+def without_counters(weights):
+    return {name: tensor for name, tensor in weights.items() if not name.endswith("num_batches_tracked")}
+
+
+def as_in_another_repository(weights):
+    """The names of github.com/kuangliu/pytorch-cifar."""
+    return {name.replace("downsample", "shortcut").replace("fc.", "linear."): weights[name] for name in weights}
+
+
+@pytest.mark.parametrize("change", [without_counters, pytest.param(as_in_another_repository, marks=pytest.mark.slow)])
+def test_all_of_a_resnet_without_counters_or_with_other_names_is_loaded(tmp_path, capsys, change):
+    options = ex_4.parse_options([])
+    stored, model = (ex_4.build_model(options, len(CLASSES)) for _ in range(2))
+    torch.save(change(stored.state_dict()), tmp_path / "a.pth")
+    load_matching(model, str(tmp_path / "a.pth"), CLASSES, "fc", is_trained=False)
+    assert same(model.state_dict(), stored.state_dict())
+    [line] = capsys.readouterr().out.splitlines()
+    counters = " (without 20 counters of batches, which nothing needs)" if change is without_counters else ""
+    loaded = 102 if counters else 122
+    file = tmp_path / "a.pth"
+    assert line == (
+        f"{loaded} of 122 tensors are from {file}{counters}; not in it, or of another shape: none; not used of it: none"
+    )
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_average_is_taken_by_choice_and_what_was_taken_is_said(tmp_path, capsys):
+    average = {"n_averaged": torch.tensor(3)} | prefixed({name: 0 * PUBLISHED[name] for name in PUBLISHED}, "module.")
+    torch.save({"model": PUBLISHED, "model_ema": average, "epoch": 7}, tmp_path / "a.pth")
+    model = small_model()
+    load_matching(model, str(tmp_path / "a.pth"), CLASSES)
+    assert torch.equal(model.backbone.conv1.weight, PUBLISHED["conv1.weight"])
+    assert f"{tmp_path / 'a.pth'} (model; it has model_ema too (--weights_key))" in capsys.readouterr().out
+    load_matching(model, str(tmp_path / "a.pth"), CLASSES, key="model_ema")
+    assert not model.backbone.conv1.weight.any()
+    assert f"{tmp_path / 'a.pth'} (model_ema; it has model too (--weights_key))" in capsys.readouterr().out
+
+
+def test_weights_that_have_to_be_chosen_are_listed(tmp_path):
+    torch.save({"student": PUBLISHED, "teacher": {"net": PUBLISHED}, "epoch": 7}, tmp_path / "a.pth")
+    for key, problem in ((None, "no weights by name"), ("ema", "no weights of that name")):
+        with pytest.raises(BadInput, match=problem) as refused:
+            load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES, key=key)
+        assert str(refused.value).endswith("choose with --weights_key: student, teacher.net")
+    for key in ("student", "teacher", "teacher.net"):
+        load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES, key=key)
+
+
+def test_safetensors_are_read(tmp_path):
+    others = {"half": torch.ones(3).half(), "none": torch.empty(0), "one": torch.ones(()).bool()}
+    (tmp_path / "a").write_bytes(safetensors(PUBLISHED | others))
+    model = small_model()
+    load_matching(model, str(tmp_path / "a"), CLASSES)
+    assert same(read_weights(str(tmp_path / "a")).tensors, PUBLISHED | others)
+    assert same(model.backbone.state_dict(), {name: PUBLISHED[name] for name in model.backbone.state_dict()})
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        safetensors(PUBLISHED)[:-4],
+        safetensors(PUBLISHED)[:500],
+        safetensors(PUBLISHED, a={"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}),
+        safetensors(PUBLISHED, a={"dtype": "F32", "shape": [1], "data_offsets": [8, 4]}),
+        safetensors(PUBLISHED, a={"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}),
+        safetensors(PUBLISHED, a={"dtype": "F32", "shape": [1], "data_offsets": [0, 3]}),
+        safetensors(PUBLISHED, a={"dtype": "F32", "shape": [-1, -1], "data_offsets": [0, 4]}),
+        safetensors(PUBLISHED, a={"dtype": "F7", "shape": [1], "data_offsets": [0, 4]}),
+        safetensors(PUBLISHED, a={"dtype": "F32", "shape": None, "data_offsets": [0, 4]}),
+        safetensors(PUBLISHED, a={"dtype": "F32"}),
+        safetensors(PUBLISHED, a=3),
+        (9).to_bytes(8, "little") + b"{" + bytes(20),
+        (2).to_bytes(8, "little") + b"{}" + bytes(20),
+    ],
+)
+def test_safetensors_that_cannot_be_are_one_line(tmp_path, content):
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(BadInput) as refused:
+        load_matching(small_model(), str(tmp_path / "a.safetensors"), CLASSES)
+    assert str(tmp_path / "a.safetensors") in str(refused.value) and str(refused.value).isprintable()
+
+
+def test_tensors_that_lie_over_each_other_take_no_memory(tmp_path):
+    entry = {"dtype": "F32", "shape": [1000], "data_offsets": [0, 4000]}
+    header = dict.fromkeys((f"a{number}" for number in range(1000)), entry)
+    (tmp_path / "a.safetensors").write_bytes(safetensors({"a": torch.zeros(1000)}, **header))
+    with pytest.raises(BadInput, match="cut off or damaged"):
+        load_matching(small_model(), str(tmp_path / "a.safetensors"), CLASSES)
+
+
+def changed(name, tensor):
+    return PUBLISHED | {name: tensor}
+
+
+STAGES = {name: tensor for name, tensor in PUBLISHED.items() if name.startswith("layer")}
+OF_OTHERS = {
+    "architecture": ({"features.0.weight": torch.zeros(3)}, "it has features.0.weight where backbone.conv1.weight is"),
+    "shape": (TinyResNet(2 * FEATURES).state_dict(), "have another shape: backbone.conv1.weight has the shape [32, 3"),
+    "deeper": ({name.replace(".0.", ".1.", 1): STAGES[name] for name in STAGES} | PUBLISHED,
+               "have no place in it, such as layer1.1.conv1.weight"),
+    "less deep": ({name: PUBLISHED[name] for name in PUBLISHED if name[:6] not in ("layer2", "layer3", "layer4")},
+                  "are missing, such as backbone.layer2.0.conv1.weight"),
+    "not a number": (changed("bn1.bias", torch.full((FEATURES,), torch.nan)), "bn1.bias holds a number that is not"),
+    "infinite": (changed("bn1.bias", 1e300 * torch.ones(FEATURES).double()), "bn1.bias holds a number that is not"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OF_OTHERS)
+def test_weights_of_another_network_are_refused_with_what_differs(tmp_path, kind):
+    content, reason = OF_OTHERS[kind]
+    torch.save(content, tmp_path / "a.pth")
+    model = small_model()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(BadInput) as refused:
+        load_matching(model, str(tmp_path / "a.pth"), CLASSES)
+    assert reason in str(refused.value) and str(tmp_path / "a.pth") in str(refused.value)
+    assert same(model.state_dict(), before)
+
+
+def test_what_only_evaluates_needs_a_head(tmp_path):
+    torch.save(PUBLISHED, tmp_path / "a.pth")
+    with pytest.raises(BadInput, match="-e 0 only evaluates") as refused:
+        load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES, is_trained=False)
+    assert "4 (head.0.weight, head.0.bias" in str(refused.value)
+    torch.save(small_model().state_dict(), tmp_path / "a.pth")
+    load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES, is_trained=False)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0", b"<html>"])
+def test_a_text_is_shown(tmp_path, content):
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(BadInput, match="it is text: (version https://git-lfs.github.com/spec/v1|<html>)\\)"):
+        load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+@pytest.mark.parametrize("save", [torch.save, lambda model, path: torch.jit.script(model).save(path)])
+def test_a_whole_network_says_how_to_get_its_weights(tmp_path, save):
+    save(nn.Linear(2, 2), tmp_path / "a.pth")
+    with pytest.raises(BadInput, match="torch.nn.modules.linear.Linear|TorchScript") as refused:
+        load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES)
+    assert str(refused.value).endswith("torch.save(model.state_dict(), FILE)")
 
 
 def test_our_own_checkpoint_is_loaded_whole_and_its_seal_checked(tmp_path, capsys):
@@ -117,7 +351,7 @@ def test_a_backbone_that_is_incomplete_is_a_warning(tmp_path, capsys):
 
 
 def test_a_file_without_counters_of_batches_is_complete(tmp_path, capsys):
-    old = {name: tensor for name, tensor in PUBLISHED.items() if not name.endswith("num_batches_tracked")}
+    old = without_counters(PUBLISHED)
     torch.save(old, tmp_path / "a.pth")
     load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES)
     assert capsys.readouterr().out.startswith(f"{len(old) - 2} of {IN_BACKBONE + 4} tensors are from")
@@ -143,9 +377,10 @@ def test_code_in_a_file_is_not_run(tmp_path):
         def __reduce__(self):
             return (open, (str(tmp_path / "sprung"), "w"))
 
-    torch.save({"model": Trap()}, tmp_path / "a.pth")
-    with pytest.raises(BadInput, match="safely"):
-        load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES)
+    for content in ({"model": Trap()}, {"model": PUBLISHED, "args": Namespace(trap=Trap())}):
+        torch.save(content, tmp_path / "a.pth")
+        with pytest.raises(BadInput, match="safely"):
+            load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES)
     assert not (tmp_path / "sprung").exists()
 
 
@@ -240,3 +475,37 @@ def test_trainb_starts_from_imagenet_weights_by_default(served, tmp_path):
         folder = without_pictures([*options, "--output_dir", str(tmp_path)], trainB)
     trained = torch.load(folder / "best.pth", weights_only=True)["model"]
     assert all(torch.equal(trained[f"backbone.{name}"], published[name]) for name in published if "fc" not in name)
+
+
+@pytest.mark.slow
+def test_ex_4_starts_from_published_weights_without_counters(served, tmp_path, capsys):
+    for number, name in enumerate("ab"):
+        write_class(tmp_path / "images" / name, 8, first_seed=8 * number)
+    published = without_counters(models.resnet18().state_dict())
+    content = saved(published)
+    name = f"resnet18-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    words = ["--data", str(tmp_path / "images"), "--pretrained", "True", "-lr", "1e-30", "-e", "1", "-b", "4"]
+    with serving(lambda handler: send(handler, content)) as (server, asked):
+        served(server.server_port, name)
+        folder = without_pictures([*words, "--output_dir", str(tmp_path / "out")], ex_4)
+    assert len(asked) == 1
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "tensors" in line]
+    assert line.startswith("100 of 122 tensors are from ")
+    trained = torch.load(folder / "best.pth", weights_only=True)["model"]
+    convs = [name for name in published if published[name].dim() == 4]
+    assert len(convs) == 20 and all(torch.allclose(trained[name], published[name]) for name in convs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["head", "last"])
+def test_a_network_that_is_no_resnet_is_fine_tuned_and_predicts(tmp_path, capsys, strategy):
+    for number, name in enumerate("ab"):
+        write_class(tmp_path / "images" / name, 8, first_seed=8 * number)
+    (tmp_path / "a.safetensors").write_bytes(safetensors(models.get_model("mobilenet_v3_small").state_dict()))
+    given = {"--data": tmp_path / "images", "--weights": tmp_path / "a.safetensors", "--model": "mobilenet_v3_small"}
+    words = [str(word) for pair in given.items() for word in pair]
+    words += ["--strategy", strategy, "--image_size", "32", "-e", "1", "-b", "4"]
+    folder = without_pictures([*words, "--output_dir", str(tmp_path / "out")], trainB)
+    assert "242 of 246 tensors are from " in capsys.readouterr().out
+    predict.main([str(folder), str(tmp_path / "images" / "a" / "000.png")])
+    assert trainB.main(["--resume", str(folder)]) == folder

@@ -163,7 +163,7 @@ SHARED_OPTIONS = """
     --precision --print_every --resume --save_every --save_minutes --schedule --seed --skip_unreadable --split_seed
     --step_size
     --submission_labels --sync_bn --tensorboard --test --tta --wandb --wandb_entity --wandb_project --warmup_epochs
-    --watch --weight_decay --weights --workers
+    --watch --weight_decay --weights --weights_key --workers
 """  # of every experiment
 
 

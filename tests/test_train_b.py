@@ -22,7 +22,7 @@ from helpers import (
 import trainB
 from common.data.index import SHARED
 from common.models.finetuning import Rescaler, train_only
-from common.models.pretrained import resnet_backbone
+from common.models.pretrained import backbone_of
 from common.system.errors import BadInput
 from common.transforms.basic import Compose, Resize
 
@@ -36,7 +36,7 @@ def tiny_network():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainB, "resnet_backbone", lambda name: (TinyResNet(FEATURES), FEATURES))
+        patch.setattr(trainB, "backbone_of", lambda *_: (TinyResNet(FEATURES), FEATURES))
         yield
     torch.set_num_threads(threads)
 
@@ -118,7 +118,7 @@ def trainable(model):
 
 
 def test_the_head_has_the_parameters_of_the_report(monkeypatch):
-    monkeypatch.setattr(trainB, "resnet_backbone", resnet_backbone)
+    monkeypatch.setattr(trainB, "backbone_of", backbone_of)
     options = trainB.parse_options([])
     model = trainB.build_model(options, 10)
     train_only(model, trainB.trained_parts(model, options, epoch=1))
@@ -184,14 +184,15 @@ def test_in_its_first_epochs_a_kept_view_is_what_the_epoch_would_see(train, monk
 
 def test_a_frozen_backbone_is_run_once_and_in_a_search_once_for_all_trials(train, monkeypatch, tmp_path):
     seen = []
-    honest = trainB.resnet_backbone
+    honest = trainB.backbone_of
 
-    def counted(name):
-        backbone, features = honest(name)
+    def counted(*which):
+        backbone, features = honest(*which)
         backbone.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
         return backbone, features
 
-    monkeypatch.setattr(trainB, "resnet_backbone", counted)
+    monkeypatch.setattr(trainB, "backbone_of", counted)
+    monkeypatch.setattr("common.models.placement._takes", lambda *_: True)
     monkeypatch.setattr("common.runs.run.operations", lambda *_: 0)
     monkeypatch.setattr("common.runs.run.summarize", lambda *_: "")
     monkeypatch.setattr("common.runs.config.cost", lambda *_: {"flops": 0})

@@ -6,11 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import part
+from helpers import noise, part, read, small_run
+from PIL import Image
 from torch import nn
 
 import ex_1
+import predict
 from common.data.batches import Batches
+from common.models.placement import place
 from common.optim.optimizers import Schedule, build_optimizer
 from common.optim.recipe import Recipe
 from common.runs.history import best_record
@@ -102,6 +105,52 @@ def test_half_precision_learns_what_full_precision_learns():
     ]
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=0.05)
     assert losses[1] != losses[0] != losses[2]
+
+
+class Viewing(nn.Module):
+    """Flattens by view, and counts its passes in a buffer, in evaluation mode too."""
+
+    def __init__(self, features=4 * 8 * 8):
+        super().__init__()
+        self.conv = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.linear = nn.Linear(features, 10)
+        self.register_buffer("passes", torch.tensor(0))
+
+    def forward(self, images):
+        self.passes += 1
+        x = F.adaptive_avg_pool2d(self.conv(images), 8)
+        return self.linear(F.dropout(x.view(x.size(0), -1), training=True))
+
+
+def test_a_network_that_flattens_by_view_trains_and_predicts(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ex_1, "build_model", lambda options, num_classes: Viewing())
+    folder = small_run(tmp_path, "-e", "1")
+    assert read(folder, "train.json")["status"] == "finished"
+    Image.fromarray(noise(0)).save(tmp_path / "a.png")
+    predict.main([str(folder), str(tmp_path / "a.png")])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "channel by channel" in line]
+    assert len(lines) == 2 and lines[0].startswith("note: this network only takes images channel by channel")
+
+
+@pytest.mark.parametrize("features", [4 * 8 * 8, 7])  # with 7 it fails in any layout
+def test_trying_a_network_changes_nothing_of_it(features, capsys):
+    images = torch.rand(2, 3, 9, 9).contiguous(memory_format=torch.channels_last)
+    model = Viewing(features).train()
+    model.conv.eval()
+    before, random = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    assert place(model, CPU, images) is model
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert model.training and model.linear.training and not model.conv.training and not model.conv[1].training
+    is_plain = model.conv[0].weight.is_contiguous()
+    said = "channel by channel" in capsys.readouterr().out
+    assert is_plain == said == bool(model._forward_pre_hooks) != (features == 7)
+
+
+def test_a_network_that_takes_every_layout_keeps_the_fast_one(capsys):
+    model = place(network(), CPU, torch.rand(2, 3, 8, 8).contiguous(memory_format=torch.channels_last))
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last) and not model._forward_pre_hooks
+    assert capsys.readouterr().out == ""
 
 
 class Sick(nn.Module):

@@ -25,7 +25,7 @@ def summarize(model: nn.Module, input_shape: tuple[int, ...], costs: dict) -> st
     from torchsummary import summary
 
     replica = copy.deepcopy(model).cpu().eval()
-    table = io.StringIO()
+    table, operations_table = io.StringIO(), _operations_table(replica, input_shape)  # before torchsummary's hooks
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(table):
             summary(replica, tuple(input_shape), device="cpu")
@@ -33,7 +33,7 @@ def summarize(model: nn.Module, input_shape: tuple[int, ...], costs: dict) -> st
         table.write(f"torchsummary cannot show this network: {error}\n")
     trainable = _numel(parameter for parameter in model.parameters() if parameter.requires_grad)
     return (
-        f"{table.getvalue()}\n{_operations_table(replica, input_shape)}\n\n"
+        f"{table.getvalue()}\n{operations_table}\n\n"
         f"Parameters of the model: {_numel(model.parameters()):,} ({trainable:,} trainable), "
         f"and {_numel(model.buffers()):,} values of running statistics.\n"
         f"One image: {costs['flops']:,} operations forward; {costs['activation_mb']:,} MB kept for the backward pass.\n"

@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from common.system.errors import BadInput
+
+NEARLY_ALL = 0.9
+
 
 class FineTuned(nn.Module):
     """A pretrained backbone between what prepares its images and what classifies its features.
@@ -57,6 +61,31 @@ class Rescaler(nn.Module):
         resized = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
         details = F.interpolate(self.before(images), size=size, mode="bilinear", align_corners=False)
         return resized + self.after(details)
+
+
+def stages_of(network: nn.Module, least: int) -> list[nn.Module]:
+    """Return the parts that follow each other in a network, the last ones first: of a ResNet layer4 to layer1.
+
+    They are the parts, of several layers each, of the innermost one that has nearly all layers of the network. BadInput
+    is raised if there are not at `least` so many.
+    """
+    part = network
+    while inner := [child for child in part.children() if _layers(child) > NEARLY_ALL * _layers(network)]:
+        if len(_parts(inner[0])) < 2 and not any(map(_parts, inner[0].children())):
+            break  # as in VGG, it is a series of single layers
+        [part] = inner
+    stages = _parts(part)[::-1]
+    if len(stages) < least:
+        raise BadInput(f"this network has only {len(stages)} stages that can be told apart, and {least} are needed")
+    return stages
+
+
+def _parts(network: nn.Module) -> list[nn.Module]:
+    return [child for child in network.children() if _layers(child) > 1]
+
+
+def _layers(network: nn.Module) -> int:
+    return len({name.rpartition(".")[0] for name, _ in network.named_parameters()})
 
 
 def train_only(model: nn.Module, parts: Iterable[nn.Module]) -> None:

@@ -118,7 +118,10 @@ class Parser(argparse.ArgumentParser):
             options["test"] = False
         if options["null_test"] and not options["test"]:
             raise BadInput("--null_test tells by the test images: leave out --test False, --folds")
-        return self._with_derived(options)
+        options = self._with_derived(options)
+        if given.get("weights_key") and options["weights"] in (None, "none", "imagenet"):
+            info("note: --weights_key does nothing without --weights FILE")
+        return options
 
     def _with_derived(self, options: dict) -> dict:
         for name, derive in self.derived.items():

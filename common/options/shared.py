@@ -124,6 +124,8 @@ def _add_training_options(add) -> None:
     add("--tta", type=integer(1, MOST_VIEWS), default=1, metavar="N",
         help="test the mean over N views of each image too: mirrored, enlarged, shifted")
     add("--weights", type=absolute_path, metavar="FILE", help="start from these weights; with -e 0 only evaluate them")
+    add("--weights_key", metavar="KEY",
+        help="which weights of that file, if it holds several sets, such as model_ema or state_dict_ema")
 
 
 def _add_run_options(add) -> None:

@@ -3,9 +3,12 @@
 import argparse
 import contextlib
 import difflib
+import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from common.models.pretrained import RESNETS, TIMM
 
 LEAST_ALPHA = 0.01  # the variance of 20,000 draws is right here, 24 % too small at 0.001, and 0 below 1e-8
 
@@ -111,6 +114,22 @@ def _activations() -> list[str]:
     # No functions of single values: softmaxes need to know along what, GLU halves the channels, the last two need more.
     others = {"Softmax", "LogSoftmax", "Softmin", "Softmax2d", "GLU", "MultiheadAttention", "Threshold"}
     return sorted(set(activations.__all__) - others)
+
+
+def network_name(text: str) -> str:
+    """Return the name of a classification network of torchvision, or of timm with "timm:" before it."""
+    if text.startswith(TIMM):
+        if importlib.util.find_spec("timm") is None:
+            raise argparse.ArgumentTypeError(f"{text} needs timm, which is not installed: pip install timm")
+        return text
+    if text.lower() in RESNETS:
+        return text.lower()
+    from torchvision import models  # which takes a second
+
+    names = models.list_models(module=models)
+    if text.lower() not in names:
+        raise argparse.ArgumentTypeError(f"{text!r} is no classification network of torchvision{nearest(text, names)}")
+    return text.lower()
 
 
 def absolute_path(text: str) -> str:

@@ -13,7 +13,7 @@ from common.data.arrays import pixel_hash
 from common.data.images import read_frame, square
 from common.models.placement import place
 from common.models.weights import difference_of
-from common.system.checkpoints import Damaged, load_checkpoint
+from common.system.checkpoints import Damaged, Foreign, load_checkpoint
 from common.system.device import Machine
 from common.system.errors import BadInput
 from common.system.log import info
@@ -51,10 +51,13 @@ class Classifier:
         images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
         return self.transform(images.to(self.machine.device))
 
+    def blank(self) -> torch.Tensor:
+        """Return what the network takes for a black image, (1, C, H, W)."""
+        return self.inputs([np.zeros((self.stored_size, self.stored_size, 3), np.uint8)])
+
     def most_at_a_time(self) -> int:
         """Return the number of images that may be in memory together."""
-        blank = np.zeros((self.stored_size, self.stored_size, 3), np.uint8)
-        side = max(self.stored_size, self.inputs([blank]).shape[-1])
+        side = max(self.stored_size, self.blank().shape[-1])
         return max(1, BATCH_PIXELS // side**2)
 
     @torch.inference_mode()
@@ -89,7 +92,13 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
     The experiment that it names is imported from the folder `scripts`. BadInput is raised if the file is missing or
     damaged, or its script is missing or builds another network now.
     """
-    content = load_checkpoint(checkpoint, {"model", "config", "epoch", "val_accuracy"})
+    try:
+        content = load_checkpoint(checkpoint, {"model", "config", "epoch", "val_accuracy"})
+    except Foreign as error:
+        raise BadInput(
+            f"{checkpoint} is not the best.pth of a run here (it lacks our checksum), so nothing tells its network, "
+            "classes and image size; start a run from it (ex_4.py or trainB.py --weights FILE), and predict with that"
+        ) from error
     config, weights = content["config"], content["model"]
     check_config(config, str(checkpoint))
     missing = {"script", "classes", "options", "stored_size"} - config.keys()
@@ -113,13 +122,14 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
     model = script.build_model(options, len(classes))
     model.load_state_dict(weights)
     _, transform = script.build_transforms(options)
-    place(model, machine).eval()
     info(
         f"{config.get('name', config['script'])}, {len(classes)} classes; weights of epoch {content['epoch']}, "
         f"validation accuracy {content['val_accuracy']:.4f}"
     )
     fit = config.get("fit") or config["options"].get("fit", "crop")  # older runs have it elsewhere, or not at all
-    return Classifier(model, transform, classes, config["stored_size"], fit, machine)
+    classifier = Classifier(model, transform, classes, config["stored_size"], fit, machine)
+    place(model, machine, classifier.blank()).eval()
+    return classifier
 
 
 def _import_experiment(name: str, scripts: Path, checkpoint: Path):

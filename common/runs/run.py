@@ -14,7 +14,7 @@ from common.data.load import Data
 from common.models.cost import operations, summarize
 from common.models.placement import place
 from common.models.precision import choose_precision
-from common.models.weights import load_matching, load_weights
+from common.models.weights import load_matching
 from common.optim.optimizers import Schedule
 from common.optim.recipe import Recipe
 from common.runs import code, images
@@ -62,8 +62,9 @@ class Run(RunFolder):
 
     def batches(self, train_transform, eval_transform) -> tuple[Batches, Batches, Batches]:
         """Return the batches of the training, validation and test images."""
-        size, growth, seed = (self.options[name] for name in ("batch_size", "batch_schedule", "seed"))
-        return make_batches(self.data, train_transform, eval_transform, size, self.machine, seed, growth)
+        size, *order = (self.options[name] for name in ("batch_size", "seed", "batch_schedule"))
+        _, self._val, _ = batches = make_batches(self.data, train_transform, eval_transform, size, self.machine, *order)
+        return batches
 
     def prepare(self, model: nn.Module, head: str | None = None) -> nn.Module:
         """Return `model` on the device, with the weights that the run starts from.
@@ -72,11 +73,10 @@ class Run(RunFolder):
             head: name of the part that tells classes apart. With it, what fits of the weights is loaded; without it
                 they must be those of this very network.
         """
-        if self.weights and head:
-            load_matching(model, self.weights, self.data.classes, head)
-        elif self.weights:
-            load_weights(model, self.weights, self.data.classes)
-        return place(model, self.machine)
+        if self.weights:
+            key, is_trained = self.options["weights_key"], self.options["epochs"] > 0
+            load_matching(model, self.weights, self.data.classes, head, key, is_trained)
+        return place(model, self.machine, self._val.first_images(2))
 
     def optimizer(self, parameters: Iterable, train: Batches) -> tuple[torch.optim.Optimizer, Schedule]:
         """Return the optimizer of `parameters`, or of groups of them, and its schedule over the batches `train`."""

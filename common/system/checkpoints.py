@@ -6,15 +6,17 @@ bits. The zip format ignores what follows, so `torch.load(path, weights_only=Tru
 
 import hashlib
 import io
+import re
 import warnings
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
 from common.system.errors import BadInput
 from common.system.files import Unreadable, write_bytes
+from common.system.text import printable
 
 SEAL = b"\nsha256:"
 SEAL_LENGTH = len(SEAL) + 64
@@ -22,6 +24,10 @@ SEAL_LENGTH = len(SEAL) + 64
 
 class Damaged(BadInput):
     """A checkpoint is not what was written."""
+
+
+class Foreign(Damaged):
+    """A checkpoint has not been written by `save_checkpoint`, though what it holds is whole."""
 
 
 def save_checkpoint(path: Path, content: dict | bytes, keep_old_as: Path | None = None) -> None:
@@ -48,7 +54,10 @@ def load_checkpoint(path: Path, keys: set[str] = frozenset()) -> dict:
     """
     content, is_sealed = read_sealed(path)
     if not is_sealed:
-        raise Damaged(f"{path} is damaged (its checksum is missing)")
+        is_cut_off = (
+            not content.strip(b"\0") or content.startswith(b"PK") and not zipfile.is_zipfile(io.BytesIO(content))
+        )
+        raise (Damaged if is_cut_off else Foreign)(f"{path} is damaged (its checksum is missing)")
     try:
         loaded = unpack(content)
     except Unreadable as error:
@@ -107,25 +116,30 @@ KINDS = {
 }
 
 
-def unpack(content: bytes) -> object:
+def unpack(content: bytes, stand_ins: Sequence[tuple[type, str]] = ()) -> object:
     """Return what `torch.save` has written, its tensors on the CPU; nothing in it is executed.
 
-    `Unreadable` is raised if it cannot be read so, or could take far more memory than it has bytes.
+    `stand_ins` are classes that are made instead of others, with the names of those. `Unreadable` is raised if the file
+    holds any other class, or cannot be read, or could take far more memory than it has bytes.
     """
     try:
         if content.startswith(b"PK"):  # `torch.save` compresses nothing, but `torch.load` would unpack it
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 entries = archive.infolist()
+            if any(entry.filename.endswith("/constants.pkl") for entry in entries):
+                raise Unreadable("it is TorchScript")
             if any(entry.compress_type for entry in entries) or sum(e.file_size for e in entries) > len(content):
                 raise Unreadable("it is compressed")
         if b"bytearray" in content:  # `torch.load` would make one of any length
             raise Unreadable("it holds other things than tensors and plain values")
-        with warnings.catch_warnings(action="ignore"):  # of what it then refuses
+        with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(list(stand_ins)):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except (MemoryError, Unreadable):
         raise
     except Exception as error:  # the readers of old formats raise nearly anything for other files
-        raise Unreadable(f"{type(error).__name__} in it") from error
+        unknown = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
+        what = f"it holds {printable(unknown[1], 80)}" if unknown else f"{type(error).__name__} in it"
+        raise Unreadable(what) from error
 
 
 def read_sealed(path: Path) -> tuple[bytes, bool]:
