@@ -56,7 +56,7 @@ def _evaluate(
     logits, labels = evaluate(model, test, run.machine, "testing")
     testing_time = time.perf_counter() - started
     if test.split.checks:
-        test.split.checks.share(run.processes)
+        test.split.checks.share(run.processes.gather)
     has_labels = bool((labels >= 0).all())
     of_views = {}
     if run.options["tta"] > 1 and has_labels:
