@@ -5,8 +5,8 @@
     python ex_4.py --config configs/cifar100_pretrained.yaml               fine-tuned at 224x224; reference: 85 %
     torchrun --nproc_per_node=2 ex_4.py --config configs/cifar100_resnet18.yaml
 
-A ResNet-18 or ResNet-50. From scratch it begins with a 3x3 convolution and no pooling, as 32 pixels want it; with
---pretrained it is ImageNet's network on enlarged images, trained at three rates: the deeper, the lower.
+A ResNet-18 or -50, or another network by name. From scratch a ResNet begins with a 3x3 convolution and no pooling, as
+32 pixels want it; with --pretrained it is ImageNet's network on enlarged images, at three rates: the deeper, the lower.
 
 Measured: 100 classes of Tiny ImageNet, ResNet-18, 2 epochs: 9.50 % test (8.72 to 10.34, n = 1), chance 1 %; an epoch
           of CIFAR-100 takes ten minutes or more on 2 cores of an AMD EPYC: the recipes' 200 epochs want a GPU

@@ -208,6 +208,15 @@ def test_weights_that_have_to_be_chosen_are_listed(tmp_path):
         load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES, key=key)
 
 
+def test_a_dict_that_is_there_a_million_times_takes_no_time(tmp_path):
+    content = PUBLISHED
+    for _ in range(3):
+        content = {f"k{number}": content for number in range(300)}
+    torch.save(content, tmp_path / "a.pth")
+    with pytest.raises(BadInput, match="choose with --weights_key: k0.k0.k0, k0.k0.k1,"):
+        load_matching(small_model(), str(tmp_path / "a.pth"), CLASSES)
+
+
 def test_safetensors_are_read(tmp_path):
     others = {"half": torch.ones(3).half(), "none": torch.empty(0), "one": torch.ones(()).bool()}
     (tmp_path / "a").write_bytes(safetensors(PUBLISHED | others))

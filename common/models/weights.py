@@ -19,6 +19,7 @@ from common.system.text import printable
 # Keys under which training scripts store the weights; one may lie in another.
 CONTAINERS = ("model", "state_dict", "net", "model_state_dict", "model_state", "weights")
 DEEPEST = 3  # keys above the weights
+MOST_DICTS = 1000  # that are looked at: a small file can hold one dict a million times
 WRAPPERS = ("module", "_orig_mod")  # what `DataParallel`, averages and `torch.compile` put into names, anywhere
 OTHER_NAMES = {"shortcut": "downsample", "linear": "fc"}  # of the ResNets of github.com/kuangliu/pytorch-cifar
 OF_DENSENETS = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")  # in torchvision's files alone
@@ -68,7 +69,7 @@ def read_weights(file: str, key: str | None = None) -> Weights:
     except Unreadable as error:
         way_out = "; where it was made, write the weights alone: torch.save(model.state_dict(), FILE)"
         raise BadInput(f"--weights {file} is no checkpoint that can be read safely ({error}){way_out}") from error
-    sets = dict(_sets_in(loaded)) or _without_tensors(loaded)
+    sets = dict(_sets_in(loaded, [])) or _without_tensors(loaded)
     chosen = _choose(sets, key, file)
     others = [printable(name, 60) for name in sets if name not in ("", chosen)]
     also = f"; it has {', '.join(others[:LISTED])} too (--weights_key)" if others else ""
@@ -78,16 +79,17 @@ def read_weights(file: str, key: str | None = None) -> Weights:
     return Weights(sets[chosen], trained_for if are_classes(trained_for) else None, source)
 
 
-def _sets_in(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[str, dict]]:
+def _sets_in(value: object, seen: list, path: tuple[str, ...] = ()) -> Iterator[tuple[str, dict]]:
     """Yield all dicts of tensors by name in what a file holds, with the keys above them, joined by dots."""
-    if not isinstance(value, dict) or len(path) > DEEPEST:
+    if not isinstance(value, dict) or len(path) > DEEPEST or len(seen) >= MOST_DICTS:
         return
+    seen.append(path)
     has_tensors = any(isinstance(tensor, torch.Tensor) and tensor.dim() for tensor in value.values())
     if has_tensors and (path or not value.keys() & set(CONTAINERS)):
         yield ".".join(path), value
     for key, inner in value.items():
         if isinstance(key, str):  # the states of optimizers have numbers
-            yield from _sets_in(inner, (*path, key))
+            yield from _sets_in(inner, seen, (*path, key))
 
 
 def _without_tensors(value: object) -> dict[str, object]:
