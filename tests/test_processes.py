@@ -10,11 +10,13 @@ import sys
 import time
 from pathlib import Path
 
+import h5py
 import numpy as np
 import psutil
 import pytest
 import torch
 from helpers import ROOT, command, environment, part, read, same_result, small_run, without_pictures
+from PIL import Image
 from pretend_gpu import PretendGPU
 from torch import nn
 
@@ -147,6 +149,7 @@ import importlib, json, sys
 from contextlib import nullcontext
 from common.system.start import run_script
 from helpers import without_pictures
+from PIL import Image
 from pretend_gpu import PretendGPU
 
 def main():
@@ -448,3 +451,111 @@ def test_processes_with_other_images_or_options_are_named():
     with pytest.raises(BadInput, match="process 2 has other images than the first one"):
         _check_equal(Four(0, 4), {"images": 0, "options": 0})
     _check_equal(Processes(), {"images": 0})
+
+
+LOADING_PROGRAM = """
+import hashlib, os, signal, sys
+from common.data import folders
+from common.data.load import Source
+from common.system.device import prepare_machine
+from common.system.distributed import leave
+from common.system.start import run_script
+
+kind, path, fit, victim = sys.argv[1:]
+decoded, honest = [], folders.read_frame
+
+def read_frame(*arguments):
+    decoded.append(1)
+    if victim == os.environ.get("RANK") and len(decoded) == 3:
+        print("FAILS", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return honest(*arguments)
+
+def memory():
+    lines = open("/proc/self/smaps_rollup").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+def main():
+    folders.read_frame = read_frame
+    processes = prepare_machine("cpu", "fp32", False).processes
+    before = processes.gather(memory())
+    read = Source([kind], path, skip_unreadable=True).read(24, fit)[0]
+    digest = hashlib.sha256(repr((read.reading.converted, read.reading.skipped)).encode())
+    for split in read.splits.values():
+        for start in range(0, len(split), 64):
+            digest.update(split.dataset.batch(split.indices[start : start + 64])[0].contiguous().numpy())
+        digest.update(repr((list(split.hashes), split.labels, split.checks and split.checks.sha256())).encode())
+    counts = processes.gather((digest.hexdigest(), len(decoded)))
+    grown = sum(processes.gather(memory())) - sum(before)
+    if processes.is_main:
+        print("TOLD", len({digest for digest, _ in counts}), counts[0][0], *(count for _, count in counts), grown)
+    leave()
+
+run_script(main)
+"""
+
+
+def loaded(tmp_path, processes, kind, path, fit="crop", victim="none"):
+    """Load images in so many processes; return their digest, how many each has decoded, and the MB they take."""
+    program = tmp_path / "program.py"
+    program.write_text(LOADING_PROGRAM)
+    done = command(
+        "-m", "torch.distributed.run", f"--nproc_per_node={processes}", program, kind, path, fit, victim, cwd=tmp_path,
+        env=environment(OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT), DECODED_IMAGES=""),
+    )  # fmt: skip
+    if victim != "none":
+        return done
+    [told] = [line.split() for line in done.stdout.splitlines() if line.startswith("TOLD")]
+    assert told[1] == "1", done.stderr
+    return told[2], [int(count) for count in told[3:-1]], float(told[-1])
+
+
+def mixed_pictures(folder):
+    """Write pictures of several sizes, upright and turned, and two files that are none."""
+    numbers, turned = np.random.default_rng(0), Image.Exif()
+    turned[0x0112] = 6
+    for name in "ab":
+        (folder / name).mkdir(parents=True)
+        for index in range(10):
+            pixels = numbers.integers(0, 256, (*numbers.integers(20, 60, 2), 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.jpg", exif=turned if index % 3 else Image.Exif())
+        (folder / name / "4.jpg").write_bytes(b"no picture")
+    return folder
+
+
+LINUX_ONLY = pytest.mark.skipif(sys.platform != "linux", reason="memory is shared by memfd_create")
+
+
+@pytest.mark.slow
+@LINUX_ONLY
+@pytest.mark.parametrize("fit", ["crop", "slide"])
+def test_the_processes_of_a_machine_divide_the_decoding(tmp_path, fit):
+    folder = mixed_pictures(tmp_path / "pictures")
+    digest, counts, _ = loaded(tmp_path, 1, "folder", folder, fit)
+    assert counts == [20]
+    assert loaded(tmp_path, 2, "folder", folder, fit)[:2] == (digest, [10, 10])
+
+
+@pytest.mark.slow
+@LINUX_ONLY
+@pytest.mark.parametrize("chunks", [None, (1, 128, 128, 3)])
+def test_the_images_of_an_hdf5_file_are_in_memory_once(tmp_path, chunks):
+    images = np.random.default_rng(0).integers(0, 256, (4000, 128, 128, 3), dtype=np.uint8)  # 197 MB
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for split, part in (("train", images), ("val", images[:2])):
+            file.create_dataset(f"images-{split}", data=part, chunks=chunks)
+            file.create_dataset(f"labels-{split}", data=np.arange(len(part)) % 2)
+    digest, _, alone = loaded(tmp_path, 1, "hdf5", tmp_path / "a.hdf5")
+    both = loaded(tmp_path, 2, "hdf5", tmp_path / "a.hdf5")
+    assert both[0] == digest and both[2] < 1.3 * alone
+
+
+@pytest.mark.slow
+@LINUX_ONLY
+def test_a_process_that_dies_while_it_decodes_ends_the_others_with_a_line(tmp_path):
+    started = time.monotonic()
+    done = loaded(tmp_path, 2, "folder", mixed_pictures(tmp_path / "pictures"), victim="1")
+    assert done.returncode != 0 and "FAILS" in done.stdout and time.monotonic() - started < 40
+    lines = done.stderr.partition("Traceback")[0].splitlines()
+    own = [line for line in lines if line[:1] not in "WE"]  # the others are torchrun's
+    assert own == ["another process of this run has ended or hangs, so this one ends too; see what it said, and resume"]

@@ -129,7 +129,7 @@ class Index:
         return Counter({kind: count for kind, count in counts.items() if count})
 
     def write(self, learned: int, pixels: np.ndarray | None) -> None:
-        """Leave what is known, `learned` files of it now, and few `pixels` to later starts; no full disk stops it."""
+        """Leave what is known, `learned` files of it now, and few `pixels` to later starts; a full disk stops none."""
         if self._file is None or not is_first_here():
             return
         is_shared = self._file.parent.name != IN_OUTPUTS
