@@ -204,10 +204,13 @@ def test_near_copies_are_found_and_named(look, change):
     assert copies["near"]["train/test"]["labels_differ"] == 1
 
 
-def photograph(chance, side=32):
-    """A picture with the spectrum of photographs, of an amplitude that falls as 1/f (Field, 1987); (side, side, 3)."""
+def photograph(chance, side=32, power=1.0):
+    """A picture with the spectrum of photographs, of an amplitude that falls as 1/f (Field, 1987); (side, side, 3).
+
+    With a smaller `power` it is as sharp as large ones are that were reduced.
+    """
     rows, columns = np.fft.fftfreq(side)[:, None], np.fft.rfftfreq(side)
-    frequency = np.maximum(np.hypot(rows, columns), 1 / side)[..., None]
+    frequency = np.maximum(np.hypot(rows, columns), 1 / side)[..., None] ** power
     light, color = chance.normal(size=(side, side, 1)), chance.normal(size=(side, side, 3))
     picture = np.fft.irfft2(np.fft.rfft2(light + 0.3 * color, axes=(0, 1)) / frequency, (side, side), axes=(0, 1))
     return (127 + 50 * (picture - picture.mean()) / picture.std()).clip(0, 255).astype(np.uint8)
@@ -238,6 +241,14 @@ def test_nine_of_ten_planted_copies_are_found_and_nothing_else(look, count):
     assert {name for name, found in near.items() if found["images"]} == {"train/test"}
     for pair in near["train/test"]["pairs"]:
         assert pair["ids"][0].removeprefix("train/") == pair["ids"][1].removeprefix("test/")
+
+
+def test_nine_of_ten_planted_copies_of_sharp_pictures_are_found():
+    chance = np.random.default_rng(0)
+    train = [photograph(chance, power=0.8) for _ in range(200)]
+    test = [planted(picture, chance) for picture in train] + [photograph(chance, power=0.8) for _ in range(100)]
+    copied, _ = copied_test_images(make_data(train, val=train[:1], test=test).splits, seconds=60)
+    assert copied[:200].mean() >= 0.9 and not copied[200:].any()
 
 
 def test_copies_among_test_images_are_told_by_kind():
