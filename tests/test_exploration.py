@@ -234,7 +234,7 @@ def test_nine_of_ten_planted_copies_are_found_and_nothing_else(look, count):
     test = [planted(picture, chance) for picture in train[: count // 2]]
     test += [photograph(chance) for _ in range(count // 2)]
     data = make_data(train, val=[photograph(chance) for _ in range(4)], test=test)
-    copied, kinds = copied_test_images(data.splits, seconds=60)
+    copied, kinds = copied_test_images(data.splits)
     assert kinds == ["exact", "near"]
     assert copied[: count // 2].mean() >= 0.9 and not copied[count // 2 :].any()
     near = look(data)["copies"]["near"]
@@ -247,20 +247,21 @@ def test_nine_of_ten_planted_copies_of_sharp_pictures_are_found():
     chance = np.random.default_rng(0)
     train = [photograph(chance, power=0.8) for _ in range(200)]
     test = [planted(picture, chance) for picture in train] + [photograph(chance, power=0.8) for _ in range(100)]
-    copied, _ = copied_test_images(make_data(train, val=train[:1], test=test).splits, seconds=60)
+    copied, _ = copied_test_images(make_data(train, val=train[:1], test=test).splits)
     assert copied[:200].mean() >= 0.9 and not copied[200:].any()
 
 
-def test_copies_among_test_images_are_told_by_kind():
+def test_copies_among_test_images_are_told_by_kind(monkeypatch):
     train = scenes(20)
     test = [train[3], scene(500), compressed(train[4]), compressed(train[4]), scene(501)]
     splits = make_data(train, test=test).splits
-    copied, kinds = copied_test_images(splits, seconds=60)
+    copied, kinds = copied_test_images(splits)
     assert (copied.tolist(), kinds) == ([True, False, True, True, False], ["exact", "near"])
-    copied, kinds = copied_test_images(splits, seconds=0)
+    monkeypatch.setattr(exploring, "LONGEST_SCAN", 0)
+    copied, kinds = copied_test_images(splits)
     assert (copied.tolist(), kinds) == ([True, False, False, False, False], ["exact"])
     keys = {name: Split(split.dataset, split.indices, [b"1"] * len(split)) for name, split in splits.items()}
-    assert copied_test_images(keys, seconds=60) is None
+    assert copied_test_images(keys) is None
 
 
 def test_a_near_copy_in_the_same_part_is_counted_once(look):
