@@ -123,7 +123,6 @@ def result_of(folder):
     """Return what interruptions must not change: (weights, train.json, test.json, probabilities), without times."""
     train, test = read(folder, "train.json"), read(folder, "test.json")
     del train["train_time"], test["testing_time"]
-    (test["accuracy_without_copies"] or {}).pop("kinds", None)  # by the time of the training
     for name in LOOKS:
         test.pop(name, None)
     for record in train["epochs"]:

@@ -21,8 +21,6 @@ from common.system.log import info
 from common.training.loop import evaluate
 from common.transforms.tta import views
 
-SCAN_SHARE = 0.05  # of the time that the training took, for looking which test images are near copies
-
 
 def evaluate_last(run: Run, model: nn.Module, val: Batches, test: Batches) -> None:
     """Evaluate the weights that the training has ended with, as `evaluate_best` does with the best."""
@@ -162,7 +160,7 @@ def _score_without_copies(run: Run, test: Batches, correct: np.ndarray, notes: l
     `correct` (N,) tells which are; what cannot be known is added to `notes`.
     """
     splits = run.data.splits | {"test": test.split}
-    found = copied_test_images(splits, SCAN_SHARE * run.training_seconds())
+    found = copied_test_images(splits)
     if found is None:
         notes.append("accuracy_without_copies: images of an HDF5 file were not compared")
         return None

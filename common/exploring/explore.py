@@ -43,6 +43,7 @@ SOME_GRAY, ALL_GRAY = 0.01, 0.99
 # compared with another in the small, and for an image whose nearest are compared in detail
 READING, COMPARING, CONFIRMING = 3e-8, 6e-9, 7e-4
 MOST_SCANNED = 2**18  # images: their small pictures take 0.8 GB
+LONGEST_SCAN = 60  # seconds by these numbers: CIFAR-10 comes to 19
 ENOUGH = 1000  # images to tell photographs from drawings
 SPARSE = 0.25  # share of the values that are 0
 
@@ -100,17 +101,17 @@ def explore_only(script: str, options: dict, loaded: list[Data], machine: Machin
     return folder
 
 
-def copied_test_images(splits: dict[str, Split], seconds: float) -> tuple[np.ndarray, list[str]] | None:
+def copied_test_images(splits: dict[str, Split]) -> tuple[np.ndarray, list[str]] | None:
     """Return which test images (N,) have a copy among training or validation images, and which kinds were looked for.
 
-    Exact copies always are, near ones where that takes about `seconds` at most. None: the images have keys instead of
-    hashes of their pixels.
+    Exact copies always are, near ones where that takes LONGEST_SCAN at most, by the numbers of images and pixels alone:
+    all runs on the same data look for the same. None: the images have keys instead of hashes of their pixels.
     """
     if not all(map(has_pixel_hashes, splits.values())):
         return None
     test, others = splits["test"], [splits["train"], splits["val"]]
     known, kinds = {digest for split in others for digest in split.hashes}, ["exact"]
-    if scan_seconds(splits) <= seconds:
+    if scan_seconds(splits) <= LONGEST_SCAN:
         near, kinds = _near_copies_of_test(splits), ["exact", "near"]
         place_of = {index: place for place, index in enumerate(test.indices.tolist())}
         known |= {test.hashes[place_of[copy.indices[1]]] for copy in near}
