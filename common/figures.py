@@ -8,8 +8,10 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -25,8 +27,24 @@ RIGHT_COLOR, WRONG_COLOR = "#1b7837", "#b2182b"
 LONGEST_NAME = 18  # characters of a class name in a picture
 SHEET_COLUMNS = 8
 
+# For names in scripts that matplotlib's own font lacks: the fonts of Linux, Windows and macOS that have them.
+MORE_FONTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans CJK KR", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
+    "Microsoft YaHei", "Yu Gothic", "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Apple SD Gothic Neo",
+    "Arial Unicode MS", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Sans Thai", "Nirmala UI", "Leelawadee UI",
+)  # fmt: skip
+
 Title = tuple[str, str]  # text and color
 Sheet = tuple[str, Sequence[np.ndarray], Sequence[Title]]  # heading, images (H, W, 3), what stands above each
+
+
+def use_fonts_that_are_here() -> None:
+    """Let texts take the letters that one font lacks from another that this system has."""
+    here = {font.name for font in font_manager.fontManager.ttflist}
+    matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(name for name in MORE_FONTS if name in here)]
+
+
+use_fonts_that_are_here()
 
 
 def blank_figure(width: float, height: float) -> Figure:

@@ -26,9 +26,12 @@ RESOURCES = {  # of an epoch's record -> label
 }
 
 
-def draw_history(folder: Path, history: list[dict]) -> None:
-    """Draw `loss.png` and `accuracy.png`: training and validation by epoch, the best epoch marked."""
-    best = best_record(history)
+def draw_history(folder: Path, history: list[dict], title: str, classes: int) -> None:
+    """Draw `loss.png` and `accuracy.png`: training and validation by epoch, the best epoch and chance marked.
+
+    The axes begin at 0, so that what comes of chance does not look like learning.
+    """
+    best, chance = best_record(history), {"loss": np.log(classes), "accuracy": 1 / classes}
     epochs = [record["epoch"] for record in history]
     for quantity in ("loss", "accuracy"):
         axes = blank_figure(7.5, 4.5).subplots()
@@ -41,8 +44,12 @@ def draw_history(folder: Path, history: list[dict]) -> None:
         axes.plot(best["epoch"], value, "*", color=VAL_COLOR, markersize=13, markeredgecolor="black", label=label)
         axes.set_ylabel(f"{quantity} (cross-entropy)" if quantity == "loss" else quantity)
         figures.epoch_axis(axes, epochs)
+        axes.set_ylim(bottom=0, top=1.02 if quantity == "accuracy" else 1.08 * axes.get_ylim()[1])
+        if chance[quantity] <= axes.get_ylim()[1]:
+            label = f"chance, {classes} classes: {chance[quantity]:.2f}"
+            axes.axhline(chance[quantity], color="gray", linestyle=":", linewidth=1.2, label=label)
         axes.legend()
-        figures.save_figure(axes.figure, folder / f"{quantity}.png")
+        figures.save_figure(axes.figure, folder / f"{quantity}.png", plain(title, longest=90))
 
 
 def draw_resources(path: Path, history: list[dict]) -> None:
@@ -108,7 +115,7 @@ def draw_confusion_matrix(
     shares = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
 
     side = min(max(5.5, 0.62 * count), 17)
-    figure = blank_figure(side + 1.5, side + 0.5)
+    figure = blank_figure(side + (3 if count <= 5 else 1.5), side + 0.5)  # the names of few are written at length
     axes = figure.subplots()
     # Of many classes few shares come near 1: there the darkest blue is the largest share.
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1 if is_small else shares.max())

@@ -195,7 +195,7 @@ class RunFolder:
         def draw() -> None:
             from common.runs import plots  # imports matplotlib, which the first epoch need not wait for
 
-            plots.draw_history(self.folder, history)
+            plots.draw_history(self.folder, history, self._title(), len(self.config["classes"]))
             plots.draw_resources(self.folder / "resources.png", history)
             if not (self.folder / "samples.png").exists():
                 plots.draw_samples(self.folder / "samples.png", train, self.config["classes"])
@@ -203,6 +203,9 @@ class RunFolder:
         self._draw = draw
         if self._drawing.is_left():
             self.draw_now()
+
+    def _title(self) -> str:
+        return f"{self.config.get('name', self.config['script'])}, seed {self.config['seed']}"
 
     @_main_only
     def draw_now(self) -> None:

@@ -21,7 +21,8 @@ def check_drawn(folder: Folder) -> None:
     with tempfile.TemporaryDirectory(prefix="verify-") as place:
         again = Path(place)
         if folder.history:
-            plots.draw_history(again, folder.history)
+            title = f"{folder.config.get('name', folder.config['script'])}, seed {folder.config['seed']}"
+            plots.draw_history(again, folder.history, title, len(folder.config["classes"]))
             plots.draw_resources(again / "resources.png", folder.history)
         for prefix, kind in (("val_", "validation"), ("", "test")):
             _draw_predictions(folder, again, prefix, kind)
