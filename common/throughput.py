@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.models.cost import operations
 from common.models.precision import choose_precision
 from common.optim.optimizers import build_optimizer
 from common.optim.recipe import Recipe
@@ -44,7 +43,7 @@ def measure_throughput(
     before = machine.peak_memory_mb()
     if budget is not None and before * 1e6 > budget:
         raise BadInput(f"--memory_budget {budget / 1e9:g}: without any batch the process takes {before / 1e3:.2f} GB")
-    machine, why = choose_precision(machine, operations(model, input_shape), options)
+    machine, why = choose_precision(machine, model, input_shape, options)
     config = {"script": name, "options": options, "memory_budget_mb": budget and round(budget / 1e6)}
     config |= describe_network(model, input_shape, machine) | describe_origin(machine) | {"precision_because": why}
     folder = make_folder(Path(options["output_dir"]) / name / "throughput", config)

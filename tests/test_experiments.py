@@ -116,7 +116,7 @@ def test_config_says_what_was_run(finished_run):
     assert config["parameters"] == 50_326
     assert config["options"]["epochs"] == 2
     assert config["versions"]["torch"] == torch.__version__
-    assert config["machine"]["precision"] == "fp32"
+    assert config["machine"]["precision"] in ("fp32", "bf16")  # by the CPU
 
 
 def test_train_json_has_a_record_an_epoch_and_its_best(finished_run):
@@ -138,7 +138,7 @@ def test_scores_are_those_of_the_predictions(finished_run):
     assert scores["accuracy"] == (probabilities.argmax(1) == labels).mean()
     assert scores["accuracy_without_copies"] == {
         "accuracy": scores["accuracy"], "interval_95": scores["accuracy_interval_95"], "images": 359, "copies": 0,
-        "kinds": ["exact"],
+        "kinds": ["exact", "near"],
     }  # fmt: skip
     assert scores["loss"] == pytest.approx(-np.log(probabilities[np.arange(359), labels]).mean(), rel=1e-4)
     assert (scores["images"], scores["selected_on"], scores["test_evaluations"]) == (359, "validation", 1)

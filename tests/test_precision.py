@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers import command, environment, read, small_run, without_pictures
+from torch import nn
 
 import ex_2
 from common.models import precision
@@ -11,17 +12,19 @@ from common.system.device import prepare_machine
 from common.system.errors import BadInput
 
 AUTO = {"precision": "auto", "deterministic": False}
-LARGE, SMALL_NETWORK = 10**9, 10**6  # operations
+LARGE, SMALL_NETWORK = (3, 512, 512), (3, 8, 8)  # what a convolution has much to do with, or little
 
 
-def chosen(flops, before=None, device="cpu", **options):
-    machine, why = choose_precision(prepare_machine(device, "auto", False), flops, AUTO | options, before)
+def chosen(shape, before=None, layers=(), **options):
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *layers)
+    machine, why = choose_precision(prepare_machine("cpu", "auto", False), model, shape, AUTO | options, before)
     return machine.precision, why
 
 
 @pytest.fixture(params=[False, True])
 def with_bf16(request, monkeypatch):
-    """Whether the CPU, as PyTorch tells of it, computes in bf16."""
+    """Whether the CPU, as PyTorch tells of it, computes in bf16; it is one of AMD."""
+    monkeypatch.setattr(precision, "cpu_name", lambda: "AMD EPYC")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": request.param, "avx2": True})
     assert has_bf16() is request.param
     return request.param
@@ -35,6 +38,18 @@ def test_bf16_where_the_cpu_has_it_and_the_network_is_large(with_bf16):
     assert chosen(LARGE, deterministic=True) == ("fp32", "--deterministic")
 
 
+def test_not_on_a_cpu_that_has_bf16_and_was_not_measured_to_gain(with_bf16, monkeypatch):
+    monkeypatch.setattr(precision, "cpu_name", lambda: "Intel(R) Xeon(R) Processor")
+    found, why = chosen(LARGE)
+    assert found == "fp32" and ("not measured to be faster" in why) is with_bf16
+
+
+@pytest.mark.parametrize("layer", [nn.LayerNorm(512), nn.Conv2d(8, 8, 3, groups=8)], ids=["layer norm", "grouped"])
+def test_not_with_layers_that_were_not_measured(with_bf16, layer):
+    found, why = chosen(LARGE, layers=[layer])
+    assert found == "fp32" and ("layer norms" in why) is with_bf16
+
+
 def test_a_run_keeps_the_format_that_it_began_with(with_bf16):
     assert chosen(LARGE, before="fp32")[0] == "fp32"
     precision, why = chosen(SMALL_NETWORK, before="bf16")
@@ -45,7 +60,8 @@ def test_a_run_keeps_the_format_that_it_began_with(with_bf16):
 
 def test_what_is_asked_for_is_what_there_is():
     machine = prepare_machine("cpu", "bf16", False)
-    assert choose_precision(machine, SMALL_NETWORK, AUTO | {"precision": "bf16"})[0].precision == "bf16"
+    model = nn.Conv2d(3, 8, 3)
+    assert choose_precision(machine, model, SMALL_NETWORK, AUTO | {"precision": "bf16"})[0].precision == "bf16"
 
 
 def test_fp16_on_a_cpu_is_refused_with_the_reason():
@@ -56,11 +72,13 @@ def test_fp16_on_a_cpu_is_refused_with_the_reason():
 def test_the_record_says_which_and_why(tmp_path, capsys):
     folder = small_run(tmp_path, "-e", "1")
     config = read(folder, "config.json")
-    assert config["machine"]["precision"] == "fp32" and config["precision_because"]
-    assert f"precision: fp32 ({config['precision_because']})" in capsys.readouterr().out
+    found = config["machine"]["precision"]
+    assert found in ("fp32", "bf16") and config["precision_because"]
+    assert f"precision: {found} ({config['precision_because']})" in capsys.readouterr().out
 
 
 def test_a_run_chooses_by_its_own_network_and_is_resumed_in_its_format(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(precision, "cpu_name", lambda: "AMD EPYC")
     monkeypatch.setattr(precision, "has_bf16", lambda: True)
     monkeypatch.setattr(precision, "LEAST_OPERATIONS", 1e5)
     words = ["--dataset", "digits", "--limit", "40", "--image_size", "8", "--width", "2", "-b", "20", "-e", "1"]

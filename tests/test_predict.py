@@ -49,7 +49,8 @@ def photographs(tmp_path_factory):
 def run(photographs):
     """The folder of a run on `photographs`."""
     output_dir = str(photographs.parent / f"{photographs.name}-outputs")
-    return without_pictures(["--data", str(photographs), "-e", "1", "-b", "8", "--output_dir", output_dir])
+    words = ["--data", str(photographs), "-e", "1", "-b", "8", "--precision", "fp32", "--output_dir", output_dir]
+    return without_pictures(words)
 
 
 def notes_of(capsys):
@@ -124,7 +125,7 @@ def test_photographs_have_the_probabilities_of_the_run(run, photographs):
 
 
 def test_digits_have_the_probabilities_of_the_run(tmp_path):
-    run = small_run(tmp_path / "outputs", "-bn", "False", "-e", "1")
+    run = small_run(tmp_path / "outputs", "-bn", "False", "-e", "1", "--precision", "fp32")
     gray = (load_digits().images * 255 / 16).round().astype(np.uint8)
     with np.load(run / "predictions.npz") as stored:
         ids, expected = stored["ids"], stored["probabilities"]

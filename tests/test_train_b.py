@@ -193,7 +193,7 @@ def test_a_frozen_backbone_is_run_once_and_in_a_search_once_for_all_trials(train
 
     monkeypatch.setattr(trainB, "backbone_of", counted)
     monkeypatch.setattr("common.models.placement._takes", lambda *_: True)
-    monkeypatch.setattr("common.runs.run.operations", lambda *_: 0)
+    monkeypatch.setattr("common.models.precision.operations", lambda *_: 0)
     monkeypatch.setattr("common.runs.run.summarize", lambda *_: "")
     monkeypatch.setattr("common.runs.config.cost", lambda *_: {"flops": 0})
     train("-e", "5", "--views", "2")

@@ -1,28 +1,30 @@
 """The number format of a network on a CPU where none was asked for: it follows from the CPU and the network alone.
 
 A choice by timing would give the same command other bits on a busy day. The rule comes from the time of a training step
-in bf16, as a share of that in float32 (2 cores of an AMD EPYC with AVX-512 BF16, both in one process):
+in bf16, as a share of that in float32, both in one process on two cores (`python benchmarks/steps.py`, docs/speed.md):
 
-    network     million operations forward, one image    bf16 / fp32
-    ResNet-18                                    1,111           0.52
-    trainA                                         365           0.49
-    AlexNet                                        186           0.53
-    EX-2                                           119           0.58
-    EX-1                                            12           0.69
-    LeNet                                          1.5           1.00
+    network     million operations forward, one image    AMD EPYC Zen 4    Intel Xeon, no AMX
+    ResNet-18                                    1,111              0.52                  1.49
+    trainA                                         365              0.49                  1.06
+    AlexNet                                        186              0.53                  1.57
+    EX-2                                           119              0.58                  1.14
+    EX-1                                            12              0.69                  1.32
+    LeNet                                          1.5              1.00                  1.67
 
-The smallest networks spend their time beside the convolutions and matrix products, which alone bf16 makes faster. EX-1
-stays in float32 although its steps would be faster: what that does to its accuracy has not been measured. The figures
-are of `python benchmarks/steps.py`, see docs/speed.md.
+Both CPUs have AVX-512 BF16. CPUs with AMX should gain much, but none was at hand. The smallest networks spend their
+time beside the convolutions and matrix products, which alone bf16 can make faster. Networks with grouped convolutions
+or layer norms were not measured on the CPU that gains.
 """
 
 import dataclasses
 
 import torch
+from torch import nn
 
-from common.system.device import AUTOCAST_DTYPES, Machine
+from common.models.cost import operations
+from common.system.device import AUTOCAST_DTYPES, Machine, cpu_name
 
-LEAST_OPERATIONS = 15e6  # forward, for one image: between EX-1 and the smallest network of ex_6
+LEAST_OPERATIONS = 10e6  # forward, for one image: between LeNet and EX-1, whose accuracy is the same in both formats
 
 
 def has_bf16() -> bool:
@@ -31,19 +33,34 @@ def has_bf16() -> bool:
     return any(found.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
-def choose_precision(machine: Machine, flops: int, options: dict, before: object = None) -> tuple[Machine, str]:
+def gains_by_bf16() -> bool:
+    """Tell whether this is a kind of CPU on which steps were measured to be faster in bf16."""
+    return has_bf16() and any(name in cpu_name() for name in ("AMD ", "AuthenticAMD"))
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Tell whether a network has none of the layers for which bf16 was not measured."""
+    layers = list(model.modules())
+    return not any(isinstance(one, nn.LayerNorm) or getattr(one, "groups", 1) > 1 for one in layers)
+
+
+def choose_precision(
+    machine: Machine, model: nn.Module, input_shape: tuple[int, ...], options: dict, before: object = None
+) -> tuple[Machine, str]:
     """Return `machine` with the number format of a run, and why it is that; all processes take that of the first.
 
     Args:
-        flops: operations forward, for one image.
+        model: on the device, for images of `input_shape` (C, H, W).
         options: every option by name.
         before: the format that a run which is resumed began with; None for a new run.
     """
+    flops = operations(model, input_shape) if is_plain(model) else None
     precision, why = machine.processes.broadcast(lambda: _choose(machine, flops, options, before))
     return dataclasses.replace(machine, autocast_dtype=AUTOCAST_DTYPES[precision]), why
 
 
-def _choose(machine: Machine, flops: int, options: dict, before: object) -> tuple[str, str]:
+def _choose(machine: Machine, flops: int | None, options: dict, before: object) -> tuple[str, str]:
+    """Return the format, and why; `flops` are operations forward for one image, None if the network is not plain."""
     on_cpu = machine.device.type == "cpu"
     if before in ("fp32", "bf16") or (before == "fp16" and not on_cpu):
         is_slow = before == "bf16" and on_cpu and not has_bf16()
@@ -54,8 +71,11 @@ def _choose(machine: Machine, flops: int, options: dict, before: object) -> tupl
         return machine.precision, "what this device is fast at"
     if options["deterministic"]:
         return "fp32", "--deterministic"
-    if not has_bf16():
-        return "fp32", "this CPU has no faster format"
+    if not gains_by_bf16():
+        what = "was not measured to be faster at bf16" if has_bf16() else "has no faster format"
+        return "fp32", f"this CPU {what}"
+    if flops is None:
+        return "fp32", "bf16 was not measured with layer norms and grouped convolutions"
     if flops < LEAST_OPERATIONS:
         return "fp32", f"{flops / 1e6:,.1f} million operations an image are too few for bf16 to pay"
     return "bf16", f"this CPU has it, and {flops / 1e6:,.0f} million operations an image are enough for it to pay"

@@ -11,7 +11,7 @@ from torch import nn
 
 from common.data.batches import Batches, make_batches
 from common.data.load import Data
-from common.models.cost import operations, summarize
+from common.models.cost import summarize
 from common.models.placement import place
 from common.models.precision import choose_precision
 from common.models.weights import load_matching
@@ -90,7 +90,7 @@ class Run(RunFolder):
         """
         resume = self.options["resume"]
         self.is_resumed = bool(resume)
-        why = self._choose_precision(operations(model, train.input_shape))
+        why = self._choose_precision(model, train.input_shape)
         # In all processes: synchronized batch norms wait for each other.
         config = describe(self.script.stem, self.options, self.data, model, train, self.machine)
         config |= {"fit": self.fit, "precision_because": why}
@@ -124,10 +124,10 @@ class Run(RunFolder):
             self._trackers.close(self._train_json["status"])
             stop_log()
 
-    def _choose_precision(self, flops: int) -> str:
+    def _choose_precision(self, model: nn.Module, shape: tuple[int, ...]) -> str:
         """Settle the number format of the run, and return why it is that."""
         before = read_config(self.options["resume"]).get("machine", {}) if self.is_resumed else {}
-        self.machine, why = choose_precision(self.machine, flops, self.options, before.get("precision"))
+        self.machine, why = choose_precision(self.machine, model, shape, self.options, before.get("precision"))
         return why
 
     def _made(self, config: dict) -> tuple[Path, dict]:
