@@ -67,7 +67,7 @@ def outputs(tmp_path_factory):
     def make(folder):
         for lr in ("0.001", "0.01"):
             for seed in ("0", "1"):
-                small_run(folder / "outputs", "-lr", lr, "--seed", seed)
+                small_run(folder / "outputs", "-lr", lr, "--seed", seed, "--precision", "fp32")
 
     return made_once(tmp_path_factory, "four_runs", make) / "outputs"
 
