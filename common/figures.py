@@ -4,6 +4,7 @@ Whoever saves a picture calls `figures.save_figure` or `figures.save_sheets`: in
 """
 
 import io
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ Sheet = tuple[str, Sequence[np.ndarray], Sequence[Title]]  # heading, images (H,
 def use_fonts_that_are_here() -> None:
     """Let texts take the letters that one font lacks from another that this system has."""
     here = {font.name for font in font_manager.fontManager.ttflist}
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of each that has one weight only
     matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(name for name in MORE_FONTS if name in here)]
 
 
