@@ -2,7 +2,8 @@
 
     python benchmarks/answers.py outputs
 
-Each file in results/ is the exact command, with its seeds. What it answers is in its first lines.
+Each file in results/ is the exact command, with its seeds. What it answers is in its first lines. A section whose runs
+are not in the output folder stays as it is.
 """
 
 import argparse
@@ -15,14 +16,18 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from common.evaluation.repeats import summary  # noqa: E402
 from tools.comparing.contrasts import p_in_words  # noqa: E402
 
 DOCS = HERE.parent / "docs"
 SEARCHES = {  # file in results/ -> the search that it makes
     "ex_2_parts": "ex_2-vary-augment-image_size-width",
+    "ex_2_cifar": "ex_2-cifar",
     "ex_1_parts": "ex_1-vary-batch_norm-dropout",
+    "ex_1_precision": "ex_1-vary-precision",
     "head_rates": "head-lr",
 }
+RUNS = ("ex_1_digits", "ex_1_cifar", "ex_5_digits", "trainA_nature")  # files in results/ that train with several seeds
 HEAD = """# Answers
 
 Written by `python benchmarks/answers.py outputs` from the run folders of the commands named here. Differences are of
@@ -36,14 +41,41 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("outputs", type=Path, help="the output folder of the commands")
     outputs = parser.parse_args().outputs
+    before = {part.split("\n")[0]: f"## {part}" for part in (DOCS / "answers.md").read_text().split("\n## ")[1:]}
     parts = [HEAD]
     for name, search in SEARCHES.items():
         folder = outputs / "sweeps" / search
         if (folder / "comparison" / "compare_groups.csv").is_file():
             parts.append(section(name, folder))
         else:
-            parts.append(f"## {name}\n\nNot measured yet: `benchmarks/results/{name}.sh`.\n")
+            parts.append(before.get(name, not_yet(name)))
+    for name in RUNS:
+        folders = sorted(path.parent for path in outputs.glob(f"{name}/*/*/*/test.json"))
+        parts.append(runs_section(name, folders) if folders else before.get(name, not_yet(name)))
     (DOCS / "answers.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def not_yet(name):
+    """Return the section of a command whose runs are not there."""
+    return f"## {name}\n\nNot measured yet: `benchmarks/results/{name}.sh`.\n"
+
+
+def runs_section(name, folders):
+    """Return what runs of several seeds have come to, as Markdown."""
+    tests, vals, trains = ([json.loads((folder / f"{kind}.json").read_text(encoding="utf-8")) for folder in folders]
+                           for kind in ("test", "validation", "train"))  # fmt: skip
+    seeds = [str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["seed"]) for folder in folders]
+    rows = [(seed, f"{val['accuracy']:.4f}", f"{train['best_epoch']} of {len(train['epochs'])}",
+             f"{test['accuracy']:.4f} ({' to '.join(f'{end:.4f}' for end in test['accuracy_interval_95'])})",
+             f"{train['train_time']:.0f} s")
+            for seed, val, train, test in zip(seeds, vals, trains, tests, strict=True)]  # fmt: skip
+    said, varied, *_ = summary(folders)
+    table = [
+        "| seed | validation | best epoch | test (95 % interval of the images) | training |",
+        "|---|---|---|---|---|",
+    ]
+    table += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([*heading(name), facts(folders), "", *table, "", f"{said}. {varied.capitalize()}.", ""])
 
 
 def section(name, folder):
@@ -52,18 +84,17 @@ def section(name, folder):
         groups = list(csv.DictReader(file))
     picture = f"answers_{name}.png"
     shutil.copy(folder / "comparison" / "differences.png", DOCS / picture)
+    runs = [path.parent for path in folder.glob("trials/*/*/*/*/config.json")]
+    said = "; ".join([facts(runs), *against(groups)])
+    picture = f"![Differences with their intervals]({picture})"
+    return "\n".join([*heading(name), said, "", *table(groups), "", picture, ""])
+
+
+def heading(name):
+    """Return the first lines of a section: what is asked, and the command."""
     said = [line.removeprefix("# ") for line in command_of(name) if line.startswith("# ")]
-    lines = [
-        f"## {name}",
-        "",
-        " ".join(said),
-        "",
-        "```sh",
-        *(line for line in command_of(name) if not line.startswith("#")),
-        "```",
-    ]
-    lines += ["", facts(folder, groups), "", *table(groups), "", f"![Differences with their intervals]({picture})", ""]
-    return "\n".join(lines)
+    typed = (line for line in command_of(name) if not line.startswith("#"))
+    return [f"## {name}", "", " ".join(said), "", "```sh", *typed, "```", ""]
 
 
 def command_of(name):
@@ -72,9 +103,9 @@ def command_of(name):
     return text.replace(' "$@"', "").replace("\\\n    ", "").splitlines()[1:]
 
 
-def facts(folder, groups):
-    """Return what the runs were made with, and which group the others are compared with."""
-    configs = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("trials/*/*/*/*/config.json")]
+def facts(runs):
+    """Return what the runs were made with."""
+    configs = [json.loads((run / "config.json").read_text(encoding="utf-8")) for run in runs]
     made = {name: sorted({get(config) for config in configs}) for name, get in {
         "data": lambda config: Path(config["options"].get("data") or config["dataset"]).name,
         "images": lambda config: ", ".join(f"{n:,} {part}" for part, n in config["images"].items()),
@@ -82,11 +113,14 @@ def facts(folder, groups):
         "PyTorch": lambda config: config["versions"]["torch"],
         "commit": lambda config: str(config["git_commit"])[:12],
     }.items()}  # fmt: skip
-    against = [group for group in groups if not group["contrast"]]
-    said = [f"{name}: {' / '.join(values)}" for name, values in made.items()]
-    for one in against:
-        said.append(f"group {one['group']} has {mean_of(one)} ({interval(one, 'low', 'high')}, n = {one['seeds']})")
-    return "; ".join(said)
+    return "; ".join(f"{name}: {' / '.join(values)}" for name, values in made.items())
+
+
+def against(groups):
+    """Return what the group has come to that the others are compared with."""
+    found = (group for group in groups if not group["contrast"])
+    said = "group {} has {} ({}, n = {})"
+    return [said.format(one["group"], mean_of(one), interval(one, "low", "high"), one["seeds"]) for one in found]
 
 
 def table(groups):
