@@ -1,7 +1,7 @@
 """Say what is in photographs, with the network of a finished or interrupted run.
 
     python predict.py outputs/ex_1/digits/2026-11-21_14-05-33 photo.jpg
-    python predict.py best.pth photographs/ --csv predictions.csv --montage montage.png
+    python predict.py best.pth photographs/ --csv predictions.csv --montage montage.png --explain
 
 best.pth alone is enough: it knows its script, its options and its classes. Folders are searched with all that is below
 them. If a folder holds folders with the names of classes, the accuracy is told too. Nothing in the run is changed. How
@@ -35,6 +35,7 @@ def parse_options(argv=None):
     add("-k", "--topk", type=integer(1), default=TOPK, metavar="N", help="names told for each image")
     add("--csv", type=path, metavar="FILE", help="write the predictions as a table")
     add("--montage", type=path, metavar="FILE.png", help="draw the images as the network sees them")
+    add("--explain", action="store_true", help="in the montage, beside each image what spoke for the answer (Grad-CAM)")
     add(
         "-b", "--batch_size", "--batch-size", type=integer(1), default=BATCH_SIZE, metavar="N", help="images in a batch"
     )
@@ -45,6 +46,8 @@ def parse_options(argv=None):
 def main(argv=None):
     """Predict, print and write, and return the predictions. Images that cannot be read raise BadInput at the end."""
     options = parse_options(argv)
+    if options.explain and not options.montage:
+        raise BadInput("--explain draws into the montage: say with --montage FILE.png where")
     checkpoint = find_checkpoint(options.run)
     classifier = load_classifier(checkpoint, SCRIPTS, prepare_machine(options.device, "fp32", deterministic=False))
     images = find_images(options.images, classifier.classes)
@@ -58,7 +61,7 @@ def main(argv=None):
     if options.csv:
         write_csv(options.csv, predictions, classifier.classes, topk)
     if options.montage:
-        write_montage(options.montage, predictions, classifier)
+        write_montage(options.montage, predictions, classifier, options.explain)
     unreadable = len(images) - len(predictions)
     if unreadable:
         raise BadInput(f"{unreadable} of {len(images)} images could not be read, see above; all others are predicted")

@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
-from matplotlib import font_manager
+from matplotlib import colormaps, font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -27,6 +27,7 @@ COLORS = ("#1f77b4", "#d95f02", "#1b9e77", "#e7298a", "#7570b3", "#a6761d", "#17
 RIGHT_COLOR, WRONG_COLOR = "#1b7837", "#b2182b"
 LONGEST_NAME = 18  # characters of a class name in a picture
 SHEET_COLUMNS = 8
+HEAT = "inferno"  # even steps look even, also to the color-blind
 
 # For names in scripts that matplotlib's own font lacks: the fonts of Linux, Windows and macOS that have them.
 MORE_FONTS = (
@@ -128,6 +129,19 @@ def predicted(
 def viewable(inputs: torch.Tensor, transform: Compose) -> np.ndarray:
     """Return (N, H, W, 3) float from 0 to 1 of what the network takes, which `transform` made."""
     return transform.normalize.invert(inputs).expand(-1, 3, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def with_heat(picture: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return a picture (H, W, 3) from 0 to 1 under a map (H, W) from 0 to 1; where that is 0, it is as it was."""
+    share = 0.65 * heat[..., None]
+    return np.clip((1 - share) * picture + share * colormaps[HEAT](heat)[..., :3], 0, 1)
+
+
+def heat_scale(side: int) -> tuple[np.ndarray, Title]:
+    """Return a picture (side, side, 3) of the colors of `with_heat` over gray, from 0 to 1, with its title."""
+    heat = np.broadcast_to(np.linspace(0, 1, side), (side, side))
+    title = "scale: left 0, right 1,\nthe strongest of an image"
+    return with_heat(np.full((side, side, 3), 0.5), heat), (title, "black")
 
 
 def random_places(count: int) -> list[int]:

@@ -15,7 +15,7 @@ import predict
 from common import figures
 from common.evaluation import looks
 from common.evaluation.looks import LEDGER
-from common.predicting.classifier import Classifier, find_checkpoint, load_classifier
+from common.predicting.classifier import Classifier, find_checkpoint, load_classifier, load_run
 from common.predicting.prediction import find_images
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.device import prepare_machine
@@ -163,6 +163,14 @@ def test_the_run_is_not_changed(run, photographs, tmp_path):
     assert state() == before
 
 
+def test_in_ones_own_code_a_run_is_loaded_from_anywhere(run, photographs, photograph, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    classifier = load_run(str(run), "cpu")
+    square, _ = classifier.read(photograph)
+    [probabilities] = classifier.probabilities([square])
+    assert np.array_equal(probabilities, main(run, photograph)[0].probabilities)
+
+
 def test_best_weights_alone_are_enough(run, photograph, tmp_path):
     alone = tmp_path / "elsewhere.pth"
     shutil.copy(run / "best.pth", alone)
@@ -286,6 +294,20 @@ def test_hostile_names(photographs, tmp_path, capsys):
     assert {Path(row["path"]).name for row in rows[20:]} == shown
     assert {row["predicted"] for row in rows} <= shown
     assert is_png(tmp_path / "m.png")
+
+
+def test_explained_images_stand_beside_themselves(run, photographs, tmp_path, monkeypatch):
+    sheets = []
+    monkeypatch.setattr("common.figures.save_sheets", lambda path, shown, columns: sheets.extend(shown))
+    predictions = main(run, photographs / "ant", "--montage", tmp_path / "m.png", "--explain")
+    [(heading, pictures, titles)] = sheets
+    assert "Grad-CAM" in heading and len(pictures) == len(titles) == 2 * len(predictions) + 1
+    for place, one in enumerate(predictions):
+        assert titles[2 * place + 1][0].endswith(f"evidence for\n{max(zip(one.probabilities, HUES, strict=True))[1]}")
+        assert pictures[2 * place].shape == pictures[2 * place + 1].shape
+    assert any(np.abs(pictures[2 * place] - pictures[2 * place + 1]).max() > 0.1 for place in range(len(predictions)))
+    assert titles[-1][0].startswith("scale")
+    assert "say with --montage" in refusal(run, photographs, "--explain")
 
 
 def test_the_montage_shows_at_most_64_images(run, photographs, photograph, tmp_path, monkeypatch, capsys):

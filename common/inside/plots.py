@@ -178,11 +178,11 @@ def draw_grad_cam(
         heats = grad_cam(model, inputs, torch.from_numpy(predicted), layer).numpy()
         pairs, pair_titles = [], []
         for picture, title, label, heat in zip(pictures, titles, predicted, heats, strict=True):
-            share = 0.65 * heat[..., None]  # where there is no heat the picture is as it was
-            overlay = np.clip((1 - share) * picture + share * colormaps["jet"](heat)[..., :3], 0, 1)
-            pairs += [picture, overlay]
+            pairs += [picture, figures.with_heat(picture, heat)]
             pair_titles += [title, (f"{'' if heat.any() else 'no '}evidence for\n{plain(classes[label])}", "black")]
         kind = layer_kinds(model).get(name_of_layer(layer), "")
+        scale, title = figures.heat_scale(len(pairs[0]))
+        pairs, pair_titles = [*pairs, scale], [*pair_titles, title]
         sheets.append((f"{heading}: Grad-CAM at {plain(layer, 60)} {kind}", pairs, pair_titles))
     figures.save_sheets(path, sheets)
 

@@ -14,12 +14,13 @@ from common.data.images import read_frame, square
 from common.models.placement import place
 from common.models.weights import difference_of
 from common.system.checkpoints import Damaged, Foreign, load_checkpoint
-from common.system.device import Machine
+from common.system.device import Machine, prepare_machine
 from common.system.errors import BadInput
 from common.system.log import info
 from common.system.records import check_config
 from common.system.text import printable
 
+SCRIPTS = Path(__file__).resolve().parents[2]
 BATCH_PIXELS = 64 * 512 * 512  # of all images that the network is shown at a time, however large a run has them
 
 
@@ -130,6 +131,11 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
     classifier = Classifier(model, transform, classes, config["stored_size"], fit, machine)
     place(model, machine, classifier.blank()).eval()
     return classifier
+
+
+def load_run(run: str, device: str = "auto") -> Classifier:
+    """Return the network of a run, given its folder or its best.pth, for your own code; raises as `load_classifier`."""
+    return load_classifier(find_checkpoint(run), SCRIPTS, prepare_machine(device, "fp32", deterministic=False))
 
 
 def _import_experiment(name: str, scripts: Path, checkpoint: Path):

@@ -7,10 +7,12 @@ from itertools import islice, takewhile
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from common.data.folders import folder_names, image_files, tell_passed_over
 from common.evaluation.looks import Encounters
 from common.evaluation.metrics import wilson_interval
+from common.inside.maps import NotThere, grad_cam
 from common.predicting.classifier import Classifier
 from common.system.errors import BadInput
 from common.system.files import check_writable, write_table
@@ -179,8 +181,12 @@ def write_csv(name: str, predictions: list[Prediction], classes: list[str], topk
     info(f"{printable(name)}: {len(predictions):,} rows")
 
 
-def write_montage(name: str, predictions: list[Prediction], classifier: Classifier) -> None:
-    """Draw the images of some predictions, evenly spread over all of them, as the network sees them."""
+def write_montage(name: str, predictions: list[Prediction], classifier: Classifier, explain: bool = False) -> None:
+    """Draw the images of some predictions, evenly spread over all of them, as the network sees them.
+
+    With `explain` each has Grad-CAM beside it: which pixels spoke for the answer. BadInput is raised if the network has
+    no layer to tell that.
+    """
     from common import figures  # imports matplotlib, which nothing else here needs
 
     if not predictions:
@@ -195,6 +201,28 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
         text, color = figures.verdict(label, one.probabilities, classifier.classes)
         titles.append((f"{text}\n{figures.plain(one.image.path.name)}" if label < 0 else text, color))
     heading = f"{count} of {len(predictions):,} images{', evenly spread' if count < len(predictions) else ''}"
-    sheet = (heading, figures.viewable(inputs, classifier.transform), titles)
-    figures.save_sheets(Path(name).resolve(), [sheet], columns=min(count, figures.SHEET_COLUMNS))
+    pictures = figures.viewable(inputs, classifier.transform)
+    if explain:
+        pictures, titles = _explained(classifier, inputs, shown, pictures, titles)
+        heading += ", each with what spoke for the answer (Grad-CAM)"
+    columns = min(len(pictures), figures.SHEET_COLUMNS)
+    figures.save_sheets(Path(name).resolve(), [(heading, pictures, titles)], columns)
     info(f"{printable(name)}: {heading}")
+
+
+def _explained(classifier: Classifier, inputs: torch.Tensor, shown: list[Prediction], pictures: list, titles: list):
+    """Return pictures and titles with Grad-CAM behind each picture, and the scale of it at the end."""
+    from common import figures
+
+    answers = torch.tensor([one.probabilities.argmax() for one in shown])
+    try:
+        heats = grad_cam(classifier.model, inputs, answers).numpy()
+    except NotThere as reason:
+        raise BadInput(f"--explain: {reason}") from reason
+    more, more_titles = [], []
+    for picture, title, heat, answer in zip(pictures, titles, heats, answers.tolist(), strict=True):
+        what = f"{'' if heat.any() else 'no '}evidence for\n{figures.plain(classifier.classes[answer])}"
+        more += [picture, figures.with_heat(picture, heat)]
+        more_titles += [title, (what, "black")]
+    scale, title = figures.heat_scale(len(pictures[0]))
+    return [*more, scale], [*more_titles, title]
