@@ -525,6 +525,17 @@ def test_copies_of_an_image_are_never_on_two_sides(tmp_path):
         assert len(data.train) + len(data.val) + len(data.test) == 63
 
 
+def test_unbalanced_and_few_images_are_told_with_what_helps(tmp_path, capsys):
+    for name, count in (("ant", 60), ("bee", 12)):
+        write_class(tmp_path / "data" / name, count, first_seed=100 * count)
+    words = ["--data", str(tmp_path / "data"), "-e", "1", "--class_weights", "auto", "--output_dir", str(tmp_path)]
+    run = without_pictures(words)
+    said = capsys.readouterr().out
+    assert "note: the classes are unbalanced: 43 training images of 'ant', 9 of 'bee'" in said
+    assert "--class_weights auto" in said and "note: few images: 2 of 2 classes have fewer than 100" in said
+    assert "the classes are unbalanced" in (run / "log.txt").read_text()
+
+
 def test_images_shared_by_parts_that_the_person_made_are_warned_of(tmp_path, capsys):
     write_parts(tmp_path, "train", "val", "test")
     load(tmp_path)

@@ -111,6 +111,8 @@ CASES = {
     "mixup": {"mixup": 0.2},
     "cutmix": {"cutmix": 1.0},
     "loss": {"label_smoothing": 0.1, "accumulate": 2, "clip_grad": 1.0},
+    "class weights": {"class_weights": "auto", "label_smoothing": 0.1},
+    "class weights, mixup": {"class_weights": "auto", "mixup": 0.2},
     "watch": {"watch": 1},
     "frozen": {"frozen": True},
     "images in main memory": {"images_stay": True},

@@ -87,6 +87,38 @@ def test_label_smoothing_is_pytorchs():
     assert epoch_of_ours(model, source, label_smoothing=0.3)[0] == pytest.approx(expected)
 
 
+def unbalanced(batch_size=16, **settings):
+    """Batches of 50 images, of which class a has two thirds."""
+    source = batches(batch_size, **settings)
+    source.dataset.labels[:] = torch.tensor([0, 0, 0, 0, 1, 2] * 9)[:50]
+    return source
+
+
+def test_with_class_weights_each_class_counts_the_same():
+    source = unbalanced(batch_size=50)
+    weights, counts = source.class_weights("auto"), torch.bincount(torch.tensor(source.split.labels), minlength=4)
+    assert (weights * counts).tolist() == pytest.approx([50 / 3] * 3 + [0]) and weights[3] == 0
+    assert source.class_weights("none") is None
+    model = network()
+    [(inputs, labels)] = source.epoch(1)
+    losses = F.cross_entropy(copy.deepcopy(model).train()(inputs), labels, reduction="none").detach()
+    expected = sum(losses[labels == label].mean() for label in range(3)).item() / 3
+    assert epoch_of_ours(model, source, class_weights="auto")[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_class_weights_are_the_same_for_accumulated_and_for_mixed_images():
+    model, large = network(batch_norm=False), network(batch_norm=False)
+    epoch_of_ours(model, unbalanced(batch_size=8), accumulate=4, class_weights="auto")
+    epoch_of_ours(large, unbalanced(batch_size=32), class_weights="auto")
+    assert difference(model, large) < 1e-6
+    logits, weights = torch.randn(6, 4), torch.tensor([0.5, 1.0, 2.0, 4.0])
+    labels = torch.tensor([0, 1, 2, 3, 0, 1])
+    recipe = replace(RECIPE, label_smoothing=0.1)
+    assert torch.allclose(
+        recipe.loss(logits, labels, weights), recipe.loss(logits, F.one_hot(labels, 4).float(), weights)
+    )
+
+
 def test_clipping_bounds_the_step_in_every_number_format():
     for autocast_dtype in (None, torch.bfloat16, torch.float16):
         model = network()

@@ -76,6 +76,19 @@ class Batches:
             return "read from files"
         return "in main memory" if self.dataset.pixels.is_cpu else "on the device"
 
+    def class_weights(self, kind: str) -> torch.Tensor | None:
+        """Return what an image of each class counts in the loss, (classes,) float32 on the device, None if all alike.
+
+        With "auto" each class counts the same, and the mean over all images is 1 (King and Zeng: "Logistic Regression
+        in Rare Events Data", 2001); with "none" all images do.
+        """
+        if kind == "none":
+            return None
+        counts = torch.bincount(torch.tensor(self.split.labels), minlength=len(self.dataset.classes)).float()
+        is_there = counts > 0
+        weights = is_there * counts.sum() / (is_there.sum() * counts.clamp(min=1))
+        return weights.to(self.device, non_blocking=True)
+
     @property
     def _is_on_device(self) -> bool:
         return isinstance(self.dataset, ArrayDataset) and self.dataset.pixels.device.type == self.device.type

@@ -1,6 +1,7 @@
 """From a data set's name to its training, validation and test images."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -11,10 +12,13 @@ from common.data.folders import Reading, load_folder
 from common.system.distributed import local_main_first
 from common.system.errors import BadInput
 from common.system.log import info
+from common.system.text import printable
 
 DATASETS = ("digits", *CIFAR, "folder", "hdf5")
 # Of a set that comes without a test split, one image in five is it: always the same ones, whatever the run's seed.
 TEST_FRACTION, TEST_SEED = 0.2, 0
+UNBALANCED = 2.0  # images of the largest class for one of the smallest: from there on a note says so
+FEW = 100  # training images of a class; below, a note says so
 
 
 @dataclass
@@ -150,6 +154,28 @@ class Undivided:
         return Data(
             self.name, classes, *(with_shuffled_labels(parts, source.seed) if source.null_test else parts), self.reading
         )
+
+
+def tell_of_counts(data: Data, options: dict) -> None:
+    """Say what is unusual about the numbers of training images, unless a new run is given fewer on purpose."""
+    if not (options["limit"] or options["resume"]):
+        counts = Counter(data.train.labels)
+        named = {name: counts[label] for label, name in enumerate(data.classes)}
+        info(*(f"note: {note}" for note in notes_on_counts(named)))
+
+
+def notes_on_counts(counts: dict[str, int]) -> Iterator[str]:
+    """Yield in words what is unusual about the numbers of training images of the classes, and what helps."""
+    smallest, largest = min(counts, key=counts.get), max(counts, key=counts.get)
+    if counts[largest] >= UNBALANCED * counts[smallest]:
+        have = f"{counts[largest]:,} training images of '{printable(largest, 40)}'"
+        have += f", {counts[smallest]:,} of '{printable(smallest, 40)}'"
+        helps = "accuracy hides what happens to small classes, and --class_weights auto lets each count the same"
+        yield f"the classes are unbalanced: {have}; {helps}"
+    if counts[smallest] < FEW:
+        few = sum(count < FEW for count in counts.values())
+        have = f"few images: {few:,} of {len(counts):,} classes have fewer than {FEW} training images"
+        yield f"{have}, the smallest {counts[smallest]:,}; pretrained weights and augmentation help"
 
 
 def _digits() -> dict[str, Split]:

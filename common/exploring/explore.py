@@ -11,7 +11,7 @@ import torch
 
 from common.data.arrays import Split
 from common.data.folders import Reading
-from common.data.load import Data
+from common.data.load import Data, notes_on_counts
 from common.exploring.copies import (
     NEAR_DRAWINGS,
     NEAR_MOVED,
@@ -31,13 +31,10 @@ from common.runs.folder import make_folder
 from common.system.device import Machine
 from common.system.files import write_json
 from common.system.log import info, log_to, progress
-from common.system.text import printable
 
 LISTED = 20  # sizes that explore.json names; all are counted
 # From where on a note says so
 LONG = 2.0  # longer side over shorter side
-UNBALANCED = 2.0  # images of the largest class for one of the smallest
-FEW = 100  # training images of a class
 SOME_GRAY, ALL_GRAY = 0.01, 0.99
 # What looking for copies takes of one core of an AMD EPYC, in seconds: for a pixel that is read, for an image that is
 # compared with another in the small, and for an image whose nearest are compared in detail
@@ -83,8 +80,7 @@ def explore(data: Data, folder: Path) -> dict:
 
     _draw(folder, splits, report, statistics, (exact or []) + near)
     write_json(folder / "explore.json", report)  # last: whoever finds it finds the pictures too
-    for note in report["notes"]:
-        info(f"note: {note}")
+    info(*(f"note: {note}" for note in report["notes"]))
     return report
 
 
@@ -215,7 +211,7 @@ def notes(report: dict) -> list[str]:
     """Return in words what a person should notice of what explore.json says, or that there is nothing."""
     splits = report["parts"]
     found = (
-        _on_counts(splits, report["balance"]),
+        _on_counts(splits),
         _on_sizes(report["sizes"]),
         _on_pixels(report["pixels"], splits["train"]["looked_at"]),
         _on_copies(report["copies"], splits),
@@ -223,17 +219,9 @@ def notes(report: dict) -> list[str]:
     return list(chain(*found)) or ["nothing unusual"]
 
 
-def _on_counts(splits: dict, balance: dict) -> Iterator[str]:
+def _on_counts(splits: dict) -> Iterator[str]:
     counts = splits["train"]["per_class"]
-    smallest, largest = min(counts, key=counts.get), max(counts, key=counts.get)
-    if balance["ratio"] is None or balance["ratio"] >= UNBALANCED:
-        have = f"{counts[largest]:,} training images of '{printable(largest, 40)}'"
-        have += f", {counts[smallest]:,} of '{printable(smallest, 40)}'"
-        yield f"the classes are unbalanced: {have}; accuracy hides what happens to small classes"
-    if counts[smallest] < FEW:
-        few = sum(count < FEW for count in counts.values())
-        have = f"few images: {few:,} of {len(counts):,} classes have fewer than {FEW} training images"
-        yield f"{have}, the smallest {counts[smallest]:,}; pretrained weights and augmentation help"
+    yield from notes_on_counts(counts)
     for name, split in splits.items():
         if split["unlabelled"]:
             yield f"{split['unlabelled']:,} of {split['images']:,} {name} images have no label: no score on them"

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 import torch
+import torch.nn.functional as F
 
 from common.data.batches import Batches
 from common.optim.optimizers import Schedule, build_optimizer
@@ -25,6 +26,7 @@ class Recipe:
     gamma: float
     plateau_patience: int
     label_smoothing: float
+    class_weights: str
     mixup: float
     cutmix: float
     ema: float | None
@@ -41,6 +43,20 @@ class Recipe:
     def of(cls, options: dict) -> "Recipe":
         """Return the recipe in `options`, which may hold others too."""
         return cls(**{field.name: options[field.name] for field in fields(cls)})
+
+    def loss(
+        self, logits: torch.Tensor, targets: torch.Tensor, class_weights: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Return the cross-entropy, a mean over images: () of logits (N, classes).
+
+        `targets` are labels (N,) or shares of the classes (N, classes); `class_weights` (classes,), if there are some,
+        are what an image of each class counts.
+        """
+        if class_weights is None:
+            return F.cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        smoothing, logits = self.label_smoothing, logits.float()
+        total = F.cross_entropy(logits, targets, class_weights, label_smoothing=smoothing, reduction="sum")
+        return total / len(logits)  # not by the sum of the weights, which differs from batch to batch
 
     def build(self, parameters: Iterable, train: Batches) -> tuple[torch.optim.Optimizer, Schedule]:
         """Return the optimizer of `parameters` (or of groups of them) and its schedule over the batches `train`."""

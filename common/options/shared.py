@@ -107,6 +107,8 @@ def _add_training_options(add) -> None:
         help="schedule plateau: epochs without a lower validation loss before the factor is applied")
     add("--label_smoothing", type=number(0, below=1), default=0.0, metavar="X",
         help="share of the target that is spread over all classes")
+    add("--class_weights", type=one_of(("none", "auto")), default="none", metavar="WHAT",
+        help="auto: in the loss each class counts the same, however few images it has")
     add("--mixup", type=mixing, default=0.0, metavar="ALPHA",
         help="blend images of a batch in pairs, by shares from Beta(ALPHA, ALPHA); 0, or at least 0.01")
     add("--cutmix", type=mixing, default=0.0, metavar="ALPHA",

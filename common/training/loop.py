@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from common.data.batches import Batches
@@ -63,7 +62,7 @@ def train_one_epoch(
     meter = Meter(machine)
     trained = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     network = machine.processes.together(state.forward, trained)
-    one = torch.ones((), device=machine.device)
+    one, class_weights = torch.ones((), device=machine.device), batches.class_weights(recipe.class_weights)
     steps = -(-batches.batches_in(epoch) // recipe.accumulate)
     done = _go_on(state, meter, machine)
     with progress(batches.images_in(epoch), f"epoch {epoch}/{recipe.epochs}") as bar:
@@ -77,7 +76,7 @@ def train_one_epoch(
                     inputs, targets = mix(inputs, labels, epoch, number)
                 with machine.autocast(), sending(network, is_last=labels is micro_batches[-1][1]):
                     logits = network(inputs)
-                    loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
+                    loss = recipe.loss(logits, targets, class_weights)
                 share = len(labels) / images * machine.processes.world_size  # over all, gradients become their means
                 state.scaler.scale(loss if share == 1 else loss * share).backward()
                 meter.add(loss.detach(), logits.detach(), targets)
