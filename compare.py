@@ -26,13 +26,13 @@ from tools.comparing.overlays import draw_pictures
 from tools.comparing.overview import Question, check_metric, compare, options_to_draw
 from tools.comparing.predictions import read_all_predictions
 from tools.comparing.report import is_our_report, write_report
-from tools.comparing.tables import print_overview, write_csvs, write_markdown
+from tools.comparing.tables import print_overview, write_csvs, write_latex, write_markdown
 
 OUTPUTS = "outputs"  # where runs are, unless they were sent elsewhere
 DEFAULT = Path("outputs", "compare")
 METRIC = "val_accuracy"  # which chose the weights of each run; choosing runs by test scores would spoil these
-WRITTEN = ("report.html", "compare.md", "compare.csv", "compare_groups.csv", "compare_effects.csv", "loss.png",
-           "accuracy.png", "accuracy_by_time.png", "differences.png")  # fmt: skip
+WRITTEN = ("report.html", "compare.md", "compare.tex", "compare.csv", "compare_groups.csv", "compare_effects.csv",
+           "loss.png", "accuracy.png", "accuracy_by_time.png", "differences.png")  # fmt: skip
 
 
 def parse_options(argv=None):
@@ -74,8 +74,9 @@ def main(argv=None):
     pictures = draw_pictures(folder, overview, by)
     write_csvs(folder, overview)
     write_markdown(folder / "compare.md", overview, pictures)
+    write_latex(folder / "compare.tex", overview)
     write_report(folder / "report.html", overview)
-    info("", f"written to {folder}: report.html, compare.md, compare.csv, compare_groups.csv and pictures")
+    info("", f"written to {folder}: report.html, compare.md, compare.tex, compare.csv, compare_groups.csv and pictures")
     return folder
 
 

@@ -31,9 +31,9 @@ from tools.comparing.overview import Question
 from tools.comparing.overview import compare as compare_runs
 from tools.comparing.predictions import Told, mistakes_of, read_all_predictions, read_predictions
 from tools.comparing.report import write_report
-from tools.comparing.tables import write_csvs, write_markdown
+from tools.comparing.tables import write_csvs, write_latex, write_markdown
 
-FILES = {"report.html", "compare.md", "compare.csv", "compare_groups.csv"}
+FILES = {"report.html", "compare.md", "compare.tex", "compare.csv", "compare_groups.csv"}
 CURVES = {"loss.png", "accuracy.png", "accuracy_by_time.png"}
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -817,6 +817,7 @@ NAMES = st.sampled_from(HOSTILE) | st.text(st.characters(), min_size=1, max_size
 def check_outputs(tmp_path, overview):
     """Write all that is text and read it back as a spreadsheet, a Markdown renderer and a browser would."""
     write_csvs(tmp_path, overview)
+    write_latex(tmp_path / "compare.tex", overview)
     write_markdown(tmp_path / "compare.md", overview, [])
     write_report(tmp_path / "report.html", overview)
     for name in ("compare.csv", "compare_groups.csv"):
@@ -824,6 +825,9 @@ def check_outputs(tmp_path, overview):
         assert len({len(row) for row in rows}) == 1
         for cell in (cell for row in rows for cell in row):
             assert not cell.startswith(("=", "+", "@", "\t", "\r")) and (not cell.startswith("-") or float(cell) < 0)
+    for line in (tmp_path / "compare.tex").read_text(encoding="utf-8").split("\n"):
+        assert line.startswith("%") or not re.search(r"(?<!\\)[#$_%]", line), "a mark of LaTeX in a name"
+        assert line.startswith(("%", "\\hline", "\\begin", "\\end")) or not line or line.endswith(r"\\")
     markdown = (tmp_path / "compare.md").read_text(encoding="utf-8")
     assert "<" not in markdown and "\x1b" not in markdown
     rows = [line for line in markdown.split("\n\n")[1].splitlines() if line.startswith("|")]

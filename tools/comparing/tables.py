@@ -274,6 +274,27 @@ def write_markdown(path: Path, overview: Overview, pictures: list[str]) -> None:
     write_bytes(path, "\n".join(lines).encode("utf-8", errors="backslashreplace"))
 
 
+def write_latex(path: Path, overview: Overview) -> None:
+    """Write the tables of groups, and of changes from the baseline, for a paper: mean, interval and n of each."""
+    tables = [table for table in (group_columns(overview), change_columns(overview)) if table]
+    lines = [f"% {overview.metric}; low and high are the ends of 95 % intervals"]
+    for columns in tables:
+        align = "".join("l" if column.is_text else "r" for column in columns)
+        rows = [[_for_latex(column.text(row)) for column in columns] for row in range(len(columns[0].values))]
+        header = " & ".join(_for_latex(column.name) for column in columns)
+        lines += [rf"\begin{{tabular}}{{{align}}}", r"\hline", rf"{header} \\", r"\hline"]
+        lines += [*(rf"{' & '.join(row)} \\" for row in rows), r"\hline", r"\end{tabular}", ""]
+    write_bytes(path, "\n".join(lines).encode("utf-8", errors="backslashreplace"))
+
+
+def _for_latex(text: object) -> str:
+    """Return text that LaTeX shows as it is."""
+    marks = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    marks |= {mark: f"\\{mark}" for mark in "&%$#_{}"}
+    line = "".join(marks.get(letter, letter) for letter in printable(text, 1000))
+    return f"{{}}{line}" if line.startswith(("[", "*")) else line  # which the end of the row before would take
+
+
 def _without(names: list[str], columns: Iterable[Column]) -> list[Column]:
     return [column for column in columns if column.name not in names]
 
