@@ -4,6 +4,7 @@ import ast
 import importlib
 import re
 import shlex
+import tomllib
 
 import pytest
 import yaml
@@ -37,6 +38,11 @@ def words_of(line, rest):
 
 
 COMMANDS = list(shown_commands())
+
+
+def test_what_is_installed_are_all_scripts():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert sorted(f"{name}.py" for name in project["tool"]["setuptools"]["py-modules"]) == SCRIPTS
 
 
 def test_commands_were_found():

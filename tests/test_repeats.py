@@ -135,7 +135,7 @@ def test_folds_are_runs_of_their_own(tmp_path, capsys):
     assert read(folders[1], "test.json")["images"] == 359
     compare.main([str(tmp_path), "--out", str(tmp_path / "comparison")])
     said = capsys.readouterr().out
-    assert "1 run(s) repeat a seed of their group" in said and "not had the same images" not in said
+    assert "2 folds" in said and "repeat a seed of their group" not in said and "not had the same images" not in said
 
 
 @pytest.mark.slow

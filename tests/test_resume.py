@@ -178,11 +178,11 @@ def test_a_diverged_run_is_not_resumed(tmp_path):
 @pytest.mark.slow
 def test_a_second_process_on_the_same_run_is_refused(interrupted, uninterrupted):
     with lock(interrupted):
-        before = {path.name: path.read_bytes() for path in interrupted.iterdir()}
+        before = {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()}
         done = command(ROOT / "ex_1.py", "--resume", interrupted)
         assert done.returncode == 2
         assert "in use by another process" in done.stderr
-        assert {path.name: path.read_bytes() for path in interrupted.iterdir()} == before
+        assert {path: path.read_bytes() for path in interrupted.rglob("*") if path.is_file()} == before
     resume(interrupted)
     assert same_result(interrupted, uninterrupted)
 

@@ -221,7 +221,10 @@ class RunFolder:
         if self.data.test.checks and "test" not in self.config.get("checks_sha256", {}):  # they were read only now
             self._write_images()
         self._set_status("finished")
-        write_report(self.folder, _question(self.script))
+        try:
+            write_report(self.folder, _question(self.script))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # of an old or an edited config.json
+            info(f"note: no report.html: the records of this run lack something ({type(error).__name__})")
         self._trackers.finish(read_run_json(self.folder / "test.json"), sorted(self.folder.glob("*.png")))
         info(f"finished: {self.folder}")
 
