@@ -6,10 +6,11 @@ import shutil
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SMALL, command, environment, made_once, read, small_run
+from helpers import ROOT, SMALL, command, environment, made_once, read, small_run, without_pictures
 from PIL import Image
 
 import ex_1
@@ -193,6 +194,17 @@ def test_honest_runs_are_as_claimed_and_only_read(honest):
     assert [folder.is_as_claimed for folder in folders] == [True, True]
     assert all(folder.checked > 60 and not folder.of_kind("not checked") for folder in folders)
     assert content_of(honest) == before
+
+
+def test_a_run_on_an_hdf5_file_is_as_claimed(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 8, 8, 3), np.uint8)
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        for part, rows in (("train", slice(40)), ("val", slice(40, 50)), ("test", slice(50, 60))):
+            file[f"images-{part}"], file[f"labels-{part}"] = pixels[rows], np.arange(60)[rows] % 2
+    run = without_pictures(["--data", str(tmp_path / "a.hdf5"), "-e", "1", "--output_dir", str(tmp_path)])
+    add_pictures(run)
+    [folder] = verify.main([str(run)])
+    assert folder.of_kind("not checked") == ["the images of an HDF5 file are not told one by one"]
 
 
 @pytest.mark.parametrize("way", TAMPERED)

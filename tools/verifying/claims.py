@@ -165,6 +165,9 @@ def check_images(folder: Folder) -> None:
     used = UsedImages(folder.path)
     if not used.splits:
         raise Refuted(f"{IMAGES} is damaged")
+    folder.digests["images"] = folder.config["split_sha256"]
+    if not all(isinstance(known, set) for known in used.splits.values()):
+        raise Unknown("the images of an HDF5 file are not told one by one")
     counts = {name: len(known) for name, known in used.splits.items()}
     said = folder.config["images"]
     for name, count in counts.items():  # images with the same pixels are one there
@@ -174,7 +177,6 @@ def check_images(folder: Folder) -> None:
     shared = len(used.splits["test"] & (used.splits["train"] | used.splits["val"]))
     if shared:
         folder.note(f"{shared} test images have a copy among the training or validation images")
-    folder.digests["images"] = folder.config["split_sha256"]
 
 
 def check_looks(folder: Folder) -> None:
