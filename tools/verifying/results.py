@@ -29,6 +29,8 @@ def find_copies(folders: list[Folder]) -> None:
             if digest and what != "images":
                 known[what, digest].append(folder)
     for (what, _), same in known.items():
+        if what != "run_id" and len({folder.digests.get("run_id") for folder in same}) == 1:
+            continue  # one run, or copies of it, which are named as such
         for folder in same if len(same) > 1 else ():
             others = ", ".join(str(other.path) for other in same if other is not folder)
             if what == "run_id":
