@@ -257,7 +257,7 @@ def test_no_folder_is_an_error_that_says_so(tmp_path):
     with pytest.raises(BadInput, match="--data FOLDER"):
         load_folder(None, SIZE, 2)
     for path in (tmp_path / "absent", write_class(tmp_path, 1) or tmp_path / "000.png"):
-        assert refusal(path) == f"--data {path}: there is no such folder"
+        assert refusal(path).startswith(f"--data {path}: there is no such folder; any folder with")
 
 
 @pytest.mark.parametrize("inner", ["", "train"])

@@ -60,7 +60,8 @@ def load_folder(
         raise BadInput("--dataset folder needs --data FOLDER, the folder with the class folders")
     root = Path(location)
     if not root.is_dir():
-        raise BadInput(f"--data {location}: there is no such folder")
+        hint = "; any folder with a folder of images for each class will do, and --dataset digits needs none"
+        raise BadInput(f"--data {location}: there is no such folder{hint}")
     folders, classes = split_folders(root)
     if "test" not in folders and "val" in folders:
         folders["test"] = folders.pop("val")
