@@ -14,7 +14,6 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-import torch.nn.functional as F
 from onnx import TensorProto, helper
 from torch import nn
 
@@ -48,9 +47,7 @@ class Exportable(nn.Module):
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         for transform in self.transforms:
             if isinstance(transform, Resize):
-                size = transform._target(*pixels.shape[-2:])
-                pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True, align_corners=False)
-                pixels = pixels.round().clamp(0, 255)
+                pixels = transform(pixels).round().clamp(0, 255)
             elif isinstance(transform, Normalize):
                 pixels = (pixels / 255 - self.mean) / self.std
             else:

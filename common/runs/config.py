@@ -40,6 +40,11 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
     }
 
 
+def title_of(config: dict) -> str:
+    """Return what a run is called in pictures and on its page."""
+    return f"{config.get('name', config['script'])}, seed {config['seed']}"
+
+
 def device_line(config: dict, place: str) -> str:
     """Return what a run computes on, and the `place` where its images lie, so that nobody trains on a CPU unawares."""
     machine = config["machine"]

@@ -9,6 +9,7 @@ import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from common.runs.config import title_of
 from common.runs.folder import read_run_json
 from common.system.files import write_bytes
 from common.system.text import printable, shell_line
@@ -41,7 +42,7 @@ def write_report(folder: Path, question: str) -> None:
         ("Limits", [_list(limits(config, train, val, test))]),
         ("Again", _on_reproduction(config, folder)),
     )
-    title = printable(f"{config.get('name', config['script'])}, seed {config['seed']}")
+    title = printable(title_of(config))
     body = [
         f"<h1>{_text(title)}</h1>",
         _paragraph(f"Run of {folder.name}; the files beside this page hold the numbers."),

@@ -19,6 +19,7 @@ from common.data.batches import Batches
 from common.data.load import Data
 from common.optim.recipe import Recipe
 from common.runs import images
+from common.runs.config import title_of
 from common.runs.folder import read_run_json
 from common.runs.history import best_record
 from common.runs.report import write_report
@@ -195,7 +196,7 @@ class RunFolder:
         def draw() -> None:
             from common.runs import plots  # imports matplotlib, which the first epoch need not wait for
 
-            plots.draw_history(self.folder, history, self._title(), len(self.config["classes"]))
+            plots.draw_history(self.folder, history, title_of(self.config), len(self.config["classes"]))
             plots.draw_resources(self.folder / "resources.png", history)
             if not (self.folder / "samples.png").exists():
                 plots.draw_samples(self.folder / "samples.png", train, self.config["classes"])
@@ -203,9 +204,6 @@ class RunFolder:
         self._draw = draw
         if self._drawing.is_left():
             self.draw_now()
-
-    def _title(self) -> str:
-        return f"{self.config.get('name', self.config['script'])}, seed {self.config['seed']}"
 
     @_main_only
     def draw_now(self) -> None:

@@ -24,7 +24,7 @@ from common.runs.state import weights_sha256
 from common.system.checkpoints import load_checkpoint
 from common.system.errors import BadInput
 from common.system.files import Unreadable, table_text
-from tools.comparing.predictions import Predictions, read_predictions
+from tools.comparing.predictions import Predictions, each_image, read_predictions
 from tools.verifying.folder import FALSE, UNKNOWN, Folder, Refuted, Unknown, as_json
 
 SCORE_TOLERANCE = 1e-6  # of a score that is computed again, relatively: other machines round otherwise
@@ -220,7 +220,9 @@ def check_scores(folder: Folder, prefix: str) -> None:
     count = folder.config["images"]["val" if prefix else "test"]
     folder.claim(len(stored.labels) == count, f"{npz} is of {len(stored.labels)} images; config.json: {count}")
     labels, probabilities = stored.labels.astype(np.int64), stored.probabilities
-    differing = list(_differing(said, score(probabilities, labels, classes) | {"loss": _loss(stored)}))
+    differing = list(
+        _differing(said, score(probabilities, labels, classes) | {"loss": float(each_image("loss", stored).mean())})
+    )
     folder.claim(not differing, f"{name} does not follow from {npz}: {'; '.join(differing[:4])}")
     tables = {
         f"{prefix}predictions.csv": prediction_rows(labels, probabilities, stored.ids.astype(str).tolist(), classes),
@@ -270,11 +272,6 @@ def _is_close(said: object, found: object, tolerance: float) -> bool:
         return said == found
     is_number = isinstance(said, int | float) and not isinstance(said, bool)
     return is_number and abs(said - found) <= tolerance * (1 + abs(found))
-
-
-def _loss(stored: Predictions) -> float:
-    own = stored.probabilities[np.arange(len(stored.labels)), stored.labels].astype(float)
-    return float(-np.log(np.maximum(own, np.finfo(np.float32).smallest_subnormal)).mean())
 
 
 def _same_table(path: Path, rows: list) -> bool:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from common.evaluation.metrics import score
 from common.runs import plots
+from common.runs.config import title_of
 from tools.comparing.predictions import read_predictions
 from tools.verifying.folder import Folder, Unknown
 
@@ -21,8 +22,7 @@ def check_drawn(folder: Folder) -> None:
     with tempfile.TemporaryDirectory(prefix="verify-") as place:
         again = Path(place)
         if folder.history:
-            title = f"{folder.config.get('name', folder.config['script'])}, seed {folder.config['seed']}"
-            plots.draw_history(again, folder.history, title, len(folder.config["classes"]))
+            plots.draw_history(again, folder.history, title_of(folder.config), len(folder.config["classes"]))
             plots.draw_resources(again / "resources.png", folder.history)
         for prefix, kind in (("val_", "validation"), ("", "test")):
             _draw_predictions(folder, again, prefix, kind)
