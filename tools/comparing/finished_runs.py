@@ -86,7 +86,7 @@ def read_runs(locations: list[str]) -> tuple[list[FinishedRun], list[PassedOver]
     roots = [root for location in locations for root in _expand(location)]
     passed = [PassedOver(root, "a file, no folder") for root in roots if not root.is_dir()]
     found = {}  # real path -> first path that leads there
-    for folder in (folder for root in roots for folder in _candidates(root)):
+    for folder in (folder for root in roots for folder in candidates(root)):
         found.setdefault(folder.resolve(), folder)
     runs = []
     with progress(len(found), "reading", " runs") as bar:
@@ -116,7 +116,7 @@ def _expand(location: str) -> list[Path]:
     return [Path(match) for match in matches]
 
 
-def _candidates(root: Path) -> Iterator[Path]:
+def candidates(root: Path) -> Iterator[Path]:
     """Yield the folders at and below `root` that have one of a run's files; each real folder is entered once."""
     entered = set()
     for name, folders, files in os.walk(root, followlinks=True):

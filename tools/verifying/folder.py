@@ -9,6 +9,7 @@ from common.runs.folder import NO_RUNS, read_config
 from common.system.errors import BadInput
 from common.system.files import Unreadable, json_text, read_json
 from common.system.records import check_config
+from tools.comparing.finished_runs import candidates
 
 # What becomes of a claim: it is refuted; nothing can be said about it; or it holds, and this should be known besides.
 FALSE, UNKNOWN, NOTE = "false", "not checked", "note"
@@ -107,8 +108,11 @@ def find_folders(locations: list[str]) -> list[Folder]:
     for location in locations:
         if not Path(location).is_dir():
             raise BadInput(f"{location}: there is no such folder")
-        inside = sorted({path.parent for name in ("config.json", "train.json") for path in Path(location).rglob(name)})
-        runs = [one for one in inside if not any((one / name).exists() for name in NO_RUNS) or _has_trained(one)]
+        runs = [
+            one
+            for one in candidates(Path(location))
+            if not any((one / name).exists() for name in NO_RUNS) or _has_trained(one)
+        ]
         if not runs:
             raise BadInput(f"{location}: there is no run in that folder (no config.json)")
         for run in runs:
