@@ -120,7 +120,8 @@ def varied(options, fixed):
     if options.metric:
         raise BadInput("--metric belongs to a sweep file; --vary compares by val_accuracy")
     experiment = Experiment(options.file)
-    launcher = Launcher(COMMAND, experiment.path, fixed)
+    # What stands behind -- comes first, so that a change of the same option counts.
+    launcher = Launcher([*COMMAND[:-1], *fixed, COMMAND[-1]], experiment.path, [])
     sweep = vary(options.file, options.vary, lambda v: experiment.options(launcher.option_words(v)), options.grid)
     return replace(sweep, seeds=options.seeds or SEEDS), experiment, launcher
 
@@ -131,8 +132,9 @@ def check_seeds(sweep, experiment, launcher):
         return
     if "seed" in sweep.parameters:
         raise BadInput(f"--seeds {sweep.seeds}: the sweep file has the parameter seed; leave it to one of the two")
-    one, other = (experiment.options(launcher.option_words({"seed": seed}))["seed"] for seed in (0, 1))
-    if one == other:
+    said, default = launcher.option_words({}), experiment.options([])["seed"]
+    another = experiment.options(launcher.option_words({"seed": 1}))["seed"]
+    if experiment.options(said)["seed"] != default or another != 1:
         raise BadInput(f"--seeds {sweep.seeds}: the seed is fixed in the command or after --; leave it out there")
 
 

@@ -5,14 +5,17 @@ import sys
 from pathlib import Path
 
 import pytest
+import toy
 import yaml
-from helpers import ROOT
+from helpers import ROOT, read
 from test_search import TOY, start_sweep, trials, wait_for, write_sweep
 
 import ex_1
 import ex_6
 import sweep
 from common.system.errors import BadInput
+from tools.searching.sweep_file import COMMAND
+from tools.searching.trials import arguments
 from tools.searching.varying import vary
 
 
@@ -26,10 +29,9 @@ def no_answer(request, monkeypatch):
 SPACE = {"lr": {"values": [0.1, 0.3, 0.2]}}
 
 
-def points(*changes, is_grid=False, script=ex_1):
+def points(*changes, is_grid=False, script=ex_1, fixed=()):
     def options_of(values):
-        words = [f"--{name}={value}" for name, value in values.items()]
-        return vars(script.parse_options(["--dataset", "digits", *words]))
+        return vars(script.parse_options(["--dataset", "digits", *fixed, *arguments(values, COMMAND[-1])]))
 
     return list(vary(f"{script.__name__}.py", list(changes), options_of, is_grid).points)
 
@@ -48,6 +50,21 @@ def test_values_may_have_commas():
     assert default != others[0] and others == [{"widths": "8,16,16"}, {"widths": "16,32,32"}]
 
 
+def test_an_option_that_is_not_there_by_default_can_be_added():
+    assert points("ema=0.9", "batch_schedule=4:512") == [
+        {"ema": None, "batch_schedule": None},
+        {"ema": "0.9", "batch_schedule": None},
+        {"ema": None, "batch_schedule": "4:512"},
+    ]
+
+
+def test_what_stands_behind_the_dashes_is_what_a_change_is_compared_with(tmp_path):
+    words = ["--vary", "lr=0.3", "--seeds", "1", "--output_dir", str(tmp_path), "--", "--lr=0.2"]
+    sweep.main([str(TOY), *words])
+    typed = [read(folder.parent, "config.json")["words"] for folder in tmp_path.rglob("config.json")]
+    assert sorted(vars(toy.parse_options(words))["lr"] for words in typed) == [0.2, 0.3]
+
+
 def test_a_grid_has_all_combinations():
     grid = points("batch_norm", "dropout=0.5,0.2", is_grid=True)
     assert len(grid) == 6 and {"batch_norm": False, "dropout": "0.2"} in grid
@@ -63,12 +80,12 @@ def test_a_grid_has_all_combinations():
         (["dropout=0.0"], "dropout is 0.0 already; say which others"),
         (["batch_norm", "batch_norm"], "it is there twice"),
         (["seed=1,2"], "--seeds N does that"),
-        (["weights=a.pth"], "its default, None, cannot be typed"),
+        (["batch_schedule=2:64"], "its default, [(4, 512)], cannot be typed"),
     ],
 )
 def test_what_cannot_be_varied_is_told(changes, said):
     with pytest.raises(BadInput, match="--vary " + changes[-1]) as error:
-        points(*changes)
+        points(*changes, fixed=["--batch_schedule=4:512"])
     assert said in str(error.value)
 
 

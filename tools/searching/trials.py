@@ -178,7 +178,11 @@ def _with_variables(word: str) -> str:
 
 
 def arguments(values: dict, macro: str) -> list[str]:
-    """Return options as words of a command line, in the form that a macro of the sweep file asks for."""
+    """Return options as words of a command line, in the form that a macro of the sweep file asks for.
+
+    An option whose value is None is left to its default.
+    """
+    values = {name: value for name, value in values.items() if value is not None}
     if macro == "${args_no_equals}":
         return [word for name, value in values.items() for word in (f"--{name}", str(value))]
     if macro == "${args_no_boolean_flags}":

@@ -50,8 +50,13 @@ def _values(change: str, name: str, text: str, options: Callable[[dict], dict]) 
     if not text and not isinstance(default, bool):
         raise BadInput(f"--vary {change}: it is no switch; say which values, such as {name}=1,2")
     listed = [not default] if not text else text.split(";" if ";" in text else ",")
-    values, results = [default if isinstance(default, bool) else _typed(default)], [default]
-    if options({name: values[0]})[name] != default:
+    is_left_out = default is None or default == []  # an option that is not there by default has no value to be typed
+    values, results = [None if is_left_out else default if isinstance(default, bool) else _typed(default)], [default]
+    try:
+        typed = options({name: values[0]})[name]
+    except BadInput:
+        typed = None
+    if typed != default:
         raise BadInput(f"--vary {change}: its default, {default!r}, cannot be typed; write a sweep file")
     for value in listed:
         try:
