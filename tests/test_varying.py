@@ -80,7 +80,7 @@ def test_a_grid_has_all_combinations():
         (["dropout=0.0"], "dropout is 0.0 already; say which others"),
         (["batch_norm", "batch_norm"], "it is there twice"),
         (["seed=1,2"], "--seeds N does that"),
-        (["batch_schedule=2:64"], "its default, [(4, 512)], cannot be typed"),
+        (["batch_schedule=2:64"], "its default, [[4, 512]], cannot be typed"),
     ],
 )
 def test_what_cannot_be_varied_is_told(changes, said):
