@@ -17,12 +17,12 @@ from pathlib import Path
 from common.options.parser import Parser
 from common.options.types import absolute_path, integer, path
 from common.predicting.classifier import find_checkpoint, load_classifier
-from common.predicting.prediction import find_images
 from common.runs.folder import read_config
 from common.system.device import prepare_machine
 from common.system.errors import BadInput
 from common.system.files import check_writable
 from common.system.log import info
+from tools.prediction import find_images
 
 SCRIPTS = Path(__file__).resolve().parent
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")

@@ -16,10 +16,10 @@ from common import figures
 from common.evaluation import looks
 from common.evaluation.looks import LEDGER
 from common.predicting.classifier import Classifier, find_checkpoint, load_classifier, load_run
-from common.predicting.prediction import find_images
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.device import prepare_machine
 from common.system.errors import BadInput
+from tools.prediction import find_images
 
 HUES = {"ant": (200, 40, 40), "bee": (40, 200, 40), "cow": (40, 40, 200)}
 HOSTILE = ['a\nb,"c"\r\t\x1b[31m.png', os.fsdecode(b"caf\xe9 $\\frac{$.png"), "🦊日本हिन्दी.png", "n" * 200 + ".png"]
