@@ -12,13 +12,12 @@ from common.system.start import run_script  # first, for Ctrl-C while PyTorch is
 
 from pathlib import Path
 
-from common.evaluation.looks import Encounters
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
 from common.predicting.classifier import find_checkpoint, load_classifier
 from common.system.device import DEVICES, prepare_machine
 from common.system.errors import BadInput
-from tools.prediction import check_outputs, find_images, predict, report, write_csv, write_montage
+from tools.prediction import Encounters, check_outputs, find_images, predict, report, write_csv, write_montage
 
 SCRIPTS = Path(__file__).resolve().parent
 TOPK = 5

@@ -1,6 +1,7 @@
 """From image files to predictions, and what is told of them: lines, a table, a picture."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 
 from common.data.folders import folder_names, image_files, tell_passed_over
-from common.evaluation.looks import Encounters
+from common.evaluation.looks import note_look_at
 from common.evaluation.metrics import wilson_interval
 from common.inside.maps import NotThere, grad_cam
 from common.predicting.classifier import Classifier
+from common.runs.folder import read_config
+from common.runs.images import UsedImages
 from common.system.errors import BadInput
 from common.system.files import check_writable, write_table
 from common.system.log import info, progress, warn
@@ -104,6 +107,44 @@ def check_outputs(outputs: dict[str, str | None], checkpoint: Path, images: list
             raise BadInput(f"{what} would take the place of a file that is read or written; choose another name")
         taken.add(path)
         check_writable(path, what)
+
+
+class Encounters:
+    """Counts the images that a run is shown again, by the part that they had in it: such scores are not of new images.
+
+    Args:
+        folder: of the run, in which its images are known.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._used, self._parts, self._look = folder, UsedImages(folder), Counter(), None
+
+    def meet(self, squares: list[np.ndarray], hashes: list[bytes]) -> None:
+        """Count images before they are predicted; the first test image is a look at them, which is written down.
+
+        They are told by their squares (side, side, 3), of which all are of one size, or by the hashes of their frames.
+        """
+        self._parts.update(filter(None, self._used.parts_of(np.stack(squares), hashes)))
+        if self._parts["test"] and self._look is None:
+            self._look = 0
+            try:
+                config = read_config(self._folder)
+                began_with = config["options"].get("weights")
+                look = note_look_at(self._folder, config, began_with, self._used.test_sha256, "predictions")
+                self._look = look.of_images
+            except BadInput as error:  # a copy of a run, say, that cannot be written to
+                warn(f"warning: this look at test images is not counted ({error})")
+
+    def tell(self, count: int) -> None:
+        """Say how many of `count` images the run knows."""
+        trained, chose, tested = (self._parts[part] for part in ("train", "val", "test"))
+        if trained:
+            info(f"note: {trained:,} of these {count:,} images have trained the network: this is too good for new ones")
+        if chose:
+            info(f"note: {chose:,} are validation images of this run, by which its weights were chosen")
+        if tested:
+            which = f"; this was look {self._look} at them" if self._look else ""
+            info(f"note: {tested:,} are test images of this run{which}")
 
 
 def predict(
