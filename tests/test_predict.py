@@ -195,7 +195,7 @@ def test_photographs_become_squares_as_in_training(run, tmp_path):
     said.append(({"fit": None, "options": config["options"] | {"fit": "squash"}}, 0))  # as older runs say it
     for changes, expected in said:
         checkpoint = changed(run, tmp_path / "best.pth", **changes)
-        classifier = load_classifier(checkpoint, ROOT, prepare_machine("cpu", "fp32", False))
+        classifier = load_classifier(checkpoint, prepare_machine("cpu", "fp32", False))
         pixels, _ = classifier.read(tmp_path / "halves.png")
         assert pixels[16, 1, 0] == expected
 

@@ -87,11 +87,10 @@ def find_checkpoint(run: str) -> Path:
     raise BadInput(f"{run} is no run folder: it has no best.pth{hint}")
 
 
-def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classifier:
+def load_classifier(checkpoint: Path, machine: Machine) -> Classifier:
     """Return the network whose best weights are in the file `checkpoint`, and say which it is.
 
-    The experiment that it names is imported from the folder `scripts`. BadInput is raised if the file is missing or
-    damaged, or its script is missing or builds another network now.
+    BadInput is raised if the file is missing or damaged, or its script is missing or builds another network now.
     """
     try:
         content = load_checkpoint(checkpoint, {"model", "config", "epoch", "val_accuracy"})
@@ -105,7 +104,7 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
     missing = {"script", "classes", "options", "stored_size"} - config.keys()
     if missing:
         raise BadInput(f"{checkpoint} is of an earlier version: it does not tell {', '.join(sorted(missing))}")
-    script = _import_experiment(config["script"], scripts, checkpoint)
+    script = _import_experiment(config["script"], checkpoint)
     classes = config["classes"]
     try:
         options = script.parse_options(config["options"])  # those that the script has got since have its defaults
@@ -135,13 +134,13 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
 
 def load_run(run: str, device: str = "auto") -> Classifier:
     """Return the network of a run, given its folder or its best.pth, for your own code; raises as `load_classifier`."""
-    return load_classifier(find_checkpoint(run), SCRIPTS, prepare_machine(device, "fp32", deterministic=False))
+    return load_classifier(find_checkpoint(run), prepare_machine(device, "fp32", deterministic=False))
 
 
-def _import_experiment(name: str, scripts: Path, checkpoint: Path):
-    """Return the module `name` if it is a file in the folder `scripts`: a checkpoint must import nothing else."""
-    if not name.isidentifier() or not (scripts / f"{name}.py").is_file():
-        raise BadInput(f"{checkpoint} is of the experiment {printable(name, 60)!r}; {scripts} has no such script")
+def _import_experiment(name: str, checkpoint: Path):
+    """Return the module `name` if it is a file in the folder SCRIPTS: a checkpoint must import nothing else."""
+    if not name.isidentifier() or not (SCRIPTS / f"{name}.py").is_file():
+        raise BadInput(f"{checkpoint} is of the experiment {printable(name, 60)!r}; {SCRIPTS} has no such script")
     module = importlib.import_module(name)
     if not hasattr(module, "build_model"):
         raise Damaged(f"{checkpoint} is of {name}.py, which is no experiment")
