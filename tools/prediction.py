@@ -131,7 +131,7 @@ class Encounters:
                 config = read_config(self._folder)
                 began_with = config["options"].get("weights")
                 look = note_look_at(self._folder, config, began_with, self._used.test_sha256, "predictions")
-                self._look = look.of_images
+                self._look = look.looks_at_images
             except BadInput as error:  # a copy of a run, say, that cannot be written to
                 warn(f"warning: this look at test images is not counted ({error})")
 

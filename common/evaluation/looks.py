@@ -28,17 +28,12 @@ NOT_OF_A_RECIPE = {
 
 @dataclass(frozen=True)
 class Looks:
-    """How often test images have been looked at: by a run, by its recipe with any seed, by all `recipes` together."""
+    """How often test images have been looked at, as test.json says it."""
 
-    of_run: int
-    of_recipe: int
-    of_images: int
-    recipes: int
-
-    def entries(self) -> dict:
-        """Return what test.json says of it."""
-        names = {"of_run": "test_evaluations", "of_recipe": "looks_of_recipe", "of_images": "looks_at_images"}
-        return {name: getattr(self, count) for count, name in names.items()} | {"recipes_looking": self.recipes}
+    test_evaluations: int  # by the run
+    looks_of_recipe: int  # by its recipe, with any seed
+    looks_at_images: int  # by all runs
+    recipes_looking: int  # the recipes of these
 
 
 def note_look(run: Run, test: Split, what: str) -> Looks:
