@@ -20,8 +20,8 @@ from common.predicting.classifier import find_checkpoint, load_classifier
 from common.runs.folder import read_config
 from common.system.device import prepare_machine
 from common.system.errors import BadInput
-from common.system.files import check_writable
 from common.system.log import info
+from tools.outputs import check_writable
 from tools.prediction import find_images
 
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")

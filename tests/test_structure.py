@@ -12,8 +12,8 @@ from common.options.shared import experiment_parser
 
 ORDER = [  # each room of common/ and then of tools/ imports from itself and from those before it
     "system", "transforms", "data", "models", "figures", "optim", "inside", "runs", "training", "exploring",
-    "throughput", "options", "evaluation", "experiment", "predicting", "prediction", "packing", "exporting",
-    "searching", "comparing", "verifying",
+    "throughput", "options", "evaluation", "experiment", "predicting", "outputs", "prediction", "packing",
+    "exporting", "searching", "comparing", "verifying",
 ]  # fmt: skip
 TOOLS = set(ORDER[ORDER.index("predicting") :])  # no experiment needs them
 SCRIPTS = sorted([*ROOT.glob("ex_*.py"), *ROOT.glob("train*.py")])

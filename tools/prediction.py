@@ -18,10 +18,11 @@ from common.predicting.classifier import Classifier
 from common.runs.folder import read_config
 from common.runs.images import UsedImages
 from common.system.errors import BadInput
-from common.system.files import check_writable, write_table
+from common.system.files import write_table
 from common.system.log import info, progress, warn
 from common.system.text import printable
 from common.system.threads import read_ahead
+from tools.outputs import check_writable
 
 THREADS = 8  # that decode files; decoding releases the interpreter lock, and slow disks need more than there are cores
 MONTAGE_IMAGES = 64
