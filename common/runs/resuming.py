@@ -37,9 +37,7 @@ def newest_state(folder: Path) -> tuple[dict | None, dict | None]:
 
 def has_checkpoint(folder: Path | None) -> bool:
     """Tell whether the run to be resumed has a saved state to go on from, so that it needs no first weights."""
-    if folder is None:
-        return False
-    return newest_state(folder)[0] is not None
+    return folder is not None and newest_state(folder)[0] is not None
 
 
 def load_best(folder: Path, run_id: str | None, record: dict, ahead: int | None = None) -> dict:

@@ -51,23 +51,16 @@ def _main_only(method: Callable) -> Callable:
 
 
 class RunFolder:
-    """The open folder of a run.
+    """The open folder of a run."""
 
-    Attributes:
-        script: path of the experiment. folder: of the run. config: the content of its config.json.
-        data: the images. recipe: the training options. processes: of which the first alone writes.
-        is_resumed: whether the run began earlier.
-        state: the network in training, once `fit` has begun.
-    """
-
-    script: Path
+    script: Path  # of the experiment
     folder: Path
-    config: dict
+    config: dict  # the content of config.json
     data: Data
     recipe: Recipe
-    processes: Processes
-    is_resumed: bool
-    state: TrainState | None = None
+    processes: Processes  # of which the first alone writes
+    is_resumed: bool  # whether the run began earlier
+    state: TrainState | None = None  # the network in training, once `fit` has begun
     machine: Machine
     _train_json: dict
     _behind: Behind
