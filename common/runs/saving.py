@@ -100,7 +100,9 @@ class RunFolder:
 
         def write() -> None:
             self.once(images.NAME, self._write_images)  # before the first weights
-            save_state(self.folder, state, record["epoch"], keep)
+            if keep:
+                save_checkpoint(self.folder / f"epoch-{record['epoch']}.pth", state)
+            self._save_last(state)
             if best is not None:  # after the state, from which a resume can take the weights
                 save_checkpoint(self.folder / "best.pth", best)
             self._write_train_json(history)
@@ -137,7 +139,7 @@ class RunFolder:
         if self.processes.is_main:
             under_way = {"lr": lr, "step": step, "meter": counted(), "processes": of_all}
             state = pack(self._state_of_run(history) | {"under_way": under_way})
-            self._behind.do(lambda: save_state(self.folder, state, 0, keep=False))
+            self._behind.do(lambda: self._save_last(state))
         self._saved_at = time.monotonic()
 
     def restore(self) -> list[dict]:
@@ -247,6 +249,9 @@ class RunFolder:
         self._saved_at = time.monotonic()
         return self.state.state_dict() | {"history": history, "run_id": self.config.get("run_id")}
 
+    def _save_last(self, state: bytes) -> None:
+        save_checkpoint(self.folder / "last.pth", state, keep_old_as=self.folder / "previous.pth")
+
     def _save_best(self, weights: dict, record: dict) -> None:
         save_checkpoint(self.folder / "best.pth", self._content_of_best(weights, record))
 
@@ -287,10 +292,3 @@ def _question(script: Path) -> str:
     """Return what an experiment asks: the first line of its docstring."""
     text = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or script.stem
     return text.splitlines()[0]
-
-
-def save_state(folder: Path, state: dict | bytes, epoch: int, keep: bool) -> None:
-    """Save the training state after an epoch as `last.pth`, and with `keep` as `epoch-<n>.pth` too."""
-    if keep:
-        save_checkpoint(folder / f"epoch-{epoch}.pth", state)
-    save_checkpoint(folder / "last.pth", state, keep_old_as=folder / "previous.pth")
