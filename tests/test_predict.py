@@ -143,7 +143,7 @@ def test_probabilities_do_not_depend_on_the_batch(run, photographs):
 
 
 def test_large_images_are_shown_in_smaller_batches(run, photographs, tmp_path, monkeypatch):
-    monkeypatch.setattr("common.predicting.classifier.BATCH_PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr("tools.prediction.BATCH_PIXELS", 2 * 32 * 32)
     sizes, honest = [], Classifier.probabilities
     monkeypatch.setattr(
         Classifier, "probabilities", lambda self, squares: sizes.append(len(squares)) or honest(self, squares)

@@ -25,6 +25,7 @@ from common.system.threads import read_ahead
 from tools.outputs import check_writable
 
 THREADS = 8  # that decode files; decoding releases the interpreter lock, and slow disks need more than there are cores
+BATCH_PIXELS = 64 * 512 * 512  # of all images that the network is shown at a time, however large a run has them
 MONTAGE_IMAGES = 64
 LONGEST_PATH, LONGEST_NAME = 60, 24  # characters that columns of the terminal are aligned to
 
@@ -159,7 +160,7 @@ def predict(
         except BadInput as error:
             return error
 
-    batch_size = min(batch_size, classifier.most_at_a_time())
+    batch_size = min(batch_size, _most_at_a_time(classifier))
     threads = min(THREADS, batch_size)
     # While the network works on one batch, the next one is read.
     coming = read_ahead(read, images, threads, ahead=math.ceil(batch_size / threads))
@@ -179,6 +180,12 @@ def predict(
                 else:
                     yield Prediction(image, next(rows))
             bar.update(len(batch))
+
+
+def _most_at_a_time(classifier: Classifier) -> int:
+    """Return the number of images that may be in memory together."""
+    side = max(classifier.stored_size, classifier.blank().shape[-1])
+    return max(1, BATCH_PIXELS // side**2)
 
 
 def report(coming: Iterator[Prediction], images: list[FoundImage], classes: list[str], topk: int) -> list[Prediction]:
@@ -234,7 +241,7 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
     if not predictions:
         info(f"{printable(name)} is not written: there is nothing to show")
         return
-    count = min(len(predictions), MONTAGE_IMAGES, classifier.most_at_a_time())
+    count = min(len(predictions), MONTAGE_IMAGES, _most_at_a_time(classifier))
     shown = [predictions[place] for place in np.linspace(0, len(predictions) - 1, count).astype(int)]
     inputs = classifier.inputs([classifier.read(one.image.path)[0] for one in shown])
     titles = []

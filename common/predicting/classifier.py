@@ -21,7 +21,6 @@ from common.system.records import check_config
 from common.system.text import printable
 
 SCRIPTS = Path(__file__).resolve().parents[2]
-BATCH_PIXELS = 64 * 512 * 512  # of all images that the network is shown at a time, however large a run has them
 
 
 @dataclass(frozen=True)
@@ -55,11 +54,6 @@ class Classifier:
     def blank(self) -> torch.Tensor:
         """Return what the network takes for a black image, (1, C, H, W)."""
         return self.inputs([np.zeros((self.stored_size, self.stored_size, 3), np.uint8)])
-
-    def most_at_a_time(self) -> int:
-        """Return the number of images that may be in memory together."""
-        side = max(self.stored_size, self.blank().shape[-1])
-        return max(1, BATCH_PIXELS // side**2)
 
     @torch.inference_mode()
     def probabilities(self, squares: list[np.ndarray]) -> np.ndarray:

@@ -52,7 +52,7 @@ def load_best(folder: Path, run_id: str | None, record: dict, ahead: int | None 
     """
     path = folder / "best.pth"
     best = load_checkpoint(path, {"model", "config", "epoch", "val_accuracy"})
-    if not isinstance(best["config"], dict) or best["config"].get("run_id") != run_id:
+    if best["config"].get("run_id") != run_id:
         raise Damaged(f"{path} belongs to another run")
     if ahead is not None and best["epoch"] > ahead:
         return best["model"]
