@@ -19,7 +19,7 @@ from pathlib import Path
 from common.options.parser import Parser
 from common.options.types import number, path
 from common.system.errors import DISK_FULL, BadInput
-from common.system.files import check_writable, first_free
+from common.system.files import first_free
 from common.system.log import info
 from tools.comparing.finished_runs import read_runs
 from tools.comparing.overlays import draw_pictures
@@ -27,6 +27,7 @@ from tools.comparing.overview import Question, check_metric, compare, options_to
 from tools.comparing.predictions import read_all_predictions
 from tools.comparing.report import is_our_report, write_report
 from tools.comparing.tables import print_overview, write_csvs, write_latex, write_markdown
+from tools.outputs import check_writable
 
 OUTPUTS = "outputs"  # where runs are, unless they were sent elsewhere
 DEFAULT = Path("outputs", "compare")

@@ -17,14 +17,13 @@ from pathlib import Path
 from common.options.parser import Parser
 from common.options.types import absolute_path, integer, path
 from common.predicting.classifier import find_checkpoint, load_classifier
-from common.predicting.prediction import find_images
 from common.runs.folder import read_config
 from common.system.device import prepare_machine
 from common.system.errors import BadInput
-from common.system.files import check_writable
 from common.system.log import info
+from tools.outputs import check_writable
+from tools.prediction import find_images
 
-SCRIPTS = Path(__file__).resolve().parent
 PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 MOST = 1000  # validation images that are compared
 
@@ -56,7 +55,7 @@ def main(argv=None):
         raise BadInput(f"{target} is in the folder of the run, in which nothing is changed; write elsewhere")
     check_writable(target, str(target))
     config = read_config(checkpoint.parent)
-    classifier = load_classifier(checkpoint, SCRIPTS, prepare_machine("cpu", "fp32", deterministic=False))
+    classifier = load_classifier(checkpoint, prepare_machine("cpu", "fp32", deterministic=False))
     files = [image.path for image in find_images(options.images, classifier.classes)] if options.images else []
     validation = exporting.validation_images(checkpoint.parent, config, config["options"], options.data, options.check)
     about = {name: config.get(name) for name in ("name", "run_id", "git_commit", "code_sha256")}

@@ -10,17 +10,13 @@ many of the images it was trained or tested on is told, and a look at its test i
 
 from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported
 
-from pathlib import Path
-
-from common.evaluation.looks import Encounters
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
 from common.predicting.classifier import find_checkpoint, load_classifier
-from common.predicting.prediction import check_outputs, find_images, predict, report, write_csv, write_montage
 from common.system.device import DEVICES, prepare_machine
 from common.system.errors import BadInput
+from tools.prediction import Encounters, check_outputs, find_images, predict, report, write_csv, write_montage
 
-SCRIPTS = Path(__file__).resolve().parent
 TOPK = 5
 BATCH_SIZE = 64  # of 224x224 pixels, a ResNet-50 takes 1 GB for so many
 
@@ -49,7 +45,7 @@ def main(argv=None):
     if options.explain and not options.montage:
         raise BadInput("--explain draws into the montage: say with --montage FILE.png where")
     checkpoint = find_checkpoint(options.run)
-    classifier = load_classifier(checkpoint, SCRIPTS, prepare_machine(options.device, "fp32", deterministic=False))
+    classifier = load_classifier(checkpoint, prepare_machine(options.device, "fp32", deterministic=False))
     images = find_images(options.images, classifier.classes)
     check_outputs({"--csv": options.csv, "--montage": options.montage}, checkpoint, images)
 

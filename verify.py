@@ -17,8 +17,8 @@ from pathlib import Path
 from common.options.parser import Parser
 from common.options.types import absolute_path, integer, path
 from common.system.errors import BadInput
-from common.system.files import check_writable
 from common.system.log import progress
+from tools.outputs import check_writable
 from tools.verifying.again import predict_again, rerun, told
 from tools.verifying.claims import check, guarded
 from tools.verifying.folder import find_folders

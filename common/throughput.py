@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from common.models.precision import choose_precision
@@ -108,7 +107,7 @@ def _measurement(
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:
         with machine.autocast():
-            loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing)
+            loss = recipe.loss(model(images), labels)
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()

@@ -149,20 +149,20 @@ def test_content_that_is_no_json_leaves_the_old_file(tmp_path):
 def test_a_folder_has_one_user_at_a_time_and_keeps_no_trace(tmp_path):
     for _ in range(2):
         with lock(tmp_path):
-            with pytest.raises(BadInput, match="in use by another process"):
-                lock(tmp_path)
+            with pytest.raises(BadInput, match="in use by another process"), lock(tmp_path):
+                pass
         assert names_in(tmp_path) == []
-    with pytest.raises(BadInput, match="cannot be written to"):
-        lock(tmp_path / ("long" * 100))
+    with pytest.raises(BadInput, match="cannot be written to"), lock(tmp_path / ("long" * 100)):
+        pass
 
 
 LOCKING_PROGRAM = """
 import sys
 from pathlib import Path
 from common.runs.folder import lock
-held = lock(Path(sys.argv[1]))
-print("locked", flush=True)
-sys.stdin.read()
+with lock(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
 """
 
 
@@ -172,8 +172,9 @@ def test_a_killed_process_gives_its_folder_up(tmp_path):
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(words, cwd=ROOT, text=True, **pipes) as process:
         assert process.stdout.readline() == "locked\n"
-        with pytest.raises(BadInput, match="in use by another process"):
-            lock(tmp_path)
+        with pytest.raises(BadInput, match="in use by another process"), lock(tmp_path):
+            pass
         process.kill()
-    lock(tmp_path).close()
+    with lock(tmp_path):
+        pass
     assert names_in(tmp_path) == []

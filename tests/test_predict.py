@@ -16,10 +16,10 @@ from common import figures
 from common.evaluation import looks
 from common.evaluation.looks import LEDGER
 from common.predicting.classifier import Classifier, find_checkpoint, load_classifier, load_run
-from common.predicting.prediction import find_images
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.device import prepare_machine
 from common.system.errors import BadInput
+from tools.prediction import find_images
 
 HUES = {"ant": (200, 40, 40), "bee": (40, 200, 40), "cow": (40, 40, 200)}
 HOSTILE = ['a\nb,"c"\r\t\x1b[31m.png', os.fsdecode(b"caf\xe9 $\\frac{$.png"), "🦊日本हिन्दी.png", "n" * 200 + ".png"]
@@ -143,7 +143,7 @@ def test_probabilities_do_not_depend_on_the_batch(run, photographs):
 
 
 def test_large_images_are_shown_in_smaller_batches(run, photographs, tmp_path, monkeypatch):
-    monkeypatch.setattr("common.predicting.classifier.BATCH_PIXELS", 2 * 32 * 32)
+    monkeypatch.setattr("tools.prediction.BATCH_PIXELS", 2 * 32 * 32)
     sizes, honest = [], Classifier.probabilities
     monkeypatch.setattr(
         Classifier, "probabilities", lambda self, squares: sizes.append(len(squares)) or honest(self, squares)
@@ -195,7 +195,7 @@ def test_photographs_become_squares_as_in_training(run, tmp_path):
     said.append(({"fit": None, "options": config["options"] | {"fit": "squash"}}, 0))  # as older runs say it
     for changes, expected in said:
         checkpoint = changed(run, tmp_path / "best.pth", **changes)
-        classifier = load_classifier(checkpoint, ROOT, prepare_machine("cpu", "fp32", False))
+        classifier = load_classifier(checkpoint, prepare_machine("cpu", "fp32", False))
         pixels, _ = classifier.read(tmp_path / "halves.png")
         assert pixels[16, 1, 0] == expected
 

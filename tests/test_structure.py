@@ -12,10 +12,10 @@ from common.options.shared import experiment_parser
 
 ORDER = [  # each room of common/ and then of tools/ imports from itself and from those before it
     "system", "transforms", "data", "models", "figures", "optim", "inside", "runs", "training", "exploring",
-    "throughput", "options", "evaluation", "experiment", "predicting", "packing", "exporting", "searching", "comparing",
-    "verifying",
+    "throughput", "options", "evaluation", "experiment", "predicting", "outputs", "prediction", "packing",
+    "exporting", "searching", "comparing", "verifying",
 ]  # fmt: skip
-TOOLS = {"predicting", "packing", "exporting", "searching", "comparing", "verifying"}  # no experiment needs them
+TOOLS = set(ORDER[ORDER.index("predicting") :])  # no experiment needs them
 SCRIPTS = sorted([*ROOT.glob("ex_*.py"), *ROOT.glob("train*.py")])
 MODULES = sorted(path for package in ("common", "tools") for path in (ROOT / package).rglob("*.py"))
 MOST_ARROWS, MOST_FLOORS = 130, 8  # within common/, and with tools/

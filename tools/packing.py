@@ -26,9 +26,10 @@ from common.data.folders import (
 from common.data.hdf5 import SPLITS, open_hdf5
 from common.data.index import Index
 from common.system.errors import BadInput
-from common.system.files import check_writable, lock, partial_file, remove_partial_files
+from common.system.files import lock, partial_file, remove_partial_files
 from common.system.log import info, progress
 from common.system.text import shell_line
+from tools.outputs import check_writable
 
 VAL_FRACTION, VAL_SEED = 0.1, 0  # set aside of the training images of a folder without val/
 ENDINGS = (".hdf5", ".h5")  # by which --data knows such a file

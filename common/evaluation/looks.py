@@ -7,20 +7,15 @@ whatever run it is of, whether it came to an end, and whether its `test.json` is
 import hashlib
 import json
 import os
-from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-import numpy as np
-
 from common.data.arrays import Split, split_digest
-from common.runs.folder import read_config
-from common.runs.images import UsedImages
 from common.runs.run import OF_A_MACHINE, Run
 from common.system.errors import DISK_FULL, BadInput
 from common.system.files import json_text, sync_folder
-from common.system.log import info, warn
+from common.system.log import info
 
 LEDGER = "test_looks.jsonl"
 FOLDER = "TEST_LOOKS"  # environment: the folder of the account, where runs are deeper than others, as those of a search
@@ -33,17 +28,12 @@ NOT_OF_A_RECIPE = {
 
 @dataclass(frozen=True)
 class Looks:
-    """How often test images have been looked at: by a run, by its recipe with any seed, by all `recipes` together."""
+    """How often test images have been looked at, as test.json says it."""
 
-    of_run: int
-    of_recipe: int
-    of_images: int
-    recipes: int
-
-    def entries(self) -> dict:
-        """Return what test.json says of it."""
-        names = {"of_run": "test_evaluations", "of_recipe": "looks_of_recipe", "of_images": "looks_at_images"}
-        return {name: getattr(self, count) for count, name in names.items()} | {"recipes_looking": self.recipes}
+    test_evaluations: int  # by the run
+    looks_of_recipe: int  # by its recipe, with any seed
+    looks_at_images: int  # by all runs
+    recipes_looking: int  # the recipes of these
 
 
 def note_look(run: Run, test: Split, what: str) -> Looks:
@@ -52,49 +42,15 @@ def note_look(run: Run, test: Split, what: str) -> Looks:
     BadInput is raised where that cannot be written: then nobody looks.
     """
     images = split_digest(test=(test.labels, test.hashes))
-    return _note(run.folder, run.config, _recipe(run.config, run.weights), images, what)
+    return note_look_at(run.folder, run.config, run.weights, images, what)
 
 
-class Encounters:
-    """Counts the images that a run is shown again, by the part that they had in it: such scores are not of new images.
-
-    Args:
-        folder: of the run, in which its images are known.
+def note_look_at(run_folder: Path, config: dict, weights: str | None, images: str, what: str) -> Looks:
+    """Do what `note_look` does for the run in a folder, given its config.json, the file that it began with, and the
+    digest of its test `images`.
     """
-
-    def __init__(self, folder: Path):
-        self._folder, self._used, self._parts, self._look = folder, UsedImages(folder), Counter(), None
-
-    def meet(self, squares: list[np.ndarray], hashes: list[bytes]) -> None:
-        """Count images before they are predicted; the first test image is a look at them, which is written down.
-
-        They are told by their squares (side, side, 3), of which all are of one size, or by the hashes of their frames.
-        """
-        self._parts.update(filter(None, self._used.parts_of(np.stack(squares), hashes)))
-        if self._parts["test"] and self._look is None:
-            self._look = 0
-            try:
-                config = read_config(self._folder)
-                recipe = _recipe(config, config["options"].get("weights"))
-                self._look = _note(self._folder, config, recipe, self._used.test_sha256, "predictions").of_images
-            except BadInput as error:  # a copy of a run, say, that cannot be written to
-                warn(f"warning: this look at test images is not counted ({error})")
-
-    def tell(self, count: int) -> None:
-        """Say how many of `count` images the run knows."""
-        trained, chose, tested = (self._parts[part] for part in ("train", "val", "test"))
-        if trained:
-            info(f"note: {trained:,} of these {count:,} images have trained the network: this is too good for new ones")
-        if chose:
-            info(f"note: {chose:,} are validation images of this run, by which its weights were chosen")
-        if tested:
-            which = f"; this was look {self._look} at them" if self._look else ""
-            info(f"note: {tested:,} are test images of this run{which}")
-
-
-def _note(run_folder: Path, config: dict, recipe: str, images: str, what: str) -> Looks:
     path = Path(os.environ.get(FOLDER) or _output_folder(run_folder, config)) / LEDGER
-    own = {"run": config.get("run_id", str(run_folder)), "recipe": recipe, "images": images}
+    own = {"run": config.get("run_id", str(run_folder)), "recipe": _recipe(config, weights), "images": images}
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     try:
         _append(path, own | {"what": what, "time": now, "folder": str(run_folder)})

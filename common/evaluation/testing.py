@@ -70,7 +70,7 @@ def _evaluate(
         how["accuracy_without_copies"] = _score_without_copies(run, test, correct, scores["notes"])
         if run.config["options"].get("null_test"):
             how |= _null_test(scores["accuracy"], labels.numpy(), probabilities)
-        run.write_json("test.json", scores | how | looks.entries() | of_views)
+        run.write_json("test.json", scores | how | vars(looks) | of_views)
         if shown_classes:
             from common.runs import plots
 
@@ -137,9 +137,10 @@ def _null_test(accuracy: float, labels: np.ndarray, probabilities: np.ndarray) -
 def _say_result(result: dict, labels: np.ndarray, looks: Looks) -> None:
     low, high = result["accuracy_interval_95"]
     info(f"test accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(labels)} images)")
-    if looks.of_images > 1:
-        by = f"{looks.recipes} recipes" if looks.recipes > 1 else "this recipe alone"
-        info(f"this was look {looks.of_images} at these test images, by {by}; to choose, compare validation accuracies")
+    if looks.looks_at_images > 1:
+        by = f"{looks.recipes_looking} recipes" if looks.recipes_looking > 1 else "this recipe alone"
+        look = f"this was look {looks.looks_at_images} at these test images, by {by}"
+        info(f"{look}; to choose, compare validation accuracies")
     chance = np.bincount(labels).max() / len(labels)  # always to say the same
     if low <= chance < 1:
         info(f"not significantly better than always answering the most frequent class, which is right in {chance:.4f}")

@@ -259,13 +259,11 @@ def _confirmed(
     for start in range(0, len(mirrored), CONFIRMED):
         some = slice(start, start + CONFIRMED)
         one, other = (pictures[name][at[some]] for name, at in zip(names, places, strict=True))
-        correlations += _copied(
-            one, torch.where(mirrored[some, None, None, None], other.flip(-1), other), limit
-        ).tolist()
+        other = torch.where(mirrored[some, None, None, None], other.flip(-1), other)
+        correlations += _copied(one, other, limit).tolist()
     best: dict[int, Copy] = {}
-    for one, other, correlation, flip in zip(
-        *(numbers.tolist() for numbers in places), correlations, mirrored.tolist(), strict=True
-    ):
+    ones, others = (numbers.tolist() for numbers in places)
+    for one, other, correlation, flip in zip(ones, others, correlations, mirrored.tolist(), strict=True):
         if correlation > (best[other].correlation if other in best else 0):
             indices = tuple(int(splits[name].indices[at]) for name, at in zip(names, (one, other), strict=True))
             labels = tuple(int(splits[name].dataset.labels[index]) for name, index in zip(names, indices, strict=True))

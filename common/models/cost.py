@@ -53,16 +53,11 @@ def cost(
     """
     parameters = list(model.parameters())
     inputs = torch.zeros(images, *input_shape, device=parameters[0].device)
-    statistics = [(buffer, buffer.clone()) for buffer in model.buffers()]  # a copy of all would double the memory
     autocast = torch.autocast(inputs.device.type, autocast_dtype, enabled=autocast_dtype is not None)
-    try:
-        with eval_mode(model), autocast:
-            model.train()
-            before, graph = _kept_by_a_pass(model, inputs)  # held, so that no address is given away again
-            kept, _ = _kept_by_a_pass(model, inputs.clone())
-    finally:
-        for buffer, value in statistics:
-            buffer.copy_(value)
+    with eval_mode(model), autocast:  # which puts back what training mode moves, without a copy of all the network
+        model.train()
+        before, graph = _kept_by_a_pass(model, inputs)  # held, so that no address is given away again
+        kept, _ = _kept_by_a_pass(model, inputs.clone())
     # What both passes keep is the network's own: parameters, and what autocast has made of them.
     n_bytes = sum(size for address, size in kept.items() if address not in before)
     return {

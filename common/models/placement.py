@@ -29,16 +29,12 @@ def place(model: nn.Module, machine: Machine, images: torch.Tensor | None = None
 
 def _takes(model: nn.Module, images: torch.Tensor, machine: Machine) -> bool:
     """Tell whether a forward pass succeeds; the model is afterwards as it was."""
-    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.no_grad(), eval_mode(model), machine.autocast():
             model(images)
         return True
     except RuntimeError:
         return False
-    finally:
-        for buffer, value in values:
-            buffer.copy_(value)
 
 
 def _keep_plain(model: nn.Module, images: torch.Tensor, machine: Machine) -> None:
@@ -64,8 +60,9 @@ def device_of(model: nn.Module) -> torch.device:
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode, and its modes and the random state back to what they were."""
+    """Put the model into evaluation mode; its modes and buffers and the random state are afterwards as they were."""
     modes = {part: part.training for part in model.modules()}
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     device = device_of(model)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
@@ -74,3 +71,5 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         finally:
             for part, mode in modes.items():
                 part.training = mode
+            for buffer, value in values:
+                buffer.copy_(value)

@@ -1,19 +1,10 @@
 """The number format of a network on a CPU where none was asked for: it follows from the CPU and the network alone.
 
-A choice by timing would give the same command other bits on a busy day. The rule comes from the time of a training step
-in bf16, as a share of that in float32, both in one process on two cores (`python benchmarks/steps.py`, docs/speed.md):
-
-    network     million operations forward, one image    AMD EPYC Zen 4    Intel Xeon, no AMX
-    ResNet-18                                    1,111              0.52                  1.49
-    trainA                                         365              0.49                  1.06
-    AlexNet                                        186              0.53                  1.57
-    EX-2                                           119              0.58                  1.14
-    EX-1                                            12              0.69                  1.32
-    LeNet                                          1.5              1.00                  1.67
-
-Both CPUs have AVX-512 BF16. CPUs with AMX should gain much, but none was at hand. The smallest networks spend their
-time beside the convolutions and matrix products, which alone bf16 can make faster. Networks with grouped convolutions
-or layer norms were not measured on the CPU that gains.
+A choice by timing would give the same command other bits on a busy day. The rule comes from the times of training steps
+in docs/speed.md: with the same instructions an AMD EPYC is faster in bf16 and an Intel Xeon slower, and LeNet gains
+nowhere, as the smallest networks spend their time beside the convolutions and matrix products, which alone bf16 can
+make faster. CPUs with AMX should gain much, but none was at hand. Networks with grouped convolutions or layer norms
+were not measured on the CPU that gains.
 """
 
 import dataclasses

@@ -15,6 +15,8 @@ TINY = 1e-30  # so that 0 / 0 is 0
 WITH_WARMUP = ("cosine", "linear")
 # Their meaning does not depend on how many epochs there are, so that a finished run can be continued with more.
 OPEN_ENDED = ("none", "step", "multistep", "plateau")
+# What is left of the rate when a share of the steps is done.
+SHAPES = {"cosine": lambda done: 0.5 * (1 + math.cos(math.pi * done)), "linear": lambda done: 1 - done}
 
 
 def _lean(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
@@ -168,8 +170,8 @@ class Schedule:
             "none": lambda: lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0),
             "step": lambda: lr_scheduler.StepLR(optimizer, step_size, gamma),
             "multistep": lambda: lr_scheduler.MultiStepLR(optimizer, milestones, gamma),
-            "cosine": lambda: lr_scheduler.LambdaLR(optimizer, _falling(total, warmup_steps, _cosine)),
-            "linear": lambda: lr_scheduler.LambdaLR(optimizer, _falling(total, warmup_steps, _linear)),
+            "cosine": lambda: lr_scheduler.LambdaLR(optimizer, _falling(total, warmup_steps, SHAPES[name])),
+            "linear": lambda: lr_scheduler.LambdaLR(optimizer, _falling(total, warmup_steps, SHAPES[name])),
             "plateau": lambda: lr_scheduler.ReduceLROnPlateau(optimizer, "min", gamma, plateau_patience),
             "onecycle": lambda: lr_scheduler.OneCycleLR(optimizer, rates, total + 1, cycle_momentum=False),
         }
@@ -208,11 +210,3 @@ def _falling(steps: int, warmup_steps: int, shape: Callable[[float], float]) -> 
         return shape(min((step - warmup_steps) / max(1, steps - warmup_steps), 1.0))
 
     return factor
-
-
-def _cosine(done: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * done))
-
-
-def _linear(done: float) -> float:
-    return 1 - done

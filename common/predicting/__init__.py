@@ -1,1 +1,1 @@
-"""What predict.py is made of: a trained network and the images it is shown."""
+"""Using a trained network, from the tools or from your own code."""

@@ -21,7 +21,6 @@ from common.system.records import check_config
 from common.system.text import printable
 
 SCRIPTS = Path(__file__).resolve().parents[2]
-BATCH_PIXELS = 64 * 512 * 512  # of all images that the network is shown at a time, however large a run has them
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,6 @@ class Classifier:
         """Return what the network takes for a black image, (1, C, H, W)."""
         return self.inputs([np.zeros((self.stored_size, self.stored_size, 3), np.uint8)])
 
-    def most_at_a_time(self) -> int:
-        """Return the number of images that may be in memory together."""
-        side = max(self.stored_size, self.blank().shape[-1])
-        return max(1, BATCH_PIXELS // side**2)
-
     @torch.inference_mode()
     def probabilities(self, squares: list[np.ndarray]) -> np.ndarray:
         """Return (N, classes) float32 for N squares; BadInput is raised if they are not finite."""
@@ -87,11 +81,10 @@ def find_checkpoint(run: str) -> Path:
     raise BadInput(f"{run} is no run folder: it has no best.pth{hint}")
 
 
-def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classifier:
+def load_classifier(checkpoint: Path, machine: Machine) -> Classifier:
     """Return the network whose best weights are in the file `checkpoint`, and say which it is.
 
-    The experiment that it names is imported from the folder `scripts`. BadInput is raised if the file is missing or
-    damaged, or its script is missing or builds another network now.
+    BadInput is raised if the file is missing or damaged, or its script is missing or builds another network now.
     """
     try:
         content = load_checkpoint(checkpoint, {"model", "config", "epoch", "val_accuracy"})
@@ -105,7 +98,7 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
     missing = {"script", "classes", "options", "stored_size"} - config.keys()
     if missing:
         raise BadInput(f"{checkpoint} is of an earlier version: it does not tell {', '.join(sorted(missing))}")
-    script = _import_experiment(config["script"], scripts, checkpoint)
+    script = _import_experiment(config["script"], checkpoint)
     classes = config["classes"]
     try:
         options = script.parse_options(config["options"])  # those that the script has got since have its defaults
@@ -135,13 +128,13 @@ def load_classifier(checkpoint: Path, scripts: Path, machine: Machine) -> Classi
 
 def load_run(run: str, device: str = "auto") -> Classifier:
     """Return the network of a run, given its folder or its best.pth, for your own code; raises as `load_classifier`."""
-    return load_classifier(find_checkpoint(run), SCRIPTS, prepare_machine(device, "fp32", deterministic=False))
+    return load_classifier(find_checkpoint(run), prepare_machine(device, "fp32", deterministic=False))
 
 
-def _import_experiment(name: str, scripts: Path, checkpoint: Path):
-    """Return the module `name` if it is a file in the folder `scripts`: a checkpoint must import nothing else."""
-    if not name.isidentifier() or not (scripts / f"{name}.py").is_file():
-        raise BadInput(f"{checkpoint} is of the experiment {printable(name, 60)!r}; {scripts} has no such script")
+def _import_experiment(name: str, checkpoint: Path):
+    """Return the module `name` if it is a file in the folder SCRIPTS: a checkpoint must import nothing else."""
+    if not name.isidentifier() or not (SCRIPTS / f"{name}.py").is_file():
+        raise BadInput(f"{checkpoint} is of the experiment {printable(name, 60)!r}; {SCRIPTS} has no such script")
     module = importlib.import_module(name)
     if not hasattr(module, "build_model"):
         raise Damaged(f"{checkpoint} is of {name}.py, which is no experiment")

@@ -58,7 +58,7 @@ def _rename_folder(source: Path, target: Path) -> None:
         raise
 
 
-def lock(folder: Path) -> contextlib.ExitStack:
+def lock(folder: Path) -> contextlib.AbstractContextManager[None]:
     """Keep other processes out of `folder`, see `files.lock`."""
     return files.lock(folder / ".lock", str(folder))
 
@@ -96,8 +96,8 @@ def unfinished_runs(parent: Path) -> list[Path]:
         with contextlib.suppress(BadInput):  # no run, or in use
             read_config(path.parent)
             if read_train_json(path.parent)["status"] in ("running", "interrupted"):
-                lock(path.parent).close()
-                found.append(path.parent)
+                with lock(path.parent):
+                    found.append(path.parent)
     return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
 
 

@@ -37,9 +37,7 @@ def newest_state(folder: Path) -> tuple[dict | None, dict | None]:
 
 def has_checkpoint(folder: Path | None) -> bool:
     """Tell whether the run to be resumed has a saved state to go on from, so that it needs no first weights."""
-    if folder is None:
-        return False
-    return newest_state(folder)[0] is not None
+    return folder is not None and newest_state(folder)[0] is not None
 
 
 def load_best(folder: Path, run_id: str | None, record: dict, ahead: int | None = None) -> dict:
@@ -54,7 +52,7 @@ def load_best(folder: Path, run_id: str | None, record: dict, ahead: int | None 
     """
     path = folder / "best.pth"
     best = load_checkpoint(path, {"model", "config", "epoch", "val_accuracy"})
-    if not isinstance(best["config"], dict) or best["config"].get("run_id") != run_id:
+    if best["config"].get("run_id") != run_id:
         raise Damaged(f"{path} belongs to another run")
     if ahead is not None and best["epoch"] > ahead:
         return best["model"]

@@ -51,23 +51,16 @@ def _main_only(method: Callable) -> Callable:
 
 
 class RunFolder:
-    """The open folder of a run.
+    """The open folder of a run."""
 
-    Attributes:
-        script: path of the experiment. folder: of the run. config: the content of its config.json.
-        data: the images. recipe: the training options. processes: of which the first alone writes.
-        is_resumed: whether the run began earlier.
-        state: the network in training, once `fit` has begun.
-    """
-
-    script: Path
+    script: Path  # of the experiment
     folder: Path
-    config: dict
+    config: dict  # the content of config.json
     data: Data
     recipe: Recipe
-    processes: Processes
-    is_resumed: bool
-    state: TrainState | None = None
+    processes: Processes  # of which the first alone writes
+    is_resumed: bool  # whether the run began earlier
+    state: TrainState | None = None  # the network in training, once `fit` has begun
     machine: Machine
     _train_json: dict
     _behind: Behind
@@ -107,7 +100,9 @@ class RunFolder:
 
         def write() -> None:
             self.once(images.NAME, self._write_images)  # before the first weights
-            save_state(self.folder, state, record["epoch"], keep)
+            if keep:
+                save_checkpoint(self.folder / f"epoch-{record['epoch']}.pth", state)
+            self._save_last(state)
             if best is not None:  # after the state, from which a resume can take the weights
                 save_checkpoint(self.folder / "best.pth", best)
             self._write_train_json(history)
@@ -144,7 +139,7 @@ class RunFolder:
         if self.processes.is_main:
             under_way = {"lr": lr, "step": step, "meter": counted(), "processes": of_all}
             state = pack(self._state_of_run(history) | {"under_way": under_way})
-            self._behind.do(lambda: save_state(self.folder, state, 0, keep=False))
+            self._behind.do(lambda: self._save_last(state))
         self._saved_at = time.monotonic()
 
     def restore(self) -> list[dict]:
@@ -254,6 +249,9 @@ class RunFolder:
         self._saved_at = time.monotonic()
         return self.state.state_dict() | {"history": history, "run_id": self.config.get("run_id")}
 
+    def _save_last(self, state: bytes) -> None:
+        save_checkpoint(self.folder / "last.pth", state, keep_old_as=self.folder / "previous.pth")
+
     def _save_best(self, weights: dict, record: dict) -> None:
         save_checkpoint(self.folder / "best.pth", self._content_of_best(weights, record))
 
@@ -294,10 +292,3 @@ def _question(script: Path) -> str:
     """Return what an experiment asks: the first line of its docstring."""
     text = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or script.stem
     return text.splitlines()[0]
-
-
-def save_state(folder: Path, state: dict | bytes, epoch: int, keep: bool) -> None:
-    """Save the training state after an epoch as `last.pth`, and with `keep` as `epoch-<n>.pth` too."""
-    if keep:
-        save_checkpoint(folder / f"epoch-{epoch}.pth", state)
-    save_checkpoint(folder / "last.pth", state, keep_old_as=folder / "previous.pth")

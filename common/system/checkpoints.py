@@ -31,16 +31,13 @@ class Foreign(Damaged):
 
 
 def save_checkpoint(path: Path, content: dict | bytes, keep_old_as: Path | None = None) -> None:
-    """Write `content` to `path`, whole or not at all; see `write_bytes`.
-
-    It is a dict of tensors, numbers, strings, lists and dicts, or what `pack` has made of one.
-    """
+    """Write `content`, or what `pack` has made of it, to `path`, whole or not at all; see `write_bytes`."""
     packed = content if isinstance(content, bytes) else pack(content)
     write_bytes(path, packed + _seal(packed), keep_old_as)
 
 
 def pack(content: dict) -> bytes:
-    """Return what `torch.save` writes of `content`: it is then free to change."""
+    """Return what `torch.save` writes of tensors, numbers, texts, lists and dicts: they are then free to change."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     return buffer.getvalue()

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -91,8 +90,9 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def lock(path: Path, what: str, wait: bool = False) -> contextlib.ExitStack:
-    """Hold the lock file `path` until what is returned is closed, or the process ends, however it ends.
+@contextlib.contextmanager
+def lock(path: Path, what: str, wait: bool = False) -> Iterator[None]:
+    """Hold the lock file `path` during the block, or until the process ends, however it ends.
 
     Args:
         what: what others are kept out of, for the messages.
@@ -112,26 +112,12 @@ def lock(path: Path, what: str, wait: bool = False) -> contextlib.ExitStack:
             held.acquire()
     except OSError as error:
         raise BadInput(f"{what} cannot be written to ({error.strerror})") from error
-
-    def give_up() -> None:
+    try:
+        yield
+    finally:
         with contextlib.suppress(OSError):  # Windows keeps files that are open; there `release` removes it
             path.unlink()  # while it is held, so that nobody locks a file that goes away
         held.release()
-
-    stack = contextlib.ExitStack()
-    stack.callback(give_up)
-    return stack
-
-
-def check_writable(path: Path, what: str) -> None:
-    """Raise BadInput, in a text that begins with `what`, if no file can be written to `path`; nothing is changed."""
-    if path.exists() and not path.is_file():
-        raise BadInput(f"{what} cannot be written: there is something else of that name")
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL):
-            pass
-    except OSError as error:
-        raise BadInput(f"{what} cannot be written ({error.strerror})") from error
 
 
 def remove_partial_files(folder: Path, name: str = "*") -> None:

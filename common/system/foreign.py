@@ -43,16 +43,12 @@ STAND_INS = [*((Inert, name) for name in INERT), *((OrderedDict, name) for name 
 
 def unpack_foreign(content: bytes) -> object:
     """Return what is in the bytes of a checkpoint, its tensors on the CPU; see `unpack` for what is refused."""
-    if _is_safetensors(content):
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content):
         return _unpack_safetensors(content)
     first_line = content[:60].partition(b"\n")[0]
     if first_line.isascii() and first_line.decode().isprintable() and first_line:
         raise Unreadable(f"it is text: {first_line.decode()}")  # a page, or where the file is to be had
     return unpack(content, STAND_INS)
-
-
-def _is_safetensors(content: bytes) -> bool:
-    return content[8:9] == b"{" and int.from_bytes(content[:8], "little") < len(content)
 
 
 def _unpack_safetensors(content: bytes) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ Hash: the finalizer of SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudora
 """
 
 import copy
+import functools
 import math
 
 import torch
@@ -31,10 +32,7 @@ class Draws:
     """
 
     def __init__(self, seed: int, epoch: int, indices: torch.Tensor, purpose: str = "augmentation"):
-        key = PURPOSES.index(purpose)
-        for number in (seed, epoch):
-            key = _mix_number(key * GOLDEN + number)
-        self._streams = _mix(indices * GOLDEN + key)
+        self._streams = _mix(indices * GOLDEN + _key(purpose, seed, epoch))
         self._count, self._ahead = 0, None
         self.seed, self.epoch, self.indices = seed, epoch, indices
 
@@ -101,20 +99,18 @@ def shuffled(indices: torch.Tensor, seed: int, epoch: int, keys: torch.Tensor | 
     return indices[torch.argsort(draws.bits(), stable=True)]
 
 
+@functools.lru_cache(64)
+def _key(purpose: str, seed: int, epoch: int) -> int:
+    key = torch.tensor(PURPOSES.index(purpose))
+    for number in (seed, epoch):
+        key = _mix(key * GOLDEN + number)
+    return key.item()
+
+
 def _mix(x: torch.Tensor) -> torch.Tensor:
     x = _shift_right(x, 30).bitwise_xor_(x).mul_(MULTIPLIERS[0])  # the others in place: twice as fast
     x.bitwise_xor_(_shift_right(x, 27)).mul_(MULTIPLIERS[1])
     return x.bitwise_xor_(_shift_right(x, 31))
-
-
-def _mix_number(x: int) -> int:
-    """Do for one number, on the host, what `_mix` does."""
-    for shift, multiplier in zip((30, 27), MULTIPLIERS, strict=True):
-        x %= 2**64
-        x = (x ^ x >> shift) * multiplier
-    x %= 2**64
-    x ^= x >> 31
-    return x - 2**64 if x >= 2**63 else x
 
 
 def _shift_right(x: torch.Tensor, bits: int) -> torch.Tensor:

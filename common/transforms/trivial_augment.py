@@ -91,8 +91,7 @@ def _sharpness(images, strength, sign):
 
 
 def _posterize(images, strength, sign):
-    kept = 8 - (strength * BITS).round()
-    return images.bitwise_and((256 - 2 ** (8 - kept)).to(torch.uint8))
+    return images.bitwise_and((256 - 2 ** (strength * BITS).round()).to(torch.uint8))
 
 
 def _solarize(images, strength, sign):

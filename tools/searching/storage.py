@@ -22,8 +22,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from common.runs.folder import lock
 from common.system.errors import DISK_FULL, BadInput
-from common.system.files import check_writable
 from common.system.log import log_to, stop_log
+from tools.outputs import check_writable
 from tools.searching.spaces import sign_of
 from tools.searching.sweep_file import Sweep
 

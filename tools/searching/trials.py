@@ -289,7 +289,6 @@ def _signals_deferred() -> Iterator[None]:
 def _wait_until_free(run: Path) -> None:
     """Wait for a process of a killed search that still saves its state."""
     for _ in range(PATIENCE):
-        with contextlib.suppress(BadInput):
-            lock(run).close()
+        with contextlib.suppress(BadInput), lock(run):
             return
         time.sleep(1)

@@ -1,6 +1,7 @@
 """From image files to predictions, and what is told of them: lines, a table, a picture."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice, takewhile
@@ -10,17 +11,21 @@ import numpy as np
 import torch
 
 from common.data.folders import folder_names, image_files, tell_passed_over
-from common.evaluation.looks import Encounters
+from common.evaluation.looks import note_look_at
 from common.evaluation.metrics import wilson_interval
 from common.inside.maps import NotThere, grad_cam
 from common.predicting.classifier import Classifier
+from common.runs.folder import read_config
+from common.runs.images import UsedImages
 from common.system.errors import BadInput
-from common.system.files import check_writable, write_table
+from common.system.files import write_table
 from common.system.log import info, progress, warn
 from common.system.text import printable
 from common.system.threads import read_ahead
+from tools.outputs import check_writable
 
 THREADS = 8  # that decode files; decoding releases the interpreter lock, and slow disks need more than there are cores
+BATCH_PIXELS = 64 * 512 * 512  # of all images that the network is shown at a time, however large a run has them
 MONTAGE_IMAGES = 64
 LONGEST_PATH, LONGEST_NAME = 60, 24  # characters that columns of the terminal are aligned to
 
@@ -106,6 +111,44 @@ def check_outputs(outputs: dict[str, str | None], checkpoint: Path, images: list
         check_writable(path, what)
 
 
+class Encounters:
+    """Counts the images that a run is shown again, by the part that they had in it: such scores are not of new images.
+
+    Args:
+        folder: of the run, in which its images are known.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder, self._used, self._parts, self._look = folder, UsedImages(folder), Counter(), None
+
+    def meet(self, squares: list[np.ndarray], hashes: list[bytes]) -> None:
+        """Count images before they are predicted; the first test image is a look at them, which is written down.
+
+        They are told by their squares (side, side, 3), of which all are of one size, or by the hashes of their frames.
+        """
+        self._parts.update(filter(None, self._used.parts_of(np.stack(squares), hashes)))
+        if self._parts["test"] and self._look is None:
+            self._look = 0
+            try:
+                config = read_config(self._folder)
+                began_with = config["options"].get("weights")
+                look = note_look_at(self._folder, config, began_with, self._used.test_sha256, "predictions")
+                self._look = look.looks_at_images
+            except BadInput as error:  # a copy of a run, say, that cannot be written to
+                warn(f"warning: this look at test images is not counted ({error})")
+
+    def tell(self, count: int) -> None:
+        """Say how many of `count` images the run knows."""
+        trained, chose, tested = (self._parts[part] for part in ("train", "val", "test"))
+        if trained:
+            info(f"note: {trained:,} of these {count:,} images have trained the network: this is too good for new ones")
+        if chose:
+            info(f"note: {chose:,} are validation images of this run, by which its weights were chosen")
+        if tested:
+            which = f"; this was look {self._look} at them" if self._look else ""
+            info(f"note: {tested:,} are test images of this run{which}")
+
+
 def predict(
     classifier: Classifier, images: list[FoundImage], batch_size: int, encounters: Encounters
 ) -> Iterator[Prediction]:
@@ -117,7 +160,7 @@ def predict(
         except BadInput as error:
             return error
 
-    batch_size = min(batch_size, classifier.most_at_a_time())
+    batch_size = min(batch_size, _most_at_a_time(classifier))
     threads = min(THREADS, batch_size)
     # While the network works on one batch, the next one is read.
     coming = read_ahead(read, images, threads, ahead=math.ceil(batch_size / threads))
@@ -137,6 +180,12 @@ def predict(
                 else:
                     yield Prediction(image, next(rows))
             bar.update(len(batch))
+
+
+def _most_at_a_time(classifier: Classifier) -> int:
+    """Return the number of images that may be in memory together."""
+    side = max(classifier.stored_size, classifier.blank().shape[-1])
+    return max(1, BATCH_PIXELS // side**2)
 
 
 def report(coming: Iterator[Prediction], images: list[FoundImage], classes: list[str], topk: int) -> list[Prediction]:
@@ -192,7 +241,7 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
     if not predictions:
         info(f"{printable(name)} is not written: there is nothing to show")
         return
-    count = min(len(predictions), MONTAGE_IMAGES, classifier.most_at_a_time())
+    count = min(len(predictions), MONTAGE_IMAGES, _most_at_a_time(classifier))
     shown = [predictions[place] for place in np.linspace(0, len(predictions) - 1, count).astype(int)]
     inputs = classifier.inputs([classifier.read(one.image.path)[0] for one in shown])
     titles = []
