@@ -3,9 +3,9 @@
     python pack.py photographs/ photographs.hdf5
     python pack.py photographs/ small.hdf5 --size 64 --fit squash --skip_unreadable
 
-The folder holds train/, val/ and test/ with a folder for each class, or the class folders alone. Without val/, one
-training image in ten is set aside for it. A test/ without class folders has no labels. Every image becomes a square;
-all are read back and compared before the file gets its name.
+The folder is laid out as one that is given with --data. Each part of it keeps its role: with the same size of images
+and the same seed, a run on the file has the training, validation and test images of a run on the folder. Every image
+becomes a square; all are read back and compared before the file gets its name.
 """
 
 from common.system.start import run_script  # first, for Ctrl-C while PyTorch is imported

@@ -2,19 +2,21 @@
 
 import csv
 import re
+import shutil
 
 import h5py
 import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import ROOT, command, read, result_of, without_pictures
+from helpers import ROOT, command, read, result_of, without_pictures, write_class
 from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import ex_3
 import pack
+from common.data.arrays import pixel_hash
 from common.models.cost import cost, operations, summarize
 from common.system.errors import BadInput
 from common.throughput import _series
@@ -248,15 +250,45 @@ def test_packed_images_train_alike_in_memory_and_from_the_file(unlabelled, tmp_p
         assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_file_with_other_pixels_is_not_taken_for_the_one_that_a_run_began_with(unlabelled, tmp_path):
+@pytest.mark.slow
+def test_a_packed_folder_trains_as_the_folder_does_bit_for_bit(unlabelled, tmp_path):
+    shutil.rmtree(unlabelled / "test")
+    for place, name in enumerate(("ant", "bee")):
+        write_class(unlabelled / "val" / name, 5, 100 * place, height=32, width=32)
     file = pack.main([str(unlabelled), str(tmp_path / "packed.hdf5"), "--size", "32"])
+    words = ["-b", "8", "--augment", "blur", "-e", "2", "--output_dir", str(tmp_path / "out"), "--data"]
+    runs = [without_pictures([*words, str(data)], ex_3) for data in (unlabelled, file)]
+    one, other = (torch.load(run / "best.pth", weights_only=True)["model"] for run in runs)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert len({read(run, "config.json")["split_sha256"] for run in runs}) == 1
+    scores = [read(run, "test.json") for run in runs]
+    assert scores[0]["accuracy"] == scores[1]["accuracy"] and scores[0]["images"] == 10
+
+
+def older(file):
+    """Make a file of what it was before `pack.py` wrote hashes."""
+    with h5py.File(file, "r+") as content:
+        for name in ("hashes-train", "hashes-test"):
+            del content[name]
+        content["images-val"], content["labels-val"] = content["images-train"][8:16], content["labels-train"][8:16]
+
+
+@pytest.mark.parametrize("has_hashes", [True, False])
+def test_a_file_with_other_pixels_is_not_taken_for_the_one_that_a_run_began_with(unlabelled, tmp_path, has_hashes):
+    file = pack.main([str(unlabelled), str(tmp_path / "packed.hdf5"), "--size", "32"])
+    if not has_hashes:
+        older(file)
     run = without_pictures(
         ["--data", str(file), "-b", "8", "--schedule", "none", "--output_dir", str(tmp_path / "out"), "-e", "1"], ex_3
     )
     pack.main([str(unlabelled), str(file), "--size", "32", "--overwrite"])
+    if not has_hashes:
+        older(file)
     ex_3.parse_options(["--resume", str(run), "-e", "2"])
     with h5py.File(file, "r+") as content:
         content["images-train"][3] = 0
+        if has_hashes:
+            content["hashes-train"][3] = np.frombuffer(pixel_hash(content["images-train"][3]), np.uint8)
     with pytest.raises(BadInput, match="the images are not those that the run began with"):
         ex_3.main(["--resume", str(run), "-e", "2"])
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from helpers import ROOT, SIDE, command, noise, write_class
 from PIL import Image
 from torchvision import transforms
@@ -16,6 +17,7 @@ from torchvision import transforms
 import pack
 from common.data.hdf5 import load_hdf5
 from common.data.images import read_image
+from common.data.load import Source
 from common.system.errors import BadInput, explain
 from common.system.files import lock
 from tools import packing
@@ -50,7 +52,7 @@ def test_train_val_and_test_are_packed_as_what_they_are_called(tmp_path):
     write_parts(tmp_path / "data", "train", "Validation")
     write_class(tmp_path / "data" / "test", 3, 500)
     parts = pack_to(tmp_path / "data")
-    assert list(parts) == ["train", "val", "test"]
+    assert set(parts) == {"train", "val", "test"}
     assert parts["train"].dataset.classes == ["Ant", "bee"]
     assert parts["train"].labels == parts["val"].labels == [0] * 4 + [1] * 4 and parts["test"].labels == [-1] * 3
     assert parts["train"].dataset.ids == [f"{name}/{number:03}.png" for name in ("Ant", "bee") for number in range(4)]
@@ -67,8 +69,8 @@ def test_the_file_is_what_other_programs_expect(tmp_path):
     pack_to(tmp_path / "data")
     with h5py.File(tmp_path / "data.hdf5") as file:
         assert set(file) == {
-            "images-train", "labels-train", "files-train", "images-val", "labels-val", "files-val", "images-test",
-            "files-test",
+            "images-train", "labels-train", "files-train", "hashes-train", "images-val", "labels-val", "files-val",
+            "hashes-val", "images-test", "files-test", "hashes-test",
         }  # fmt: skip
         images = file["images-train"]
         assert (images.dtype, images.shape) == (np.uint8, (8, SIZE, SIZE, 3))
@@ -85,27 +87,56 @@ def test_a_test_folder_with_classes_has_labels(tmp_path):
     assert pack_to(tmp_path / "data")["test"].labels == [1] * 4
 
 
-@pytest.mark.parametrize("inner", ["", "train"])
-def test_without_val_a_tenth_of_the_training_images_is_set_aside(tmp_path, capsys, inner):
-    write_parts(tmp_path / "data", inner, count=20)
-    for name in ("Ant", "bee"):  # as many copies of images as there are others
-        for number in range(10):
-            folder = tmp_path / "data" / inner / name
-            shutil.copy(folder / f"{number:03}.png", folder / f"copy {number}.png")
-    parts = pack_to(tmp_path / "data")
-    assert "there is no val folder: 6 of 60 training images are set aside for validation" in capsys.readouterr().out
-    train, val = parts["train"], parts["val"]
-    assert val.labels == [0] * 3 + [1] * 3 and len(train) == 54
-    assert not set(train.hashes) & set(val.hashes)
-    names = [*train.dataset.ids, *val.dataset.ids]
-    assert len(set(names)) == 60
-    assert pack_to(tmp_path / "data", "--overwrite")["val"].dataset.ids == val.dataset.ids
+@pytest.mark.parametrize("parts", [("train", "val", "test"), ("train", "val"), ("train", "test"), ("train",), ("",)])
+def test_a_file_is_divided_as_the_folder_that_it_was_made_of(tmp_path, parts):
+    root = write_parts(tmp_path / "data", *parts, count=20)
+    for number in range(5):  # copies stay together
+        shutil.copy(root / parts[0] / "Ant" / f"{number:03}.png", root / parts[0] / "Ant" / f"copy {number}.png")
+    file = pack.main([str(root), str(tmp_path / "data.hdf5"), "--size", str(SIZE)])
+
+    def divided(**options):
+        sources = Source(["folder"], str(root), **options), Source(["hdf5"], str(file), **options)
+        return [source.load(SIZE, 0.1)[0] for source in sources]
+
+    options = [{}, {"split_seed": 3}, {"limit": 10, "seed": 1}, {} if len(parts) == 3 else {"folds": "1/3"}]
+    for of_folder, of_file in map(lambda one: divided(**one), options):
+        assert of_folder.digest == of_file.digest
+        for name, split in of_folder.splits.items():  # in the same order, with the same random numbers
+            other = of_file.splits[name]
+            assert split.hashes == other.hashes and split.labels == other.labels
+            assert torch.equal(split.keys[split.indices], other.keys[other.indices])
+            for index, again in zip(split.indices.tolist(), other.indices.tolist(), strict=True):
+                assert Path(split.dataset.ids[index]).name == Path(other.dataset.ids[again]).name
+    assert divided()[1].digest != divided(split_seed=3)[1].digest or len(parts) == 3
 
 
-def test_without_val_a_test_folder_stays_the_test_set(tmp_path):
-    write_parts(tmp_path / "data", "train", "test", count=10)
-    parts = pack_to(tmp_path / "data")
-    assert {name: len(part) for name, part in parts.items()} == {"train": 18, "val": 2, "test": 20}
+@pytest.mark.parametrize("fits", [True, False])
+def test_hashes_that_are_not_of_the_images_are_refused(tmp_path, monkeypatch, fits):
+    file = tmp_path / "data.hdf5"
+    pack_to(write_parts(tmp_path / "data", "train", "val"))
+    if not fits:
+        monkeypatch.setattr("common.system.memory.available_memory", lambda: 0)
+    with h5py.File(file, "r+") as content:
+        content["images-val"][3, 0, 0] ^= 1
+    with pytest.raises(BadInput, match="images-val is not what it was when it was packed; pack the folder again"):
+        load_hdf5(str(file))
+    for hashes, reason in (np.zeros((8, 8), np.uint8), r"of shape \(8, 8\); it must be"), (None, "lacks hashes-val"):
+        with h5py.File(file, "r+") as content:
+            del content["hashes-val"]
+            if hashes is not None:
+                content["hashes-val"] = hashes
+        with pytest.raises(BadInput, match=reason):
+            load_hdf5(str(file))
+
+
+def test_a_file_from_before_there_were_hashes_has_the_parts_that_it_had(tmp_path):
+    pack_to(write_parts(tmp_path / "data", "train", "val"))
+    with h5py.File(tmp_path / "data.hdf5", "r+") as content:
+        for name in ("hashes-train", "hashes-val"):
+            del content[name]
+    [data] = Source(["hdf5"], str(tmp_path / "data.hdf5")).load(SIZE, 0.25)
+    assert [len(split) for split in data.splits.values()] == [6, 8, 2]  # its own validation, and test images set aside
+    assert data.val.indices.tolist() == list(range(8))
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 31), (31, 20), (9, 35), (7, 7)])
@@ -119,7 +150,7 @@ def test_pictures_become_squares_as_torchvision_makes_them(tmp_path, height, wid
         "squash": transforms.Resize((10, 10)),
     }
     for fit, transform in by_fit.items():
-        pixels = pack_to(tmp_path / "data", "--fit", fit, "--overwrite", size=10)["val"].dataset.pixels[0]
+        pixels = pack_to(tmp_path / "data", "--fit", fit, "--overwrite", size=10)["test"].dataset.pixels[0]
         assert np.array_equal(pixels, np.asarray(transform(image)))
 
 
@@ -138,10 +169,9 @@ def test_a_class_that_training_lacks_is_named(tmp_path):
     assert "'wasp'" in refusal(tmp_path / "data")
 
 
-def test_a_folder_one_level_too_high_gets_a_hint(tmp_path):
+def test_a_folder_one_level_too_high_is_packed_by_its_own_names(tmp_path):
     write_parts(tmp_path / "data" / "nature", "train", "val")
-    line = refusal(tmp_path / "data")
-    assert f"did you mean {tmp_path / 'data' / 'nature'}?" in line
+    assert pack_to(tmp_path / "data")["train"].dataset.ids[0] == "Ant/000.png"
 
 
 def broken_parts(root, count=1):
@@ -273,7 +303,7 @@ def test_names_may_be_anything(tmp_path):
         for part in ("train", "val"):
             (tmp_path / "da ta[*]" / part / name).mkdir(parents=True)
             Image.fromarray(noise(place)).save(tmp_path / "da ta[*]" / part / name / f"{name}.png")
-    dataset = pack_to(tmp_path / "da ta[*]")["val"].dataset
+    dataset = pack_to(tmp_path / "da ta[*]")["test"].dataset
     readable = [name.encode("utf-8", "backslashreplace").decode() for name in names]
     assert dataset.classes == readable and dataset.ids == [f"{name}/{name}.png" for name in readable]
     assert np.array_equal(dataset.pixels, np.stack([noise(place) for place in range(len(names))]))

@@ -12,45 +12,36 @@ import h5py
 import numpy as np
 import torch
 
-from common.data.arrays import Split, pixel_hash
+from common.data.arrays import HASH_BYTES, Split, pixel_hash
 from common.data.folders import (
     LISTED,
     FolderDataset,
-    Reading,
     check_unreadable,
-    labeled_files,
-    scan,
-    split_folders,
-    warn_of_dim,
+    tell_of_converted,
 )
-from common.data.hdf5 import SPLITS, open_hdf5
+from common.data.hdf5 import open_hdf5
 from common.data.index import Index
+from common.data.layouts import find_images
 from common.system.errors import BadInput
 from common.system.files import lock, partial_file, remove_partial_files
 from common.system.log import info, progress
 from common.system.text import shell_line
 from tools.outputs import check_writable
 
-VAL_FRACTION, VAL_SEED = 0.1, 0  # set aside of the training images of a folder without val/
 ENDINGS = (".hdf5", ".h5")  # by which --data knows such a file
 BLOCK = 256  # images read back at once
 FORMAT = ("v108", "v108")  # every HDF5 library since 2008 reads it; the one before has no room for 10,000 class names
 
 
 def find_splits(location: str, size: int, fit: str, workers: int) -> dict[str, Split]:
-    """Return the splits of the folder, which are what they are called; the other arguments are of FolderDataset.
+    """Return the parts of the folder by what they are called; the other arguments are of FolderDataset.
 
-    BadInput is raised if there is no such folder, there are no images, or a class that training does not have.
+    BadInput is raised as `find_images` does.
     """
-    root = Path(location)
-    if not root.is_dir():
-        raise BadInput(f"{location}: there is no such folder")
-    folders, classes = split_folders(root)
-    splits = {}
-    for name in sorted(folders, key=SPLITS.index):
-        files = labeled_files(folders[name], classes, name)
-        index = Index(folders[name], [path for path, _ in files])
-        dataset = FolderDataset(index, [label for _, label in files], classes, size, fit, workers)
+    layout, splits = find_images(location), {}
+    for name, files in layout.files.items():
+        index = Index(layout.folders[name], [path for path, _ in files])
+        dataset = FolderDataset(index, [label for _, label in files], layout.classes, size, fit, workers)
         splits[name] = Split(dataset, torch.arange(len(files)))
     return splits
 
@@ -78,14 +69,10 @@ def check_target(target: Path, folder: Path, overwrite: bool, image_bytes: int) 
 def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[str, Split]:
     """Write the images, read them back, and give the file its name; return what was written.
 
-    Without a split "val", VAL_FRACTION of the training images of every class become it, copies of an image together.
-
     Raises:
         BadInput: files cannot be read, or what was written does not read back the same. There is no file then.
         OSError: the file cannot be written.
     """
-    if "val" not in splits:
-        splits = _with_validation(splits, skip_unreadable)
     failures, written, converted = [], {}, Counter()
     with lock(target.with_name(f".{target.name}.lock"), str(target)), partial_file(target) as partial:
         remove_partial_files(target.parent, target.name)  # of processes that were killed
@@ -98,7 +85,7 @@ def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[
         _verify(partial, written)
     if converted:
         info(f"converted: {', '.join(f'{count:,} {kind}' for kind, count in sorted(converted.items()))}")
-    warn_of_dim(converted)
+    tell_of_converted(converted)
     return written
 
 
@@ -127,17 +114,6 @@ def _new_file(path: Path) -> Iterator[h5py.File]:
             file.close()
 
 
-def _with_validation(splits: dict[str, Split], skip_unreadable: bool) -> dict[str, Split]:
-    """Return `splits` with a split "val" taken from "train", and without the files that cannot be read."""
-    reading = Reading()
-    readable = {name: scan(split.dataset, False, f"checking {name}", reading) for name, split in splits.items()}
-    _check_failures(reading.skipped, skip_unreadable, readable)
-    train, val = readable["train"].set_aside(VAL_FRACTION, VAL_SEED)
-    count = len(readable["train"])
-    info(f"there is no val folder: {len(val):,} of {count:,} training images are set aside for validation")
-    return readable | {"train": train, "val": val}
-
-
 def _write_split(file: h5py.File, name: str, split: Split, failures: list[str], converted: Counter) -> Split:
     """Write all images that can be read, and return these; add to `failures` the others, and count in `converted`."""
     shape = (split.dataset.size, split.dataset.size, 3)
@@ -154,6 +130,7 @@ def _write_split(file: h5py.File, name: str, split: Split, failures: list[str], 
     if max(split.labels) >= 0:
         file.create_dataset(f"labels-{name}", data=np.array(written.labels, np.int64))
     file.create_dataset(f"files-{name}", data=fixed_length(_names(written)))
+    file.create_dataset(f"hashes-{name}", data=np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, HASH_BYTES))
     return written
 
 
@@ -180,8 +157,9 @@ def _check_failures(failures: list[str], skip_unreadable: bool, readable: dict[s
 
 def _verify(path: Path, written: dict[str, Split]) -> None:
     """Read everything back; raise BadInput unless it is what was written."""
-    for name, dataset in open_hdf5(str(path)).items():
-        split, hashes = written[name], []
+    for dataset in open_hdf5(str(path)).values():
+        name, hashes = dataset.key.partition("-")[2], []
+        split = written[name]
         with progress(len(dataset), f"verifying {name}") as bar:
             for start in range(0, len(dataset), BLOCK):
                 rows = dataset.read(np.arange(start, min(start + BLOCK, len(dataset))))
@@ -192,7 +170,7 @@ def _verify(path: Path, written: dict[str, Split]) -> None:
             "classes": dataset.classes == [_text(one) for one in split.dataset.classes],
             "labels": dataset.labels.tolist() == split.labels,
             "names": list(dataset.ids) == _names(split),
-            "pixels": hashes == split.hashes,
+            "pixels": hashes == split.hashes == dataset.hashes,
         }
         for what, is_same in are_same.items():
             if not is_same:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.data.folders import folder_names, image_files, tell_passed_over
+from common.data.layouts import folder_names, image_files, tell_passed_over
 from common.evaluation.looks import note_look_at
 from common.evaluation.metrics import wilson_interval
 from common.inside.maps import NotThere, grad_cam

@@ -88,6 +88,11 @@ class Split:
         return len(self.indices)
 
     @property
+    def has_pixel_hashes(self) -> bool:
+        """Tell whether `hashes` are those of pixels; images of an HDF5 file may have keys instead, which are longer."""
+        return len(self) > 0 and len(self.hashes[0]) == HASH_BYTES
+
+    @property
     def checks(self) -> Checks | None:
         """What is known of images that are read from an HDF5 file."""
         return getattr(self.dataset, "checks", None)

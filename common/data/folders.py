@@ -1,18 +1,17 @@
-"""Class folders: `train/`, `val/` and `test/` with a folder of images for each class, or class folders alone."""
+"""Image files: decoded, measured and checked at the start, and held in memory if they fit there."""
 
 import math
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from common.data.arrays import ArrayDataset, Split, pixel_hash
-from common.data.images import DIM, read_frame, square, stored_shape
+from common.data.images import DIM, FIRST, read_frame, square, stored_shape
 from common.data.index import Index, file_state, index_file
+from common.data.layouts import Layout, find_images, in_their_roles
 from common.system.errors import BadInput
 from common.system.log import info, progress, warn
 from common.system.memory import fits_in_memory
@@ -22,9 +21,6 @@ from common.transforms.random_streams import Draws
 
 LISTED = 20  # unreadable files that are shown; all are counted
 AHEAD = 4  # images that each thread may be ahead of who takes them
-IGNORED = ("thumbs.db", "desktop.ini", "__macosx")  # what operating systems leave in folders
-NO_PICTURES = (".txt", ".csv", ".xml", ".json", ".md")  # what data sets come with, beside their pictures
-NAMES_OF_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # in any case
 
 
 @dataclass
@@ -46,31 +42,36 @@ def load_folder(
 ) -> tuple[dict[str, Split], Reading]:  # fmt: skip
     """Return the splits "train" and, where the folder has them, "val" and "test", and what there is to tell.
 
-    With `train/` and one of `val/` and `test/`, that one is the test set. A `test/` that holds images but no class
-    folders has no labels. Every image is decoded here, so that a damaged one is found before training starts; but not
-    again what an index in `output_dir` knows of an earlier start, see `Index`. The processes of a machine divide them.
+    The layouts are those of `find_images`, the other arguments and errors those of `read_images` besides.
+
+    Raises:
+        BadInput: no such folder, no images, a class that training does not have.
+    """
+    if location is None:
+        raise BadInput("--dataset folder needs --data FOLDER, the folder with the class folders")
+    layout = find_images(location, "--data ")
+    return read_images(layout, size, workers, fit, skip_unreadable, output_dir)
+
+
+def read_images(
+    layout: Layout, size: int, workers: int, fit: str = "crop", skip_unreadable: bool = False,
+    output_dir: str | None = None,
+) -> tuple[dict[str, Split], Reading]:  # fmt: skip
+    """Return the parts of `layout` by what they serve for (see `in_their_roles`), and what there is to tell.
+
+    Every image is decoded here, so that a damaged one is found before training starts; but not again what an index in
+    `output_dir` knows of an earlier start, see `Index`. The processes of a machine divide them.
 
     Images become squares of this `size` in the way `fit` of FITS; see `_stored_size` for the exception. `workers` are
     threads that decode. With `skip_unreadable` files that cannot be read are left out, and listed.
 
-    Raises:
-        BadInput: no such folder, no images, a class that training does not have, files that cannot be read.
+    BadInput is raised if files cannot be read.
     """
-    if location is None:
-        raise BadInput("--dataset folder needs --data FOLDER, the folder with the class folders")
-    root = Path(location)
-    if not root.is_dir():
-        hint = "; any folder with a folder of images for each class will do, and --dataset digits needs none"
-        raise BadInput(f"--data {location}: there is no such folder{hint}")
-    folders, classes = split_folders(root)
-    if "test" not in folders and "val" in folders:
-        folders["test"] = folders.pop("val")
-    files = {split: labeled_files(folder, classes, split) for split, folder in folders.items()}
-
+    files, folders = in_their_roles(layout.files), in_their_roles(layout.folders)
     indexes = {}
     for split, of_split in files.items():
         paths = [path for path, _ in of_split]
-        indexes[split] = Index(root, paths, index_file(output_dir, folders[split], size, fit))
+        indexes[split] = Index(layout.root, paths, index_file(output_dir, folders[split], size, fit))
     sizes = sum((index.sizes() for index in indexes.values()), Counter())
     size = _stored_size(sizes, size)
     if all(width == height for width, height in sizes):
@@ -81,118 +82,22 @@ def load_folder(
         info(f"{sizes.total():,} images of {size}x{size} do not fit into memory: decoding them in every epoch")
     reading, splits = Reading(sizes=sizes), {}
     for split, index in indexes.items():
-        dataset = FolderDataset(index, [label for _, label in files[split]], classes, size, fit, workers)
+        dataset = FolderDataset(index, [label for _, label in files[split]], layout.classes, size, fit, workers)
         splits[split] = scan(dataset, in_memory, f"reading {split} images", reading)
-    warn_of_dim(reading.converted)
+    tell_of_converted(reading.converted)
     if reading.skipped:
         more = check_unreadable(reading.skipped, skip_unreadable, splits)
         info(f"warning: {len(reading.skipped)} file(s) that cannot be read are skipped{more}; config.json names all")
     return splits, reading
 
 
-def warn_of_dim(converted: Counter) -> None:
-    """Say how many of the pictures are nearly black because they do not use their 16 bits."""
+def tell_of_converted(converted: Counter) -> None:
+    """Say how many pictures are used in part only, and how many are nearly black: they do not use their 16 bits."""
+    if converted[FIRST]:
+        info(f"note: of {converted[FIRST]} picture(s) with several frames (animated, say) the first one is used")
     if converted[DIM]:
         what = f"{converted[DIM]} 16-bit picture(s) have no value above 4095"
         info(f"warning: {what}: with 12 bits in 16 they are nearly black here; scale them by 16 beforehand")
-
-
-def split_folders(root: Path) -> tuple[dict[str, Path], list[str]]:
-    """Return the folders of the splits "train", "val" and "test" below `root`, and the names of the classes.
-
-    The folder of "train" is `root` if that holds the classes. BadInput is raised if there is one class only.
-    """
-    names = folder_names(root)
-    folders = {NAMES_OF_SPLITS[name.lower()]: root / name for name in names if name.lower() in NAMES_OF_SPLITS}
-    if "train" not in folders or (len(names) > len(folders) and not folder_names(folders["train"])):
-        folders = {"train": root}  # where a folder named "train" may be one of the classes
-    elif others := [name for name in names if root / name not in folders.values()]:
-        info(f"warning: {root} has other folders beside {', '.join(sorted(folders))}; not used: {', '.join(others)}")
-    classes = folder_names(folders["train"])
-    if len(classes) == 1:
-        only = f"{folders['train']} has one class folder only, {classes[0]!r}"
-        raise BadInput(f"{only}: nothing to tell apart{_suggestion(root)}")
-    return folders, classes
-
-
-def folder_names(folder: Path) -> list[str]:
-    """Return the names of the folders in `folder`, sorted, without hidden ones and litter."""
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not _is_ignored(entry.name))
-
-
-def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name.lower() in IGNORED
-
-
-def _suggestion(root: Path) -> str:
-    """Return a hint at a folder below `root` that looks more like what is wanted, or nothing."""
-    inner = [root / name for name in folder_names(root) if folder_names(root / name)]
-    return f"; did you mean {inner[0]}?" if inner else ""
-
-
-def labeled_files(folder: Path, classes: list[str], split: str) -> list[tuple[Path, int]]:
-    """Return (path, label) of every image in `folder`, sorted; the label is -1 if there are no class folders."""
-    names = folder_names(folder)
-    if split != "test" and not names:
-        raise BadInput(f"{folder} has no class folders{_suggestion(folder)}")
-    unknown = sorted(set(names) - set(classes))
-    if unknown:
-        known = ", ".join(classes[:10]) + (", …" if len(classes) > 10 else "")
-        extra = f"{folder} has the class folder {unknown[0]!r}, which the training images do not have"
-        raise BadInput(f"{extra} (they have {known}): rename or remove it")
-    if names and len(names) < len(classes):
-        info(f"warning: {folder} lacks {len(classes) - len(names)} of {len(classes)} classes")
-    loose = [entry.name for entry in folder.iterdir() if entry.is_file() and not _is_ignored(entry.name)]
-    if names and loose:
-        info(f"warning: {len(loose)} file(s) in {folder} are in no class folder, and not used (such as {loose[0]})")
-    files, passed_over = [], []
-    for name in names or [""]:
-        label = classes.index(name) if name else -1
-        of_class = [(path, label) for path in image_files(folder / name, passed_over)]
-        if not of_class and names:
-            raise BadInput(f"the class folder {folder / name} is empty: add images or remove it{_suggestion(folder)}")
-        files += of_class
-    if not files:
-        raise BadInput(f"{folder} is empty: remove it, or put the test images there")
-    tell_passed_over(passed_over)
-    return files
-
-
-def image_files(folder: Path, passed_over: list[Path]) -> Iterator[Path]:
-    """Yield all files below `folder` in sorted order, without hidden ones, litter and what is no picture by its name.
-
-    The latter are added to `passed_over`. Links to other folders are followed, once each.
-    """
-    followed = set()
-    for parent, subfolders, names in os.walk(folder, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not _is_ignored(name))
-        subfolders[:] = [name for name in subfolders if _leads_on(Path(parent, name), folder, followed)]
-        for path in (Path(parent, name) for name in sorted(names) if not _is_ignored(name)):
-            if path.suffix.lower() not in NO_PICTURES:
-                yield path
-            else:
-                passed_over.append(path)
-
-
-def _leads_on(subfolder: Path, start: Path, followed: set[Path]) -> bool:
-    """Tell whether a walk that began at `start` shall go into `subfolder`: not if that is a link back to where it is.
-
-    The targets of links are added to `followed`.
-    """
-    if not subfolder.is_symlink():
-        return True
-    target, start = subfolder.resolve(), start.resolve()
-    if target in followed or target.is_relative_to(start) or start.is_relative_to(target):
-        info(f"warning: {subfolder} is passed over: it is a link back to {target}, whose images are read anyway")
-        return False
-    followed.add(target)
-    return True
-
-
-def tell_passed_over(passed_over: list[Path]) -> None:
-    """Say how many files `image_files` has passed over."""
-    if passed_over:
-        info(f"note: {len(passed_over)} file(s) are no pictures by their names, not used (such as {passed_over[0]})")
 
 
 def _stored_size(sizes: Counter, size: int) -> int:

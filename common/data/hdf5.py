@@ -3,6 +3,8 @@
 `images-train`, `images-val` and, if there are test images, `images-test`: (N, side, side, 3) uint8.
 `labels-train`, `labels-val` and, if they are known, `labels-test`: (N,) integers.
 `files-train` … (optional): (N,) strings, the names of the images.
+`hashes-train` … (optional): (N, 16) uint8, see `pixel_hash`. `pack.py` writes them, and with them a file is divided as
+the folder that it was made of: `images-val` may be missing, and is the test set where there are no test images.
 Attribute `classes` of the file (optional): the names of the classes, in the order of the labels.
 
 The file may come from anywhere: what it holds is looked at before it is used, and nothing is read that another file
@@ -22,8 +24,9 @@ import h5py
 import numpy as np
 import torch
 
-from common.data.arrays import ArrayDataset, Split, pixel_hash
+from common.data.arrays import HASH_BYTES, ArrayDataset, Split, pixel_hash
 from common.data.checks import Checks
+from common.data.layouts import in_their_roles
 from common.system.distributed import processes_here
 from common.system.errors import BadInput, Terminated
 from common.system.log import info, progress
@@ -31,7 +34,7 @@ from common.system.memory import fits_in_memory
 from common.system.sharing import gather_here, part_here, sharing, zeros_here
 from common.system.text import printable
 
-SPLITS, KINDS = ("train", "val", "test"), ("images", "labels", "files")
+SPLITS, KINDS = ("train", "val", "test"), ("images", "labels", "files", "hashes")
 REQUIRED = ("images-train", "labels-train", "images-val", "labels-val")
 LONGEST_SIDE = 4096
 MOST_IMAGES, MOST_CLASSES = 2**26, 100_000  # a damaged file can claim any number: each image costs some bytes of memory
@@ -71,6 +74,7 @@ class HDF5Dataset:
     """
 
     _file = _process = None  # the open file, and the process that opened it
+    hashes: list[bytes] | None = None  # of the pixels of each image, if the file has them
 
     def __init__(self, path: Path, images: h5py.Dataset, labels, classes: list[str], ids: Sequence[str]):
         self.path, self.key, self.size = path, images.name, images.shape[1]
@@ -143,15 +147,16 @@ class HDF5Dataset:
 
 
 def load_hdf5(location: str | None) -> dict[str, Split]:
-    """Return the splits "train", "val" and, where the file has it, "test", in memory if they fit there.
+    """Return the splits "train" and, where the file has them, "val" and "test", in memory if they fit there.
 
     Several processes on a machine share one map of what lies in the file in one piece; of all else each reads a part,
     into memory that they have together. A process on its own has a copy in any case, which no change of the file
     reaches.
 
-    Copies of images are not looked for, because that would read all of a large file: the `hashes` are keys that tell an
-    image by its split, its number and the pixels of some images of the split, whether or not it fits into memory today.
-    Each image has a check besides, which is compared whenever it is read, and by runs that go on: `checks`.
+    Without hashes in the file, copies of images are not looked for, because that would read all of a large file: the
+    `hashes` are keys then that tell an image by its split, its number and the pixels of some images of the split,
+    whether or not it fits into memory today. Hashes in the file are believed if they are right for these. Each image
+    has a check besides, which is compared whenever it is read, and by runs that go on: `checks`.
 
     BadInput is raised if there is no such file, or it is damaged or not laid out as this module says.
     """
@@ -165,16 +170,26 @@ def load_hdf5(location: str | None) -> dict[str, Split]:
         info(f"{count:,} images of {size}x{size} do not fit into memory: reading them from the file in every epoch")
     splits = {}
     for split, dataset in datasets.items():
-        some = np.unique(np.linspace(0, len(dataset) - 1, FINGERPRINTED).astype(np.int64))
-        fingerprint = pixel_hash(dataset.read(some)).hex()[:16]  # what cannot be unpacked shows here
-        keys = Numbered(f"{split}-{fingerprint}/%d".encode(), len(dataset))
+        keys = _keys(dataset, split)
         held = _in_memory(dataset, split, maps[split]) if in_memory else dataset
         splits[split] = Split(held, torch.arange(len(dataset)), keys)
     return splits
 
 
+def _keys(dataset: HDF5Dataset, split: str) -> Sequence[bytes]:
+    """Return what tells the images apart; BadInput is raised if some cannot be read, or have other hashes."""
+    some = np.unique(np.linspace(0, len(dataset) - 1, FINGERPRINTED).astype(np.int64))
+    rows = dataset.read(some)  # what cannot be unpacked shows here
+    if dataset.hashes is None:
+        return Numbered(f"{split}-{pixel_hash(rows).hex()[:16]}/%d".encode(), len(dataset))
+    if [pixel_hash(row) for row in rows] != [dataset.hashes[place] for place in some]:
+        name = dataset.key.strip("/")
+        raise BadInput(f"--data {dataset.path}: {name} is not what it was when it was packed; pack the folder again")
+    return dataset.hashes
+
+
 def open_hdf5(location: str | None) -> dict[str, HDF5Dataset]:
-    """Return the data sets in the file by the names of the splits, without reading images; raises as `load_hdf5`."""
+    """Return the data sets in the file by what they serve for, without reading images; raises as `load_hdf5`."""
     if location is None:
         raise BadInput("--dataset hdf5 needs --data FILE, the HDF5 file with the images")
     path = Path(location).absolute()
@@ -192,7 +207,12 @@ def open_hdf5(location: str | None) -> dict[str, HDF5Dataset]:
         for split, numbers in labels.items():
             _check_range(file, f"labels-{split}", numbers, len(classes))
         ids = {split: _texts(names[split], len(images[split])) for split in images}
-        return {split: HDF5Dataset(path, images[split], labels[split], classes, ids[split]) for split in images}
+        datasets = {split: HDF5Dataset(path, images[split], labels[split], classes, ids[split]) for split in images}
+        if not _has(file, "hashes-train"):
+            return datasets
+        for split, dataset in datasets.items():
+            dataset.hashes = _hashes(file, f"hashes-{split}", len(dataset))
+        return in_their_roles(datasets)
 
 
 @contextlib.contextmanager
@@ -228,8 +248,9 @@ def _require(condition: bool, file: h5py.File, otherwise: str) -> None:
 def _check_keys(file: h5py.File) -> None:
     """Refuse a file that lacks something, and tell what is not used: it may be a mistyped key."""
     listed = printable(", ".join(sorted(map(_text, file))) or "nothing", LONGEST_LINE)
-    missing = [key for key in REQUIRED if not _has(file, key)]
-    needed = f"an HDF5 data set needs {', '.join(REQUIRED)}"
+    required = REQUIRED[:2] if _has(file, "hashes-train") else REQUIRED
+    missing = [key for key in required if not _has(file, key)]
+    needed = f"an HDF5 data set needs {', '.join(required)}"
     _require(not missing, file, f"it lacks {', '.join(missing)}; {needed}; it has {listed}")
     others = sorted(_text(key) for key in set(file) - {f"{kind}-{split}" for kind in KINDS for split in SPLITS})
     if others:
@@ -290,6 +311,15 @@ def _labels(file: h5py.File, key: str, count: int) -> np.ndarray:
     expected = f"for {count:,} images it must be ({count},)"
     _require(labels.shape == (count,), file, f"{key} has the shape {labels.shape}; {expected}")
     return _whole(labels)[:]
+
+
+def _hashes(file: h5py.File, key: str, count: int) -> list[bytes]:
+    _require(_has(file, key), file, f"it has hashes-train, and lacks {key}; pack the folder again")
+    hashes = _dataset(file, key)
+    expected = f"it must be ({count}, {HASH_BYTES}), uint8"
+    are_hashes = hashes.dtype == np.uint8 and hashes.shape == (count, HASH_BYTES)
+    _require(are_hashes, file, f"{key} is {hashes.dtype} of shape {hashes.shape}; {expected}")
+    return [row.tobytes() for row in _whole(hashes)[:]]
 
 
 def _class_names(file: h5py.File, train_labels: np.ndarray) -> list[str]:

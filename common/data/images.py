@@ -31,7 +31,8 @@ TIFF_TILE = (322, 323)  # tags: width and height of a tile
 EXIF_ORIENTATION = 0x0112  # 1 is upright
 KINDS = {"1": "greyscale", "L": "greyscale", "LA": "greyscale", "P": "palette", "PA": "palette", "CMYK": "CMYK"}
 DIM = "16-bit, none above 4095"
-ALL_KINDS = (*sorted(set(KINDS.values())), "first frame", "16-bit", DIM, "transparent", "rotated")
+FIRST = "first frame"  # of several
+ALL_KINDS = (*sorted(set(KINDS.values())), FIRST, "16-bit", DIM, "transparent", "rotated")
 
 # Up to 89 million pixels are taken silently, up to twice as many too; more are an error.
 warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -191,7 +192,7 @@ def _bytes_to_decode(image: Image.Image) -> int:
 def _upright_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     """Decode a picture; what is in it that cannot be known is a ValueError."""
     has_16_bits = image.mode.startswith("I") or any(";16" in str(tile[3]) for tile in image.tile)
-    kinds = ["first frame"] if getattr(image, "is_animated", False) else []
+    kinds = [FIRST] if getattr(image, "is_animated", False) else []
     if image.mode == "F" or (image.mode == "I" and image.format == "TIFF"):
         what = "floating-point" if image.mode == "F" else "signed or 32-bit"
         raise ValueError(f"it has {what} numbers, and nobody can know which is white: convert it to 8 or 16 bits")

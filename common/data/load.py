@@ -41,7 +41,7 @@ class Data:
     def digest(self) -> str:
         """SHA-256 of which image is in which split: equal for two runs exactly if they saw the same data.
 
-        Of an HDF5 file it has seen some of the pixels only, see `checks_sha256`.
+        Of an HDF5 file without hashes it has seen some of the pixels only, see `checks_sha256`.
         """
         return split_digest(**{name: (split.labels, split.hashes) for name, split in self.splits.items()})
 
@@ -149,7 +149,7 @@ class Undivided:
         if source.limit is not None and source.limit < len(train):
             drawn_by = None if is_older else source.seed
             train = train.subset(balanced_subset(train.labels, train.hashes, classes, source.limit, drawn_by))
-        if not (is_older or self.name == "hdf5"):  # a file's images have their places in it
+        if not is_older and train.has_pixel_hashes:  # the images of an HDF5 file may have their places in it alone
             train, splits["val"] = train.by_image(), splits["val"].by_image()  # the test keeps the order of its files
         train.is_balanced = source.balanced_sampling
         parts = [train, splits["val"], splits["test"]]

@@ -9,7 +9,7 @@ from itertools import combinations_with_replacement
 import torch
 from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d, conv2d, interpolate, pad
 
-from common.data.arrays import HASH_BYTES, Split
+from common.data.arrays import Split
 from common.exploring.pixels import PixelStatistics, reduced
 
 LISTED = 20  # pairs of copies that explore.json names; all are counted
@@ -70,18 +70,13 @@ def pairs_of_splits(splits: dict[str, Split]) -> list[tuple[str, str]]:
     return list(combinations_with_replacement(splits, 2))
 
 
-def has_pixel_hashes(split: Split) -> bool:
-    """Tell whether `split.hashes` are digests of pixels; images of an HDF5 file have keys instead."""
-    return len(split) > 0 and len(split.hashes[0]) == HASH_BYTES
-
-
 def all_exact_copies(splits: dict[str, Split]) -> list[Copy] | None:
     """Return the exact copies in and between all splits, or None where only reading every image could find them.
 
     There is one Copy for each image of a split that has a copy in an earlier one or, in its own, before it. Of several
     copies it is paired with one of another label, if there is one.
     """
-    if not all(map(has_pixel_hashes, splits.values())):
+    if not all(split.has_pixel_hashes for split in splits.values()):
         return None
     copies = []
     for names in pairs_of_splits(splits):
@@ -128,7 +123,7 @@ def all_near_copies(
     copies = []
     for first, second in pairs:
         queries, others = originals[second], originals[first]
-        if first != second and has_pixel_hashes(splits[first]):
+        if first != second and splits[first].has_pixel_hashes:
             queries = [place for place in queries if splits[second].hashes[place] not in first_of[first]]
         if queries:
             queries, others = torch.tensor(queries), torch.tensor(others)

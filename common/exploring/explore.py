@@ -20,7 +20,6 @@ from common.exploring.copies import (
     all_exact_copies,
     all_near_copies,
     describe_copies,
-    has_pixel_hashes,
     near_limit,
     pairs_of_splits,
     small_pictures,
@@ -103,7 +102,7 @@ def copied_test_images(splits: dict[str, Split]) -> tuple[np.ndarray, list[str]]
     Exact copies always are, near ones where that takes LONGEST_SCAN at most, by the numbers of images and pixels alone:
     all runs on the same data look for the same. None: the images have keys instead of hashes of their pixels.
     """
-    if not all(map(has_pixel_hashes, splits.values())):
+    if not all(split.has_pixel_hashes for split in splits.values()):
         return None
     test, others = splits["test"], [splits["train"], splits["val"]]
     known, kinds = {digest for split in others for digest in split.hashes}, ["exact"]

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from common.data.layouts import how_to_unpack
 from common.optim.optimizers import OPEN_ENDED, WITH_WARMUP, check_schedule
 from common.options.types import absolute_path, nearest
 from common.runs.folder import read_config, unfinished_runs
@@ -290,5 +291,6 @@ def _implied_dataset(data: str) -> str:
     if data.endswith(HDF5_ENDINGS) and not Path(data).is_dir():
         return "hdf5"
     if Path(data).is_file():
-        raise BadInput(f"--data {data} is a file: say with --dataset what it holds (cifar10, cifar100 or hdf5)")
+        what = how_to_unpack(Path(data)) or "it is a file"
+        raise BadInput(f"--data {data}: {what}; or say with --dataset what it holds (such as cifar10, or hdf5)")
     return "folder"

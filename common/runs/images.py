@@ -1,7 +1,8 @@
 """Which images a run has used, in its file `images.npz`: whoever shows it some again can be told.
 
-They are known by the hashes of their pixels. To hash those of an HDF5 file would cost more than reading them: of such
-images the checks are kept, which tell few that may be the same, and these few are compared with the file itself.
+They are known by the hashes of their pixels. To hash those of an HDF5 file that has no hashes would cost more than
+reading them: of such images the checks are kept, which tell few that may be the same, and these few are compared with
+the file itself.
 """
 
 import io
@@ -26,17 +27,18 @@ BLOCK = 2**19  # pixels compared at a time
 def write_images(folder: Path, data: Data, config: dict) -> None:
     """Write the file of a run with this config.json.
 
-    Of an HDF5 file it has the checks of what has been read by now, in the order of the file, 0 where nothing is known.
+    Of an HDF5 file without hashes it has the checks of what has been read by now, in the order of the file, 0 where
+    nothing is known.
     """
     buffer, known = io.BytesIO(), {}
     for name, split in data.splits.items():
-        if split.checks:
+        if not split.has_pixel_hashes:
             known[name] = np.zeros_like(split.checks.seen)
             known[name][split.indices] = split.checks.seen[split.indices]
         else:
             known[name] = np.frombuffer(b"".join(split.hashes), np.uint8).reshape(-1, HASH_BYTES)[:, :KEPT]
     known["test_sha256"] = split_digest(test=(data.test.labels, data.test.hashes))
-    known["hdf5"] = str(Path(config["options"]["data"]).absolute()) if data.train.checks else ""
+    known["hdf5"] = str(Path(config["options"]["data"]).absolute()) if not data.train.has_pixel_hashes else ""
     np.savez(buffer, **known, split_sha256=config["split_sha256"])
     write_bytes(folder / NAME, buffer.getbuffer())
 
@@ -89,7 +91,7 @@ class UsedImages:
 
     def parts_in(self, split: Split) -> list[str | None]:
         """Return what `parts_of` does of a split; unless hashes of all pixels are known, its images are read for it."""
-        if len(split.hashes[0]) == HASH_BYTES and not self._file:
+        if split.has_pixel_hashes and not self._file:
             return _parts(split.hashes, self.splits)
         parts = []
         for indices in split.indices.split(max(1, BLOCK // split.dataset.size**2)):
