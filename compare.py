@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 from common.options.parser import Parser
-from common.options.types import number, path
+from common.options.types import number, one_of, path
 from common.system.errors import DISK_FULL, BadInput
-from common.system.files import check_writable, first_free
+from common.system.files import PICTURE_KINDS, check_writable, first_free, pictures_also_as
 from common.system.log import info
 from tools.comparing.finished_runs import read_runs
 from tools.comparing.overlays import draw_pictures
@@ -53,6 +53,8 @@ def parse_options(argv=None):
     add("--metric", default=METRIC, metavar="NAME",
         help="sort by this: a name in the epochs of train.json (of the epoch whose weights were kept), or of "
              "test.json, there test_accuracy, test_loss")  # fmt: skip
+    add("--figures", type=one_of(PICTURE_KINDS), default="png", metavar="KIND",
+        help=f"{', '.join(PICTURE_KINDS)}: the others are for papers, and beside each PNG")  # fmt: skip
     add("--out", type=path, metavar="DIR", help="where to write (default: outputs/compare/<time>)")
     return parser.parse_intermixed_args(argv)
 
@@ -71,7 +73,8 @@ def main(argv=None):
     overview = compare(runs, Question(metric, by, options.baseline, options.margin), told, passed)
     print_overview(overview)
     folder = make_folder(options.out)
-    pictures = draw_pictures(folder, overview, by)
+    with pictures_also_as(options.figures):
+        pictures = draw_pictures(folder, overview, by)
     write_csvs(folder, overview)
     write_markdown(folder / "compare.md", overview, pictures)
     write_latex(folder / "compare.tex", overview)
@@ -97,7 +100,8 @@ def check_folder(folder):
 
 def _written(folder):
     """Return the files in a folder that are named as those of a comparison."""
-    return [path for path in folder.glob("*") if path.name in WRITTEN or path.match("by_*.png")]
+    as_png = {path: path.with_suffix(".png") if path.suffix[1:] in PICTURE_KINDS else path for path in folder.glob("*")}
+    return [path for path, named in as_png.items() if named.name in WRITTEN or named.match("by_*.png")]
 
 
 def make_folder(out):

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common.data.batches import Batches
-from common.system.files import write_bytes
+from common.system.files import picture_kind, write_bytes
 from common.system.text import printable
 from common.transforms.basic import Compose
 from common.transforms.random_streams import shuffled
@@ -27,6 +27,7 @@ COLORS = ("#1f77b4", "#d95f02", "#1b9e77", "#e7298a", "#7570b3", "#a6761d", "#17
 RIGHT_COLOR, WRONG_COLOR = "#1b7837", "#b2182b"
 LONGEST_NAME = 18  # characters of a class name in a picture
 SHEET_COLUMNS = 8
+UNDATED = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}  # the same picture is the same file
 HEAT = "inferno"  # even steps look even, also to the color-blind
 
 # For names in scripts that matplotlib's own font lacks: the fonts of Linux, Windows and macOS that have them.
@@ -45,6 +46,7 @@ def use_fonts_that_are_here() -> None:
     here = {font.name for font in font_manager.fontManager.ttflist}
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it tells of each that has one weight only
     matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(name for name in MORE_FONTS if name in here)]
+    matplotlib.rcParams["svg.hashsalt"] = "figures"  # else an SVG has random names in it
 
 
 use_fonts_that_are_here()
@@ -56,14 +58,18 @@ def blank_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path, title: str = "") -> None:
-    """Write a figure, under a title if there is one, to the file `path`, whole or not at all."""
+    """Write a figure, under a title if there is one, to the PNG file `path`, whole or not at all.
+
+    Within `pictures_also_as` it is beside that as SVG or PDF too.
+    """
     if title:
         figure.suptitle(title, fontsize=11)
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():  # names in scripts that the font lacks are drawn as boxes; that is no news
-        warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(buffer, format="png")
-    write_bytes(path, buffer.getbuffer())
+    for kind in dict.fromkeys(("png", picture_kind.get())):
+        buffer = io.BytesIO()
+        with warnings.catch_warnings():  # names in scripts that the font lacks are drawn as boxes; that is no news
+            warnings.filterwarnings("ignore", message="Glyph")
+            figure.savefig(buffer, format=kind, metadata=UNDATED[kind])
+        write_bytes(path if kind == "png" else path.with_suffix(f".{kind}"), buffer.getbuffer())
 
 
 def save_sheets(path: Path, sheets: list[Sheet], columns: int = SHEET_COLUMNS) -> None:
@@ -83,7 +89,7 @@ def save_sheets(path: Path, sheets: list[Sheet], columns: int = SHEET_COLUMNS) -
         top += heading_height
         for place, (image, (title, color)) in enumerate(zip(images, titles, strict=True)):
             left, bottom = 1.05 * (place % columns), top + row_height * (place // columns + 1)
-            axes.imshow(image, extent=(left, left + 1, bottom - 0.05, bottom - 1.05), interpolation="nearest")
+            axes.imshow(image, extent=(left, left + 1, bottom - 0.05, bottom - 1.05), interpolation="none")
             size = min(8, 160 / max(map(len, title.split("\n"))))  # 20 characters of 8 points are as wide as an image
             axes.text(left + 0.5, bottom - 1.07, title, ha="center", va="bottom", fontsize=size, color=color)
         top += count * row_height
