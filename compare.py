@@ -48,6 +48,9 @@ def parse_options(argv=None):
     add("--baseline", metavar="WHAT",
         help="compare each group with this one, which you named before you saw a result, and not with the best: "
              "option=value, several separated by commas, or the folder of one of its runs")  # fmt: skip
+    add("--name", action="append", default=[], metavar="GROUP=NAME",
+        help="call a group so in tables, pictures and the page, which is named as for --baseline: lr=0.01=high, or "
+             "outputs/ex_1/digits/<time>=mine; several times")  # fmt: skip
     add("--margin", type=number(above=0), metavar="X",
         help="differences below this do not matter: say what is equivalent, different, or undecided")  # fmt: skip
     add("--metric", default=METRIC, metavar="NAME",
@@ -70,7 +73,8 @@ def main(argv=None):
     by = options_to_draw(runs, options.by)
 
     told = read_all_predictions(runs, metric)
-    overview = compare(runs, Question(metric, by, options.baseline, options.margin), told, passed)
+    question = Question(metric, by, options.baseline, options.margin, tuple(options.name))
+    overview = compare(runs, question, told, passed)
     print_overview(overview)
     folder = make_folder(options.out)
     with pictures_also_as(options.figures):

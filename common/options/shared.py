@@ -155,7 +155,7 @@ def _add_run_options(add) -> None:
         help="look inside the network every N steps: gradients, updates, dead units, Grad-CAM")
     add("--print_every", type=integer(1), metavar="N", help="print the loss every N steps")
     add("--figures", type=one_of(PICTURE_KINDS), default="png", metavar="KIND",
-        help=f"{', '.join(PICTURE_KINDS)}: the others are for print, and beside each PNG; report.html then shows the svg")
+        help=f"{', '.join(PICTURE_KINDS)}: the others are for print, beside each PNG; report.html shows the svg")
     add("--deterministic", **SWITCH, default=False,
         help="use only algorithms that give the same bits every time, even slow ones")
     add("--config", metavar="FILE", default=argparse.SUPPRESS, help="YAML file with options by long name")

@@ -9,11 +9,14 @@ import numpy as np
 from PIL import Image
 
 from common.evaluation.metrics import score
-from common.runs import plots
+from common.runs import code, plots
 from common.runs.config import title_of
 from common.system.files import PICTURE_KINDS, pictures_also_as
 from tools.comparing.predictions import read_predictions
+from tools.verifying.claims import stored_code
 from tools.verifying.folder import Folder, Unknown
+
+DRAWING = ("common/figures.py", "common/runs/plots.py")  # what the pictures depend on, beside the records
 
 
 def check_drawn(folder: Folder) -> None:
@@ -21,6 +24,10 @@ def check_drawn(folder: Folder) -> None:
     drawn_with = folder.config["versions"].get("matplotlib")
     if drawn_with != matplotlib.__version__:
         raise Unknown(f"pictures: drawn by matplotlib {drawn_with}, and here is {matplotlib.__version__}")
+    if folder.config["code_sha256"] != code.code_sha256(here := code.project_code()):
+        then = stored_code(folder) if (folder.path / code.FOLDER / code.PROJECT).exists() else {}
+        if any(then.get(name) != here[name] for name in DRAWING):
+            raise Unknown("pictures: drawn by other code than this tree's")
     kind = folder.options.get("figures")
     with tempfile.TemporaryDirectory(prefix="verify-") as place, _drawn_as(kind):
         again = Path(place)
