@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 from common.options.parser import Parser
-from common.options.types import number, path
+from common.options.types import number, one_of, path
 from common.system.errors import DISK_FULL, BadInput
-from common.system.files import first_free
+from common.system.files import PICTURE_KINDS, first_free, pictures_also_as
 from common.system.log import info
 from tools.comparing.finished_runs import read_runs
 from tools.comparing.overlays import draw_pictures
@@ -49,11 +49,16 @@ def parse_options(argv=None):
     add("--baseline", metavar="WHAT",
         help="compare each group with this one, which you named before you saw a result, and not with the best: "
              "option=value, several separated by commas, or the folder of one of its runs")  # fmt: skip
+    add("--name", action="append", default=[], metavar="GROUP=NAME",
+        help="call a group so in tables, pictures and the page, which is named as for --baseline: lr=0.01=high, or "
+             "outputs/ex_1/digits/<time>=mine; several times")  # fmt: skip
     add("--margin", type=number(above=0), metavar="X",
         help="differences below this do not matter: say what is equivalent, different, or undecided")  # fmt: skip
     add("--metric", default=METRIC, metavar="NAME",
         help="sort by this: a name in the epochs of train.json (of the epoch whose weights were kept), or of "
              "test.json, there test_accuracy, test_loss")  # fmt: skip
+    add("--figures", type=one_of(PICTURE_KINDS), default="png", metavar="KIND",
+        help=f"{', '.join(PICTURE_KINDS)}: the others are for papers, and beside each PNG")  # fmt: skip
     add("--out", type=path, metavar="DIR", help="where to write (default: outputs/compare/<time>)")
     return parser.parse_intermixed_args(argv)
 
@@ -69,10 +74,12 @@ def main(argv=None):
     by = options_to_draw(runs, options.by)
 
     told = read_all_predictions(runs, metric)
-    overview = compare(runs, Question(metric, by, options.baseline, options.margin), told, passed)
+    question = Question(metric, by, options.baseline, options.margin, tuple(options.name))
+    overview = compare(runs, question, told, passed)
     print_overview(overview)
     folder = make_folder(options.out)
-    pictures = draw_pictures(folder, overview, by)
+    with pictures_also_as(options.figures):
+        pictures = draw_pictures(folder, overview, by)
     write_csvs(folder, overview)
     write_markdown(folder / "compare.md", overview, pictures)
     write_latex(folder / "compare.tex", overview)
@@ -98,7 +105,8 @@ def check_folder(folder):
 
 def _written(folder):
     """Return the files in a folder that are named as those of a comparison."""
-    return [path for path in folder.glob("*") if path.name in WRITTEN or path.match("by_*.png")]
+    as_png = {path: path.with_suffix(".png") if path.suffix[1:] in PICTURE_KINDS else path for path in folder.glob("*")}
+    return [path for path, named in as_png.items() if named.name in WRITTEN or named.match("by_*.png")]
 
 
 def make_folder(out):

@@ -14,7 +14,7 @@ from common.runs.config import describe_network, describe_origin, device_line
 from common.runs.folder import make_folder
 from common.system.device import Machine
 from common.system.errors import BadInput, is_out_of_memory, is_single_value
-from common.system.files import write_json
+from common.system.files import pictures_also_as, write_json
 from common.system.log import info, progress
 from common.system.memory import MEMORY_SHARE, available_memory
 
@@ -49,18 +49,23 @@ def measure_throughput(
     info(f"run folder: {folder}", device_line(config, "made up"), f"precision: {machine.precision} ({why})")
     measure = _measurement(model, input_shape, num_classes, machine, Recipe.of(options))
     rows: list[dict] = []
+
+    def draw(rows: list[dict], ending: str) -> None:
+        with pictures_also_as(options["figures"]):
+            plots.draw_throughput(folder / "throughput.png", rows, f"{options['model']}: {ending}")
+
     result = {"model": options["model"], "input_shape": list(input_shape), "batch_sizes": rows}
     for row in _series(measure, max_batch, budget, config["activation_mb"], result):
         rows.append(row)
         write_json(folder / "throughput.json", result)
-        plots.draw_throughput(folder / "throughput.png", rows, f"{options['model']}: so far")
+        draw(rows, "so far")
         speed, memory = f"{row['images_per_second']:>9,.1f} images/s", f"{row['peak_memory_mb']:>9,.1f} MB"
         info(f"batch size {row['batch_size']:>6,}  {speed}  {memory}")
     result["largest_batch_size"] = rows[-1]["batch_size"] if rows else None
     info(f"{result['ended_by']}; the largest batch that was trained on: {result['largest_batch_size']}")
     write_json(folder / "throughput.json", result)
     if rows:
-        plots.draw_throughput(folder / "throughput.png", rows, f"{options['model']}: {result['ended_by']}")
+        draw(rows, result["ended_by"])
     info(f"finished: {folder}")
     return folder
 

@@ -449,7 +449,7 @@ ANOTHER = {
     "batch_norm": "false",
     "skip_unreadable": "true", "submission_labels": "indices", "mixup": "0.2", "cutmix": "0.2", "ema": "0.9",
     "batch_schedule": "2:99", "tta": "2", "sync_bn": "true", "watch": "5", "explore": "true",
-    "split_seed": "5", "folds": "2/5", "null_test": "true",
+    "split_seed": "5", "folds": "2/5", "null_test": "true", "figures": "svg",
 }  # fmt: skip
 FREE = {
     "data": "elsewhere", "workers": "5", "save_every": "5", "save_minutes": "5", "print_every": "5", "compile": "true",

@@ -298,7 +298,7 @@ def test_hostile_names(photographs, tmp_path, capsys):
 
 def test_explained_images_stand_beside_themselves(run, photographs, tmp_path, monkeypatch):
     sheets = []
-    monkeypatch.setattr("common.figures.save_sheets", lambda path, shown, columns: sheets.extend(shown))
+    monkeypatch.setattr("common.figures.save_sheets", lambda path, shown, in_pairs: sheets.extend(shown))
     predictions = main(run, photographs / "ant", "--montage", tmp_path / "m.png", "--explain")
     [(heading, pictures, titles)] = sheets
     assert "Grad-CAM" in heading and len(pictures) == len(titles) == 2 * len(predictions) + 1
@@ -312,7 +312,7 @@ def test_explained_images_stand_beside_themselves(run, photographs, tmp_path, mo
 
 def test_the_montage_shows_at_most_64_images(run, photographs, photograph, tmp_path, monkeypatch, capsys):
     drawn = []
-    monkeypatch.setattr(figures, "save_sheets", lambda path, sheets, columns: drawn.extend(sheets))
+    monkeypatch.setattr(figures, "save_sheets", lambda path, sheets, in_pairs: drawn.extend(sheets))
     main(run, photographs, photographs, photographs, photograph, "--montage", tmp_path / "m.png")
     assert "m.png: 64 of 91 images, evenly spread" in capsys.readouterr().out
     [(heading, images, titles)] = drawn

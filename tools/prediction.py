@@ -254,8 +254,7 @@ def write_montage(name: str, predictions: list[Prediction], classifier: Classifi
     if explain:
         pictures, titles = _explained(classifier, inputs, shown, pictures, titles)
         heading += ", each with what spoke for the answer (Grad-CAM)"
-    columns = min(len(pictures), figures.SHEET_COLUMNS)
-    figures.save_sheets(Path(name).resolve(), [(heading, pictures, titles)], columns)
+    figures.save_sheets(Path(name).resolve(), [(heading, pictures, titles)], in_pairs=explain)
     info(f"{printable(name)}: {heading}")
 
 

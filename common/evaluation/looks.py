@@ -22,7 +22,7 @@ FOLDER = "TEST_LOOKS"  # environment: the folder of the account, where runs are 
 # Options that make no other recipe of a run: what else is the same is tried on other splits, or elsewhere.
 NOT_OF_A_RECIPE = {
     *OF_A_MACHINE, "device", "seed", "split_seed", "folds", "test", "tta", "print_every", "tensorboard", "wandb",
-    "save_every",
+    "save_every", "figures",
 }  # fmt: skip
 
 

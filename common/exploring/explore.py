@@ -28,7 +28,7 @@ from common.exploring.pixels import MOST_IMAGES, MOST_PIXELS, SEED, PixelStatist
 from common.runs.config import describe_origin
 from common.runs.folder import make_folder
 from common.system.device import Machine
-from common.system.files import write_json
+from common.system.files import PICTURE_KINDS, pictures_also_as, write_json
 from common.system.log import info, log_to, progress
 
 LISTED = 20  # sizes that explore.json names; all are counted
@@ -91,7 +91,8 @@ def explore_only(script: str, options: dict, loaded: list[Data], machine: Machin
         folder = make_folder(Path(options["output_dir"]) / name / "explore", config | describe_origin(machine))
         log_to(folder / "log.txt")
         info(f"looking at {data.name}: {folder}")
-        explore(data, folder)
+        with pictures_also_as(options["figures"]):
+            explore(data, folder)
         info(f"finished: {folder}")
     return folder
 
@@ -200,10 +201,10 @@ def _draw(folder: Path, splits: dict, report: dict, statistics: PixelStatistics,
     plots.draw_histogram(folder / "pixel_histogram.png", report["pixels"])
     plots.draw_mean_images(folder / "mean_images.png", statistics.mean_images(), splits["train"].dataset.classes)
     plots.draw_correlation(folder / "correlation.png", report["correlation"])
-    path = folder / "duplicates.png"
-    path.unlink(missing_ok=True)  # of an earlier look, when there were copies
+    for kind in PICTURE_KINDS:
+        (folder / f"duplicates.{kind}").unlink(missing_ok=True)  # of an earlier look, when there were copies
     if copies:
-        plots.draw_copies(path, copies, splits)
+        plots.draw_copies(folder / "duplicates.png", copies, splits)
 
 
 def notes(report: dict) -> list[str]:

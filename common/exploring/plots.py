@@ -10,7 +10,7 @@ from common import figures
 from common.data.arrays import Split
 from common.exploring.copies import Copy, noteworthy
 from common.exploring.pixels import balanced_sample
-from common.figures import SHEET_COLUMNS, WRONG_COLOR, Title, blank_figure, plain
+from common.figures import LONGEST_ON_AXIS, SHEET_COLUMNS, WRONG_COLOR, Title, blank_figure, plain
 
 SAMPLES = 5 * SHEET_COLUMNS
 SPLIT_COLORS = {"train": "#1f77b4", "val": "#d95f02", "test": "#7570b3"}
@@ -34,7 +34,9 @@ def draw_class_counts(path: Path, splits: dict[str, dict]) -> None:
         color = SPLIT_COLORS[split] if has_labels else "none"
         axes.barh(range(len(names)), counts, left=left, color=color, label=label)
         left += counts
-    axes.set_yticks(range(len(names)), [plain(name) for name in names], fontsize=9 if len(names) <= 40 else 7)
+    axes.set_yticks(
+        range(len(names)), [plain(name, LONGEST_ON_AXIS) for name in names], fontsize=9 if len(names) <= 40 else 7
+    )
     axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, max(1, 1.02 * left.max())))
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.xaxis.set_major_formatter("{x:,.0f}")
@@ -113,20 +115,18 @@ def draw_correlation(path: Path, correlation: dict) -> None:
 
 
 def draw_copies(path: Path, copies: list[Copy], splits: dict[str, Split]) -> None:
-    """Draw pairs of copies side by side, three in a row, with split, class and id; red where the classes differ."""
+    """Draw pairs of copies side by side, with split, class and id; red where the classes differ."""
     sheets = []
     for is_exact, kind in ((True, "the same pixels"), (False, "nearly the same")):
         of_kind = [copy for copy in noteworthy(copies) if copy.exact == is_exact]
         if of_kind:
             shown = f" (the first {PAIRS} of {len(of_kind):,} pairs)" if len(of_kind) > PAIRS else ""
             row = []
-            for number, copy in enumerate(of_kind[:PAIRS]):
+            for copy in of_kind[:PAIRS]:
                 row += _pair(copy, splits)
-                if number % 3 < 2:  # a gap between the pairs of a row
-                    row.append((np.ones_like(row[-1][0]), (" ", "black")))
             images, titles = zip(*row, strict=True)
             sheets.append((f"{kind}{shown}; red: two different labels", images, titles))
-    figures.save_sheets(path, sheets)
+    figures.save_sheets(path, sheets, in_pairs=True)
 
 
 def _pair(copy: Copy, splits: dict[str, Split]) -> Iterator[tuple[np.ndarray, Title]]:

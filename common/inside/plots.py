@@ -181,10 +181,10 @@ def draw_grad_cam(
             pairs += [picture, figures.with_heat(picture, heat)]
             pair_titles += [title, (f"{'' if heat.any() else 'no '}evidence for\n{plain(classes[label])}", "black")]
         kind = layer_kinds(model).get(name_of_layer(layer), "")
-        scale, title = figures.heat_scale(len(pairs[0]))
-        pairs, pair_titles = [*pairs, scale], [*pair_titles, title]
         sheets.append((f"{heading}: Grad-CAM at {plain(layer, 60)} {kind}", pairs, pair_titles))
-    figures.save_sheets(path, sheets)
+    scale, title = figures.heat_scale(len(pairs[0]))
+    sheets[-1] = (sheets[-1][0], [*pairs, scale], [*pair_titles, title])
+    figures.save_sheets(path, sheets, in_pairs=True)
 
 
 def _shown_places(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, list[int]]:

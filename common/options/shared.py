@@ -24,6 +24,7 @@ from common.options.types import (
 from common.runs.tracking import PROJECT
 from common.system.device import DEVICES, PRECISIONS
 from common.system.distributed import usable_cores
+from common.system.files import PICTURE_KINDS
 from common.transforms.tta import MOST_VIEWS
 
 SUBMISSION_LABELS = ("names", "indices")
@@ -155,6 +156,8 @@ def _add_run_options(add) -> None:
     add("--watch", type=integer(1), metavar="N",
         help="look inside the network every N steps: gradients, updates, dead units, Grad-CAM")
     add("--print_every", type=integer(1), metavar="N", help="print the loss every N steps")
+    add("--figures", type=one_of(PICTURE_KINDS), default="png", metavar="KIND",
+        help=f"{', '.join(PICTURE_KINDS)}: the others are for print, beside each PNG; report.html shows the svg")
     add("--deterministic", **SWITCH, default=False,
         help="use only algorithms that give the same bits every time, even slow ones")
     add("--config", metavar="FILE", default=argparse.SUPPRESS, help="YAML file with options by long name")

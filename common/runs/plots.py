@@ -6,11 +6,21 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.ticker import LogLocator, NullLocator
 
 from common import figures
 from common.data.batches import Batches
-from common.figures import COLORS, SHEET_COLUMNS, TRAIN_COLOR, VAL_COLOR, blank_figure, plain, random_places
+from common.figures import (
+    COLORS,
+    LONGEST_ON_AXIS,
+    SHEET_COLUMNS,
+    TRAIN_COLOR,
+    VAL_COLOR,
+    blank_figure,
+    plain,
+    random_places,
+)
 from common.runs.history import best_record
 
 MOST_NAMES = 200  # classes of a confusion matrix that are named
@@ -46,7 +56,7 @@ def draw_history(folder: Path, history: list[dict], title: str, classes: int) ->
         figures.epoch_axis(axes, epochs)
         axes.set_ylim(bottom=0, top=1.02 if quantity == "accuracy" else 1.08 * axes.get_ylim()[1])
         if chance[quantity] <= axes.get_ylim()[1]:
-            label = f"chance, {classes} classes: {chance[quantity]:.2f}"
+            label = f"chance, {classes:,} classes: {chance[quantity]:.{2 if quantity == 'accuracy' else 3}g}"
             axes.axhline(chance[quantity], color="gray", linestyle=":", linewidth=1.2, label=label)
         axes.legend()
         figures.save_figure(axes.figure, folder / f"{quantity}.png", plain(title, longest=90))
@@ -118,12 +128,19 @@ def draw_confusion_matrix(
     figure = blank_figure(side + (3 if count <= 5 else 1.5), side + 0.5)  # the names of few are written at length
     axes = figure.subplots()
     # Of many classes few shares come near 1: there the darkest blue is the largest share.
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1 if is_small else shares.max())
-    figure.colorbar(image, ax=axes, label="share of the true class", fraction=0.045, pad=0.02)
-    size = 10 if is_small else max(3.0, 7.5 * 100 / max(count, 100))
     is_named = count <= MOST_NAMES
+    # Of hundreds of classes a cell is a pixel or two: there mistakes are darkened, or nobody would see them.
+    norm = PowerNorm(1 if is_named else 0.4, vmin=0, vmax=1 if is_small else shares.max())
+    image = axes.imshow(shares, cmap="Blues", norm=norm)
+    written = 10 if is_small else 18  # a large picture is looked at from further away
+    bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
+    bar.set_label("share of the true class", fontsize=written)
+    size = 10 if is_small else max(3.0, 7.5 * 100 / max(count, 100))
+    if not is_small:
+        bar.ax.tick_params(labelsize=14)
+        axes.tick_params(labelsize=14)
     if is_named:
-        names = [plain(name) for name in classes]
+        names = [plain(name, LONGEST_ON_AXIS) for name in classes]
         axes.set_xticks(range(count), names, rotation=90 if count > 5 else 0, fontsize=size)
         axes.set_yticks(range(count), names, fontsize=size)
     if is_small:
@@ -140,8 +157,10 @@ def draw_confusion_matrix(
     accuracy = matrix.trace() / matrix.sum()
     unit = "; cells in % of the true class" if is_small else ""
     of = "" if is_named else " (number of the class in config.json, from 0 on)"
-    title = f"{len(labels):,} {kind} images, {accuracy:.2%} right{unit}"
-    axes.set(xlabel=f"predicted{of}", ylabel=f"true{of}", title=title)
+    pairs = "" if is_small else f"; {'val_' if kind == 'validation' else ''}confusion.csv names the pairs"
+    axes.set_title(f"{len(labels):,} {kind} images, {accuracy:.2%} right{unit}{pairs}", fontsize=1.2 * written)
+    axes.set_xlabel(f"predicted{of}", fontsize=written)
+    axes.set_ylabel(f"true{of}", fontsize=written)
     figures.save_figure(figure, path)
 
 
@@ -161,7 +180,9 @@ def draw_roc(path: Path, labels: np.ndarray, probabilities: np.ndarray, scores: 
     axes = blank_figure(8.5, 5.2).subplots()
     for (area, label, name), color in zip(known, COLORS, strict=False):
         false, true, _ = roc_curve(labels == label, probabilities[:, label])
-        axes.step(false, true, where="post", color=color, linewidth=1.2, label=f"{plain(name)}: {area:.4f}")
+        axes.step(
+            false, true, where="post", color=color, linewidth=1.2, label=f"{plain(name, LONGEST_ON_AXIS)}: {area:.4f}"
+        )
     axes.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="chance: 0.5")
     few = f"\nthe {len(COLORS)} hardest of {len(known):,} classes" if len(known) > len(COLORS) else ""
     axes.set(xlabel="share of the other classes' images taken for it", ylabel="share of its images recognized",

@@ -173,12 +173,12 @@ def _pair(folder: Path, *names: str) -> str:
 
 def _figure(folder: Path, name: str, caption: str) -> str:
     """Return a picture of the run with its caption, nothing where it is not there or too large."""
-    path = folder / name
-    if not path.is_file() or path.stat().st_size > LARGEST_PICTURE:
-        return ""
-    content = base64.b64encode(path.read_bytes()).decode()
-    image = f'<img alt="{_text(caption)}" src="data:image/png;base64,{content}">'
-    return f"<figure>{image}<figcaption>{_text(caption)}</figcaption></figure>"
+    for path, kind in ((folder / name).with_suffix(".svg"), "svg+xml"), (folder / name, "png"):  # svg: sharper in print
+        if path.is_file() and path.stat().st_size <= LARGEST_PICTURE:
+            content = base64.b64encode(path.read_bytes()).decode()
+            image = f'<img alt="{_text(caption)}" src="data:image/{kind};base64,{content}">'
+            return f"<figure>{image}<figcaption>{_text(caption)}</figcaption></figure>"
+    return ""
 
 
 def _table(rows: Sequence[Sequence], head: Sequence[str] = ()) -> str:

@@ -27,7 +27,7 @@ from common.system.clock import TimeShare
 from common.system.device import Machine
 from common.system.distributed import Processes
 from common.system.errors import BadInput
-from common.system.files import remove_partial_files
+from common.system.files import pictures_also_as, remove_partial_files
 from common.system.log import info, log_to, stop_log
 from common.system.threads import Behind
 
@@ -103,7 +103,7 @@ class Run(RunFolder):
         if not self.processes.is_main:
             yield
             return
-        with lock(self.folder):
+        with lock(self.folder), pictures_also_as(self.options["figures"]):
             self._train_json = read_train_json(self.folder)
             self._trackers = Trackers.of(self.options)
             remove_partial_files(self.folder)

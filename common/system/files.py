@@ -13,6 +13,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -22,11 +23,15 @@ from common.system.log import info
 from common.system.text import printable
 
 PARTIAL = ".partial"
+PICTURE_KINDS = ("png", "svg", "pdf")
 PATIENCE = 20  # twentieths of a second, for others to close a file
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet takes a text that begins so for a formula
 LARGEST_JSON = 50 * 2**20  # bytes; 10,000 epochs are 5 MB
 LARGEST_YAML = 100_000  # bytes; people write a few hundred, and more take seconds to read
 DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")  # not 010, 2:32, 0x1F, .inf
+
+
+picture_kind = ContextVar("picture_kind", default="png")  # what pictures are written as beside their PNG
 
 
 class Unreadable(Exception):
@@ -124,6 +129,16 @@ def remove_partial_files(folder: Path, name: str = "*") -> None:
     """Remove what killed processes left half written of the file `name` in `folder`; a lock must keep others out."""
     for path in folder.glob(f".{name if name == '*' else glob.escape(name)}.*{PARTIAL}"):
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def pictures_also_as(kind: str) -> Iterator[None]:
+    """Let each picture that is saved within this block be there as one of PICTURE_KINDS too, beside its PNG."""
+    token = picture_kind.set(kind)
+    try:
+        yield
+    finally:
+        picture_kind.reset(token)
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -16,7 +16,7 @@ from tools.comparing.estimates import (
     seeds_needed,
 )
 from tools.comparing.finished_runs import FinishedRun
-from tools.comparing.groups import Group, repeat_of, words
+from tools.comparing.groups import Group, repeat_of
 from tools.comparing.predictions import Mistakes
 
 ENOUGH_SEEDS = 3  # what one does without any knowledge of the spread
@@ -113,7 +113,7 @@ class Contrast(Effect):
     @property
     def change(self) -> str:
         """What is not the same in the one group, in words."""
-        return words(self.one.settings, _differing(self.one, self.other))
+        return self.one.called(_differing(self.one, self.other))
 
     @property
     def label(self) -> str:
@@ -197,7 +197,7 @@ def advice(estimate: Estimate) -> tuple[int | None, int | None, int | None]:
 def _title(one: Group, other: Group) -> str:
     """Return the two groups, by their numbers and by the settings that are not the same."""
     differing = _differing(one, other)
-    return " against ".join(f"group {side.number} ({words(side.settings, differing)})" for side in (one, other))
+    return " against ".join(f"group {side.number} ({side.called(differing)})" for side in (one, other))
 
 
 def _differing(one: Group, other: Group) -> list[str]:

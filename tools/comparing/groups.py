@@ -16,7 +16,7 @@ from tools.comparing.finished_runs import FinishedRun
 NO_DIFFERENCE = {
     "dataset", "data", "seed", "output_dir", "resume", "workers", "save_every", "print_every", "watch", "explore",
     "tta", "question", "wandb_project", "wandb_entity", "submission_labels", "skip_unreadable", "throughput",
-    "max_batch", "memory_budget", "test", "tensorboard", "wandb", "fit",
+    "max_batch", "memory_budget", "test", "tensorboard", "wandb", "fit", "figures",
 }  # fmt: skip
 LOWER_IS_BETTER = re.compile("loss|error|time|seconds|memory|parameters|flops|power")
 NOTHING = "–"
@@ -38,11 +38,16 @@ class Group:
     runs: list[FinishedRun]
     diverged: int  # how many of the runs have no number because they diverged
     arm: Arm
+    name: str = ""  # that a person gave it
 
     @property
     def values(self) -> list[float]:
         """A number for each seed, or fold."""
         return list(self.arm.values.values())
+
+    def called(self, names: Iterable[str]) -> str:
+        """Return what the group is called: its name, or the settings of these names in words."""
+        return self.name or words(self.settings, names)
 
     @property
     def mean(self) -> float | None:
@@ -173,5 +178,5 @@ def short_names(groups: Sequence[Group]) -> list[str]:
     for group in groups:
         short = {name: printable(value, LONGEST_VALUE, keep_end=True) if "/" in value else value
                  for name, value in group.settings.items()}  # fmt: skip
-        names.append(f"{group.number}: {words(short, differing)}")
+        names.append(f"{group.number}: {group.name or words(short, differing)}")
     return names

@@ -12,10 +12,10 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from common import figures
-from common.figures import COLORS, TRAIN_COLOR, VAL_COLOR, blank_figure, plain
+from common.figures import COLORS, TRAIN_COLOR, blank_figure, plain
 from tools.comparing.contrasts import within
 from tools.comparing.finished_runs import FinishedRun, is_number
-from tools.comparing.groups import key_of, short_names, shown
+from tools.comparing.groups import Group, key_of, short_names, shown, words
 from tools.comparing.overview import Overview
 
 OTHERS_COLOR = "#b8b8b8"
@@ -98,23 +98,27 @@ def _wrapped(text: str) -> str:
 
 
 def _draw_by_option(path: Path, overview: Overview, option: str) -> None:
-    """Draw the metric and the training time against an option: a point a run, and mean and std of each group."""
+    """Draw the metric and the training time against an option: a point a run, and mean and std of each group.
+
+    Groups that are alike in all other options have a color, and stand beside the others with the same value.
+    """
     runs = [run for run in overview.runs if overview.metric in run.scores]
     positions, ticks, is_log = _positions([overview.options[option][run] for run in runs])
     position_of = dict(zip(runs, positions, strict=True))
-    figure = blank_figure(8.5, 6.5)
+    alike = _alike(overview, option)
+    shifts = _shifts(sorted(set(positions)), len(alike), is_log)
+    figure = blank_figure(8.5, 6.5 + 0.1 * len(alike))
     upper, lower = figure.subplots(2, 1, sharex=True)
-    for axes, metric, color in ((upper, overview.metric, TRAIN_COLOR), (lower, "train_time", VAL_COLOR)):
-        known = [run for run in runs if metric in run.scores]
-        axes.plot([position_of[run] for run in known], [run.scores[metric] for run in known], "o", color=color,
-                  alpha=0.5, markersize=6, markeredgewidth=0, label="a run")  # fmt: skip
-        _draw_means(axes, overview, metric, position_of, color)
+    for axes, metric in ((upper, overview.metric), (lower, "train_time")):
+        for (_, color, groups), shift in reversed(list(zip(alike, shifts, strict=True))):  # the best on top
+            shifted = {run: position * shift if is_log else position + shift for run, position in position_of.items()}
+            _draw_alike(axes, groups, metric, shifted, color)
         axes.set_ylabel("training time, s" if metric == "train_time" else plain(metric, LONGEST_LABEL))
         axes.grid(alpha=0.3)
     if _is_wide([run.scores.get("train_time", 0) for run in runs]):
         lower.set_yscale("log")
     else:
-        lower.set_ylim(bottom=0)
+        lower.set_ylim(bottom=0, top=1.08 * lower.dataLim.y1)
     if is_log:
         lower.set_xscale("log")
     if ticks:
@@ -124,25 +128,58 @@ def _draw_by_option(path: Path, overview: Overview, option: str) -> None:
         lower.set_xticks([], minor=True)
     lower.margins(x=0.08)
     lower.set_xlabel(plain(option, LONGEST_LABEL))
-    figure.legend(*upper.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9, frameon=False)
+    handles = [Line2D([], [], color=color, marker="o", label=label) for label, color, _ in alike if label]
+    handles.append(Line2D([], [], color="black", linestyle="", marker="o", alpha=0.5, label="a run"))
+    if any(len(group.runs) > 1 for group in overview.groups):
+        handles.append(Line2D([], [], color="black", marker="|", label="mean and std over seeds or folds"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     figures.save_figure(figure, path)
 
 
-def _draw_means(axes: Axes, overview: Overview, metric: str, position_of: dict, color: str) -> None:
-    """Draw mean and std over the runs of each group that has several, and lines through the means if that is a path."""
-    centers, cap, label = [], 5 if len(overview.groups) < 20 else 2, "mean and std over seeds or folds"
+def _alike(overview: Overview, option: str) -> list[tuple[str, str, list[Group]]]:
+    """Return the groups that differ in `option` alone, together: what they are called, a color, and them; best first.
+
+    Of many such only the best have a color, and the others one for all of them.
+    """
+    found = defaultdict(list)
     for group in overview.groups:
+        rest = {name: value for name, value in group.settings.items() if name != option}
+        found[tuple(rest.items())].append(group)
+    names = [words(dict(rest), dict(rest)) if rest else "" for rest in found]
+    units = [(plain(name, LONGEST_LABEL), color, some)
+             for name, color, some in zip(names, COLORS, found.values(), strict=False)]  # fmt: skip
+    others = list(found.values())[len(COLORS) :]
+    return [*units, *((f"{len(others)} other settings" if some is others[0] else "", OTHERS_COLOR, some)
+                      for some in others)]  # fmt: skip
+
+
+def _shifts(positions: list[float], count: int, is_log: bool) -> list[float]:
+    """Return by how much each of `count` series stands beside its place, or how many times, so that none hides another.
+
+    Together they take a third of the least distance between two places, and no more than a twelfth of all.
+    """
+    places = np.log(positions) if is_log else np.array(positions)
+    room = min(np.diff(places).min() / 3, np.ptp(places) / 12) if len(places) > 1 else 0.0
+    shifts = room * (np.arange(count) / max(count - 1, 1) - 0.5) if count > 1 else np.zeros(count)
+    return (np.exp(shifts) if is_log else shifts).tolist()
+
+
+def _draw_alike(axes: Axes, groups: list[Group], metric: str, position_of: dict, color: str) -> None:
+    """Draw the runs of groups that differ in one option alone, of each mean and std, and lines through the means."""
+    centers, is_best = [], color != OTHERS_COLOR
+    for group in groups:
         runs = [run for run in group.runs if run in position_of and metric in run.scores]
         values = [run.scores[metric] for run in runs]
-        if values:
-            position = position_of[runs[0]]
-            centers.append((position, float(np.mean(values))))
-        if len(values) > 1:
-            axes.errorbar(position, np.mean(values), np.std(values, ddof=1), fmt="_", color=color, markersize=3 * cap,
-                          capsize=cap, markeredgewidth=2, label=label)  # fmt: skip
-            label = None
-    if len(overview.options) == 1 and len(centers) > 1:
-        axes.plot(*zip(*sorted(centers), strict=True), "-", color=color, linewidth=1, alpha=0.6)
+        if not values:
+            continue
+        places = [position_of[run] for run in runs]
+        axes.plot(places, values, "o", color=color, alpha=0.5, markersize=5, markeredgewidth=0)
+        centers.append((places[0], float(np.mean(values))))
+        if len(values) > 1 and is_best:
+            axes.errorbar(*centers[-1], np.std(values, ddof=1), fmt="_", color=color, markersize=10, capsize=4,
+                          markeredgewidth=2)  # fmt: skip
+    if len(centers) > 1:
+        axes.plot(*zip(*sorted(centers), strict=True), "-", color=color, linewidth=1, alpha=0.7 if is_best else 0.4)
 
 
 def _positions(values: list) -> tuple[list[float], dict[float, str], bool]:
@@ -170,7 +207,7 @@ def _is_wide(values: Sequence[float]) -> bool:
 def _units(overview: Overview) -> list[Unit]:
     """Return the best groups, each in a color, and all others in one."""
     best, others = overview.groups[: len(COLORS)], overview.groups[len(COLORS) :]
-    names = short_names(best) if len(overview.groups) > 1 else [plain(best[0].dataset, LONGEST_LABEL)]
+    names = short_names(best) if len(overview.groups) > 1 else [best[0].name or best[0].dataset]
     units = []
     for group, name, color in zip(best, names, COLORS, strict=False):
         count = f" ({len(group.runs)} runs)" if len(group.runs) > 1 else ""

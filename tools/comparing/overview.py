@@ -32,6 +32,7 @@ class Question:
     by: tuple[str, ...] = ()  # options whose effects are told
     baseline: str | None = None  # what all others are compared with, instead of the best
     margin: float | None = None  # differences below it do not matter
+    names: tuple[str, ...] = ()  # "GROUP=NAME" of groups that a person calls something
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def compare(runs: Sequence[FinishedRun], question: Question, told: Told, passed:
     groups = group_by_seed(runs, options, metric, told.moves)
     groups = sorted(groups, key=lambda group: _rank(group.mean, lower))
     groups = [replace(group, number=number) for number, group in enumerate(groups, 1)]
-    baseline = find_baseline(groups, question.baseline) if question.baseline else []
+    groups = named(groups, question.names)
+    baseline = find_groups(groups, question.baseline, f"--baseline {question.baseline}") if question.baseline else []
     contrasts = find_contrasts(groups, told.mistakes, baseline, question.margin)
     effects = find_effects(groups, question.by, baseline, question.margin) if len(options) > 1 else []
     notes = [*_notes(runs, groups, metric), *_notes_on_luck(runs, groups, contrasts, metric), *told.doubts]
@@ -69,15 +71,37 @@ def compare(runs: Sequence[FinishedRun], question: Question, told: Told, passed:
     return Overview(runs, metric, options, groups, notes, contrasts, effects, told.mistakes, passed)
 
 
-def find_baseline(groups: Sequence[Group], text: str) -> list[Group]:
+def named(groups: Sequence[Group], names: Sequence[str]) -> list[Group]:
+    """Return the groups with the names that people gave them: by each "GROUP=NAME", or as the question of their runs.
+
+    GROUP is what `find_groups` takes; the name is what stands behind the last "=".
+    """
+    name_of = {}
+    for text in names:
+        what, _, name = text.rpartition("=")
+        if not what or not name.strip():
+            raise BadInput(f"--name {text}: it must be GROUP=NAME, such as lr=0.01=high or the folder of a run=mine")
+        for group in find_groups(groups, what, f"--name {text}"):
+            if group in name_of:
+                raise BadInput(f"--name {text}: that group is called {name_of[group]} already")
+            name_of[group] = name.strip()
+    asked = {group: {run.options.get("question") for run in group.runs} for group in groups}
+    for group, labels in asked.items():
+        is_its_own = list(asked.values()).count(labels) == 1
+        if len(labels) == 1 and is_its_own and isinstance(label := next(iter(labels)), str):
+            name_of.setdefault(group, label)
+    return [replace(group, name=name_of.get(group, "")) for group in groups]
+
+
+def find_groups(groups: Sequence[Group], text: str, option: str) -> list[Group]:
     """Return the group of each data set that is meant by the folder of one of its runs or by `option=value,…`.
 
-    Raise BadInput if there is none, or more than one of a data set.
+    Raise BadInput, in a text that begins with `option`, if there is none, or more than one of a data set.
     """
     folder = Path(text).resolve()
     found = [group for group in groups if any(run.folder.resolve() == folder for run in group.runs)]
     if not found:
-        wanted = _wanted(groups, text)
+        wanted = _wanted(groups, text, option)
         found = [
             group for group in groups
             if group.values and all(_is_same(group.settings[name], value) for name, value in wanted.items())
@@ -85,24 +109,24 @@ def find_baseline(groups: Sequence[Group], text: str) -> list[Group]:
     for dataset, count in Counter(group.dataset for group in found).items():
         if count > 1:
             options = ", ".join(found[0].settings)
-            raise BadInput(f"--baseline {text}: {count} groups of {dataset} are so; say more of {options}")
+            raise BadInput(f"{option}: {count} groups of {dataset} are so; say more of {options}")
     if not found:
-        raise BadInput(f"--baseline {text}: no group is so; compare.csv of a comparison without it has all groups")
+        raise BadInput(f"{option}: no group is so; compare.csv of a comparison without it has all groups")
     return found
 
 
-def _wanted(groups: Sequence[Group], text: str) -> dict[str, str]:
+def _wanted(groups: Sequence[Group], text: str, option: str) -> dict[str, str]:
     """Return what `option=value,…` asks for, by name."""
     wanted = {}
     for part in re.split(r",(?=[\w-]+=)", text):
         name, sign, value = part.partition("=")
         name = name.strip().lstrip("-").replace("-", "_")
         if not sign:
-            raise BadInput(f"--baseline {text}: neither the folder of a run that is compared nor option=value")
+            raise BadInput(f"{option}: neither the folder of a run that is compared nor option=value")
         if name not in groups[0].settings:
             known = list(groups[0].settings)
             what = f"{nearest(name, known)}; these differ: {', '.join(known) or 'none'}"
-            raise BadInput(f"--baseline {text}: {name} does not differ between the runs{what}")
+            raise BadInput(f"{option}: {name} does not differ between the runs{what}")
         wanted[name] = value.strip()
     return wanted
 

@@ -140,7 +140,8 @@ def _columns(columns: list[Column]) -> list[dict]:
 def _run(run: FinishedRun, overview: Overview) -> dict:
     group, mistakes = overview.group_of(run), overview.mistakes.get(run)
     options = sorted(run.options.items(), key=lambda item: (item[0] not in overview.options, item[0]))
-    curve = f"group {group.number}: {words(group.settings, group.settings)}, seed {shown(run.seed)}"
+    settings = words(group.settings, group.settings)
+    curve = f"group {group.number}: {f'{group.name}, ' if group.name else ''}{settings}, seed {shown(run.seed)}"
     curve += f", fold {run.fold}" if run.fold else ""
     return {
         "label": printable(run.label, 200),

@@ -75,6 +75,7 @@ def run_columns(overview: Overview) -> list[Column]:
     telling += ["group"] if len(overview.groups) < len(runs) else []
     columns = [Column("run", [run.label for run in runs])]
     columns += [facts[name] for name in ("group", "script", "dataset") if name in telling]
+    columns += _names([overview.group_of(run).name for run in runs])
     for name, values in overview.options.items():
         columns.append(Column(name, [value if is_number(value) else shown(value) for value in values.values()]))
     columns += [facts[name] for name in ("seed", "fold") if name in telling]
@@ -108,6 +109,7 @@ def group_columns(overview: Overview) -> list[Column]:
     intervals = [within(one and one.interval(), overview.metric, lowest=0.0) for one in estimates]
     columns = [
         Column("group", [group.number for group in groups]),
+        *_names([group.name for group in groups]),
         *(Column(name, [group.settings[name] for group in groups]) for name in groups[0].settings),
         Column("seeds", [_count(len(group.values), group.arm.overlap > 0) for group in groups]),
         Column(f"mean {overview.metric}", [group.mean for group in groups], 4),
@@ -118,6 +120,11 @@ def group_columns(overview: Overview) -> list[Column]:
     if any(group.diverged for group in groups):
         columns.append(Column("diverged", [group.diverged for group in groups]))
     return columns
+
+
+def _names(names: list[str]) -> list[Column]:
+    """Return the column of the names that people gave to groups; none where they gave none."""
+    return [Column("name", names)] if any(names) else []
 
 
 def change_columns(overview: Overview) -> list[Column]:

@@ -31,7 +31,7 @@ from tools.verifying.folder import Folder, Refuted, Unknown
 
 CLOSE = 1e-3  # of a probability: what another kind of CPU may change
 OF_THE_MACHINE = ("output_dir", "resume", "test", "device", "workers", "tensorboard", "wandb", "wandb_project",
-                  "wandb_entity", "print_every", "save_every", "save_minutes", "explore")  # fmt: skip
+                  "wandb_entity", "print_every", "save_every", "save_minutes", "explore", "figures")  # fmt: skip
 PAUSE = 0.2  # seconds between two looks at what a run has come to
 PATIENCE = 60  # seconds for a run that is asked to end
 
