@@ -101,6 +101,18 @@ def test_a_network_of_timm(monkeypatch):
         named_network("timm:y", 32)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet10t", "mobilenetv3_small_050", "convnext_atto"])
+def test_real_networks_of_timm(name):
+    pytest.importorskip("timm")
+    backbone, features = backbone_of(f"timm:{name}", 64)
+    assert backbone(torch.zeros(2, 3, 64, 64)).shape == (2, features)
+    with pytest.raises(BadInput, match="takes no images of 64x64 pixels, as they are here"):
+        named_network("timm:vit_tiny_patch16_224", 64)
+    with pytest.raises(BadInput, match=r"timm.list_models\(\) has the names"):
+        named_network("timm:resnet10_not_there", 64)
+
+
 def test_a_densenet_with_the_names_of_the_published_file(tmp_path, capsys):
     stored, model = (models.DenseNet(2, (1, 2), 4, bn_size=1, num_classes=3) for _ in range(2))
     weights = {re.sub(r"(denselayer\d\.(norm|conv))", r"\1.", name): tensor for name, tensor in
