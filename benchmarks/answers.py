@@ -24,10 +24,18 @@ SEARCHES = {  # file in results/ -> the search that it makes
     "ex_2_parts": "ex_2-vary-augment-image_size-width",
     "ex_2_cifar": "ex_2-cifar",
     "ex_1_parts": "ex_1-vary-batch_norm-dropout",
+    "ex_1_options": "ex_1-options",
     "ex_1_precision": "ex_1-vary-precision",
     "head_rates": "head-lr",
+    "trainB_strategies": "trainB-strategies",
 }
-RUNS = ("ex_1_digits", "ex_1_cifar", "ex_5_digits", "trainA_nature")  # files in results/ that train with several seeds
+RUNS = (
+    "ex_1_digits",
+    "ex_1_cifar",
+    "ex_1_small100",
+    "ex_5_digits",
+    "trainA_nature",
+)  # files in results/ that train with several seeds
 HEAD = """# Answers
 
 Written by `python benchmarks/answers.py outputs` from the run folders of the commands named here. Differences are of

@@ -23,7 +23,7 @@ from an HDF5 file as if they did not fit into memory. Of trainA, ours is measure
 decodes all files, and later ones, which need not.
 
 Then the start of a script: how long until `--help`, a wrong option and the first progress bar answer, against
-`python -c "import torch"`. Prints two tables and writes outputs/benchmarks/speed.json.
+`python -c "import torch"`. Prints two tables and writes outputs/benchmarks/speed.json and speed.png.
 """
 
 import argparse
@@ -41,8 +41,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+import torch  # noqa: E402
 from contestants import CONTESTANTS, write_photographs  # noqa: E402
 
+from common.figures import TRAIN_COLOR, VAL_COLOR, blank_figure, save_figure  # noqa: E402
 from common.models.precision import has_bf16  # noqa: E402
 from common.system.device import Machine, cpu_name  # noqa: E402
 
@@ -86,6 +88,7 @@ def measure_all(options: argparse.Namespace, images: dict[str, Path]) -> None:
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=2) + "\n")
+    draw(result, options.out.with_suffix(".png"))
     show(result)
     print(f"\nwritten to {options.out}")
 
@@ -204,6 +207,25 @@ def show(result: dict) -> None:
     print("\nuntil it answers, as a multiple of `import torch`:")
     for name, ratio in result["start"].items():
         print(f"  {name:15} {told(ratio)}")
+
+
+def draw(result: dict, path: Path) -> None:
+    """Draw how long each contestant takes, as a multiple of ours: median and range over the rounds."""
+    networks, machine = result["training"], result["machine"]
+    figure = blank_figure(7.5, 1 + 0.9 * len(networks) + 0.22 * sum(map(len, networks.values())))
+    for axes, (network, rows) in zip(figure.subplots(len(networks), squeeze=False).flat, networks.items(), strict=True):
+        others = {contestant: row["ours_is_faster_by"] for contestant, row in rows.items() if contestant != "ours"}
+        for place, (median, low, high) in enumerate(others.values()):
+            axes.barh(place, median, color=VAL_COLOR if median > 1 else TRAIN_COLOR, height=0.6)
+            axes.plot([low, high], [place, place], color="black", linewidth=1)
+            axes.text(high + 0.03, place, f"{median:.2f}", va="center", fontsize=9)
+        axes.axvline(1, color="black", linestyle=":", linewidth=1)
+        axes.set_yticks(range(len(others)), others, fontsize=9)
+        axes.invert_yaxis()
+        axes.set_xlim(0, max(high for *_, high in others.values()) * 1.1)
+        axes.set_title(f"{network}: time of an epoch, as a multiple of ours", fontsize=10)
+    told = f"{machine['processor']}, {machine['cores']} cores, PyTorch {torch.__version__}"
+    save_figure(figure, path, f"{told}; medians and ranges of {result['rounds']} rounds")
 
 
 def told(ratio: list[float]) -> str:

@@ -1,5 +1,7 @@
 """What one change does to the time of a training step: PyTorch's dropout against ours, float32 against bfloat16.
 
+The SHA-256 of all weights, which every epoch's record has, takes its turn too: its ratio is a number of steps.
+
     python benchmarks/steps.py                 all networks, all changes that this CPU has
     python benchmarks/steps.py trainA --blocks 9
 
@@ -33,6 +35,7 @@ from common.models.dropout import hash_dropouts, set_draws  # noqa: E402
 from common.models.placement import place  # noqa: E402
 from common.models.precision import has_bf16  # noqa: E402
 from common.optim.optimizers import build_optimizer  # noqa: E402
+from common.runs.state import weights_sha256  # noqa: E402
 from common.system.device import cpu_name, prepare_machine  # noqa: E402
 from common.transforms.random_streams import Draws  # noqa: E402
 
@@ -64,6 +67,7 @@ def variants(name):
         dropouts = hash_dropouts(model) if variant != "fp32, PyTorch's dropout" else []
         optimizer = build_optimizer(model.parameters(), "adam", 1e-4)
         made[variant] = step_of(bare_step(machine.autocast, model, optimizer, images, labels), dropouts, size)
+    made["SHA-256 of the weights"] = lambda: weights_sha256(first.state_dict())
     return made
 
 

@@ -34,7 +34,7 @@ def test_the_first_bar_shows_on_a_terminal(monkeypatch):
     assert 0 < time_first_bar([str(ROOT / "ex_1.py"), "--dataset", "digits", "-e", "1"]) < 120
 
 
-def test_ratios_are_told_with_their_range(monkeypatch, capsys):
+def test_ratios_are_told_with_their_range(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import speed
 
@@ -44,7 +44,11 @@ def test_ratios_are_told_with_their_range(monkeypatch, capsys):
     monkeypatch.setattr(speed, "contestants_here", lambda: list(runs))
     measured = iter([runs[name][turn] for turn in range(3) for name in runs])
     monkeypatch.setattr(speed, "measure_in_a_process", lambda *_: next(measured))
-    row = speed.compare("ex_1", 3, ROOT)["usual"]
+    rows = speed.compare("ex_1", 3, ROOT)
+    machine = {"processor": "a CPU", "cores": 2}
+    speed.draw({"training": {"ex_1": rows}, "machine": machine, "rounds": 3}, tmp_path / "speed.png")
+    assert (tmp_path / "speed.png").stat().st_size > 5000
+    row = rows["usual"]
     assert row["ours_is_faster_by"] == [2, 1.25, 2.5] and row["floor_time_ratio"] == [2, 1.25, 2.5]
     assert speed.told(row["ours_is_faster_by"]) == "2.00 (1.25 to 2.50)"
 
