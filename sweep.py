@@ -23,11 +23,11 @@ from common.options.types import integer, one_of, path
 from common.system.errors import BadInput
 from common.system.log import info
 from common.system.text import shell_line
-from tools.searching.results import Results, draw_search
+from tools.searching.results import Results
 from tools.searching.search import Search
 from tools.searching.spaces import Bands, sampler_for
 from tools.searching.storage import open_search_folder, open_storage
-from tools.searching.sweep_file import COMMAND, read_sweep
+from tools.searching.sweep_file import ALIASES, COMMAND, METRICS, read_sweep
 from tools.searching.trials import Experiment, Launcher, run_in, slots_for
 from tools.searching.varying import vary
 
@@ -47,6 +47,8 @@ def parse_options(argv=None):
     add("file", type=path, metavar="FILE.yaml", help="the sweep file; with --vary the experiment, such as ex_2.py")
     add("-h", "--help", action="help", help="show this and exit")
     add("--program", type=path, metavar="SCRIPT.py", help="the experiment (default: what the file names)")
+    add("--metric", type=one_of((*METRICS, *ALIASES)), metavar="NAME",
+        help="what the search is about, in place of what the file names, such as val_accuracy")  # fmt: skip
     add("--vary", nargs="+", metavar="NAME=VALUES",
         help="change one option at a time from its default, and say what each change is worth: NAME=VALUE,VALUE, or "
              "NAME alone for a switch")  # fmt: skip
@@ -101,7 +103,7 @@ def searched(options, fixed):
     """Return the sweep of a file, its experiment, and what starts trials of it."""
     if options.grid:
         raise BadInput("--grid belongs to --vary; in a sweep file it is `method: grid`")
-    sweep = read_sweep(options.file)
+    sweep = read_sweep(options.file, options.metric)
     if not options.program and not sweep.program:
         raise BadInput(f"{options.file} names no program: add --program, such as --program trainA.py")
     if sweep.metric.endswith("accuracy") and not sweep.maximize:
@@ -115,6 +117,8 @@ def varied(options, fixed):
     """Return the sweep that --vary means, its experiment, and what starts trials of it."""
     if options.program:
         raise BadInput("--program belongs to a sweep file; with --vary the experiment stands first")
+    if options.metric:
+        raise BadInput("--metric belongs to a sweep file; --vary compares by val_accuracy")
     experiment = Experiment(options.file)
     launcher = Launcher(COMMAND, experiment.path, fixed)
     sweep = vary(options.file, options.vary, lambda v: experiment.options(launcher.option_words(v)), options.grid)
@@ -143,6 +147,8 @@ def number_of_trials(typed, sweep):
 
 def report(search, experiment):
     """Write and draw what was found, and look at the test images with the best configuration, or with all."""
+    from tools.searching.plots import draw_search  # imports Matplotlib and SciPy, which the search does not need
+
     results = search.results
     best, count = results.best(), results.sweep.seeds
     if not best:

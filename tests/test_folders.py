@@ -528,8 +528,11 @@ def test_copies_of_an_image_are_never_on_two_sides(tmp_path):
 def test_unbalanced_and_few_images_are_told_with_what_helps(tmp_path, capsys):
     for name, count in (("ant", 60), ("bee", 12)):
         write_class(tmp_path / "data" / name, count, first_seed=100 * count)
-    words = ["--data", str(tmp_path / "data"), "-e", "1", "--class_weights", "auto", "--output_dir", str(tmp_path)]
-    run = without_pictures(words)
+    words = ["--data", str(tmp_path / "data"), "-e", "1", "--output_dir", str(tmp_path)]
+    with pytest.raises(BadInput, match="do the same thing twice"):
+        without_pictures([*words, "--class_weights", "auto", "--balanced_sampling", "True"])
+    without_pictures([*words, "--balanced_sampling", "True"])
+    run = without_pictures([*words, "--class_weights", "auto"])
     said = capsys.readouterr().out
     assert "note: the classes are unbalanced: 43 training images of 'ant', 9 of 'bee'" in said
     assert "--class_weights auto" in said and "note: few images: 2 of 2 classes have fewer than 100" in said

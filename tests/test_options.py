@@ -443,7 +443,7 @@ ANOTHER = {
     "dataset": "cifar10", "limit": "5", "epochs": "3", "batch_size": "5", "optimizer": "sgd", "lr": "0.5",
     "weight_decay": "0.5", "momentum": "0.5", "schedule": "step", "warmup_epochs": "1", "step_size": "5",
     "milestones": "1,2", "gamma": "0.5", "plateau_patience": "5", "label_smoothing": "0.5", "clip_grad": "5",
-    "class_weights": "auto",
+    "class_weights": "auto", "balanced_sampling": "true",
     "accumulate": "5", "patience": "5", "weights": "x.pth", "weights_key": "ema", "seed": "5",
     "output_dir": "elsewhere", "device": "cuda", "precision": "bf16", "deterministic": "true", "dropout": "0.5",
     "batch_norm": "false",

@@ -19,8 +19,9 @@ from optuna.trial import TrialState
 import ex_1
 import sweep
 from common.system.errors import BadInput
-from tools.searching.spaces import Bands
+from tools.searching.spaces import Bands, OneOf
 from tools.searching.storage import JOURNAL, _with_driver, open_storage, try_again
+from tools.searching.sweep_file import COMMAND
 from tools.searching.trials import Launcher, arguments, slots_for
 
 TOY = str(Path(__file__).with_name("toy.py"))
@@ -64,7 +65,11 @@ def test_a_grid_is_tried_in_order_and_the_best_alone_is_tested(tmp_path, capsys)
     assert f"toy.py --config '{folder / 'best.yaml'}'" in said
     states = [path.parents[3].name for path in folder.glob("trials/*/*/*/*/last.pth")]
     assert states == ["0001"]  # of the others only what they have found is kept
-    assert {"history.png", "importance.png", "parallel.png", "log.txt"} <= {path.name for path in folder.iterdir()}
+    pictures = {f"{name}.png" for name in ("history", "importance", "correlation", "parallel")}
+    assert {*pictures, "log.txt"} <= {path.name for path in folder.iterdir()}
+    assert [(row["option"], row["spearman"], row["n"]) for row in table(folder / "correlation.csv")] == [
+        ("lr", "1.0", "3")
+    ]
 
 
 @pytest.mark.slow
@@ -138,7 +143,7 @@ def test_failed_trials_are_told_with_their_reason_and_the_search_goes_on(tmp_pat
     parameters = {"kind": {"values": ["refused", "diverges", "crashes once", "good"]}}
     folder = search(tmp_path, parameters=parameters)
     rows = trials(folder)
-    assert [row["state"] for row in rows] == ["failed", "failed", "failed", "finished"]
+    assert [row["state"] for row in rows] == ["refused", "failed", "failed", "finished"]
     assert [row["reason"] for row in rows] == [
         "exit code 2 (refused): --kind: this is refused",
         "exit code 3: the loss is not finite any more",
@@ -149,7 +154,7 @@ def test_failed_trials_are_told_with_their_reason_and_the_search_goes_on(tmp_pat
     folder = search(tmp_path, parameters=parameters)  # the crash is retried, what would end alike is not
     rows = trials(folder)
     assert [(row["trial"], row["state"]) for row in rows] == [
-        ("0", "failed"), ("1", "failed"), ("3", "finished"), ("4", "finished"),
+        ("0", "refused"), ("1", "failed"), ("3", "finished"), ("4", "finished"),
     ]  # fmt: skip
     assert rows[3]["kind"] == "crashes once"
 
@@ -165,9 +170,33 @@ def test_a_lack_of_memory_is_a_reason_and_ends_no_search(tmp_path):
     ]
 
 
-def test_no_trial_finished(tmp_path):
+@pytest.mark.slow
+def test_refused_combinations_are_no_trials(tmp_path, capsys):
+    parameters = {"kind": {"values": ["refused", "good"]}, "lr": {"min": 0.0, "max": 1.0}}
+    rows = trials(search(tmp_path, "-n", "3", parameters=parameters, method="random"))
+    states = [row["state"] for row in rows]
+    assert states.count("finished") == 3 and states.count("refused") == len(rows) - 3 > 0
+    refused = next(row for row in rows if row["state"] == "refused")
+    assert refused["reason"] == "exit code 2 (refused): --kind: this is refused"
+    assert f"passed over: kind=refused lr={float(refused['lr']):.4g}: exit code 2" in capsys.readouterr().out
+    again = trials(search(tmp_path, "-n", "3", parameters=parameters, method="random"))
+    assert len(again) == len(rows)  # the same command knows them
+
+
+def test_no_trial_finished(tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.searching.search.MOST_REFUSED", 3)
     with pytest.raises(BadInput, match="no trial has finished"):
-        search(tmp_path, parameters={"kind": {"value": "refused"}})
+        search(tmp_path, parameters={"kind": {"value": "refused"}}, method="random")
+    [log] = tmp_path.glob("*/sweeps/s/log.txt")
+    assert "3 combinations in a row were refused, and no more are drawn" in log.read_text()
+
+
+def test_a_value_that_the_script_takes_beside_certain_others_is_no_mistake():
+    experiment, sizes = sweep.Experiment("ex_3.py"), OneOf([16, 64])
+    words = Launcher(COMMAND, experiment.path, ["--dataset", "digits"]).option_words
+    experiment.check({"image_size": sizes, "model": OneOf(["alexnet", "lenet"])}, words)
+    with pytest.raises(BadInput, match="parameters.image_size: --image_size 16: alexnet needs at least 63"):
+        experiment.check({"image_size": sizes, "model": OneOf(["alexnet"])}, words)
 
 
 @pytest.mark.slow
@@ -232,6 +261,15 @@ def test_a_trial_is_compared_again_after_the_band():
 )
 def test_macros(macro, words):
     assert arguments({"lr": 0.1, "switch": False, "test": True}, macro) == words
+
+
+def test_variables_of_the_environment_stand_in_the_command(monkeypatch):
+    monkeypatch.setenv("FOLDER", "a b")
+    command = ["${program}", "--data=${envvar:FOLDER}/c", "${args}"]
+    assert Launcher(command, Path(TOY), []).option_words({"lr": 1}) == ["--data=a b/c", "--lr=1"]
+    monkeypatch.delenv("FOLDER")
+    with pytest.raises(BadInput, match="command: there is no environment variable FOLDER"):
+        Launcher(command, Path(TOY), [])
 
 
 @pytest.mark.slow
@@ -303,7 +341,8 @@ def test_values_near_zero_can_be_drawn(tmp_path):
     folder = search(tmp_path, "-n", "6", parameters=parameters, method="random")
     rates = {float(row["lr"]) for row in trials(folder)}
     assert 0 in rates and len(rates) > 1  # else there would be nothing to draw
-    assert all((folder / f"{name}.png").stat().st_size > 10_000 for name in ("history", "importance", "parallel"))
+    pictures = ("history", "importance", "correlation", "parallel")
+    assert all((folder / f"{name}.png").stat().st_size > 10_000 for name in pictures)
 
 
 @pytest.mark.slow

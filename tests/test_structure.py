@@ -157,13 +157,12 @@ def test_every_experiment_has_its_parts_in_one_order(script):
 
 
 SHARED_OPTIONS = """
-    --accumulate --batch_schedule --batch_size --class_weights --clip_grad --compile --config --cutmix --data --dataset
-    --deterministic --device --ema --epochs --explore --folds --gamma --help --label_smoothing --limit --lr
-    --milestones --mixup --momentum --null_test --optimizer --output_dir --override --patience --plateau_patience
-    --precision --print_every --resume --save_every --save_minutes --schedule --seed --skip_unreadable --split_seed
-    --step_size
-    --submission_labels --sync_bn --tensorboard --test --tta --wandb --wandb_entity --wandb_project --warmup_epochs
-    --watch --weight_decay --weights --weights_key --workers
+    --accumulate --balanced_sampling --batch_schedule --batch_size --class_weights --clip_grad --compile --config
+    --cutmix --data --dataset --deterministic --device --ema --epochs --explore --folds --gamma --help
+    --label_smoothing --limit --lr --milestones --mixup --momentum --null_test --optimizer --output_dir --override
+    --patience --plateau_patience --precision --print_every --resume --save_every --save_minutes --schedule --seed
+    --skip_unreadable --split_seed --step_size --submission_labels --sync_bn --tensorboard --test --tta --wandb
+    --wandb_entity --wandb_project --warmup_epochs --watch --weight_decay --weights --weights_key --workers
 """  # of every experiment
 
 

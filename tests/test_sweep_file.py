@@ -89,6 +89,18 @@ def test_all_sweep_files_of_the_project_are_read(path):
         ({"distribution": "log_normal", "mu": 1}, 0.5, math.e),
         ({"distribution": "q_normal", "mu": 3.3, "q": 0.5}, 0.5, 3.5),
         ({"min": "1e-5", "max": 1}, 0.5, 0.5),  # which YAML takes for a text
+        ({"value": [5, 3, 3.5]}, None, "5,3,3.5"),  # a list, as options take it
+        ({"values": [[5, 3], "3"]}, "5,3", "5,3"),
+        ({"values": [1, 2, 2, 2]}, 0.24, 1),  # twice in a list is twice as often
+        ({"values": [1, 2, 2, 2]}, 0.26, 2),
+        ({"values": ["a", "b"], "probabilities": [0.5, 0.49999]}, 1.0, "b"),
+        ({"mu": 3, "sigma": 0}, None, 3),
+        ({"distribution": "log_normal", "mu": 1, "sigma": 0}, None, math.e),
+        ({"distribution": "beta"}, 0.3, 0.3),
+        ({"distribution": "beta", "a": 2, "b": 1}, 0.25, 0.5),  # its share below x is x²
+        ({"distribution": "q_beta", "a": 2, "b": 1, "q": 0.2}, 0.26, 0.6),
+        ({"distribution": "inv_log_uniform_values", "min": 1e-4, "max": 1}, 0.01, 0.01),
+        ({"distribution": "inv_log_uniform", "min": 0, "max": 2}, 1 / math.e, 1 / math.e),
     ],
 )
 def test_forms_of_parameters(parameter, proposed, value):
@@ -148,10 +160,13 @@ def test_bands_are_those_of_hyperband():
         ({"parameters": {}}, "parameters: must hold"),
         ({"parameters": {"a b": {"value": 1}}}, "'a b' is no name"),
         ({"parameters": {"x": [1, 2]}}, "parameters.x: must hold"),
-        ({"parameters": {"x": {"parameters": {}}}}, "parameters.x: there is no key 'parameters'"),
+        ({"parameters": {"x": {"parameters": {}}}}, "parameters.x: nested parameters are not supported"),
+        ({"parameters": {"x": {"values": [{"a": 1}]}}}, "parameters.x.values: {'a': 1} is no number, text"),
+        ({"parameters": {"x": {"distribution": "beta", "a": 0}}}, "parameters.x.a: must be above 0"),
+        ({"metrics": [{"name": "a"}, {"name": "b"}]}, "metrics: only one is supported"),
+        ({"method": "custom"}, "method: must be grid or random or bayes, not 'custom'"),
         ({"parameters": {"x": {"values": []}}}, "parameters.x.values: must be a list of at least one"),
-        ({"parameters": {"x": {"values": [1, 1]}}}, "parameters.x.values: 1 is there twice"),
-        ({"parameters": {"x": {"values": [[1]]}}}, "parameters.x.values: [1] is no number, text"),
+        ({"parameters": {"x": {"values": [[[1]]]}}}, "parameters.x.values: [[1]] is no number, text"),
         ({"parameters": {"x": {"values": [1, 2], "probabilities": [0.5, 0.6]}}}, "parameters.x.probabilities: must be"),
         ({"parameters": {"x": {"values": [1, 2], "probabilities": [1]}}}, "a list of 2 numbers"),
         ({"parameters": {"x": {"min": 2, "max": 1}}}, "parameters.x: min must be below max"),
@@ -160,7 +175,7 @@ def test_bands_are_those_of_hyperband():
         ({"parameters": {"x": {"min": 0, "max": math.inf}}}, "parameters.x.max: inf is no number"),
         ({"parameters": {"x": {"min": 0, "max": 1, "q": 0}}}, "parameters.x.q: must be above 0"),
         ({"parameters": {"x": {"min": 0.1, "max": 0.2, "q": 5}}}, "no multiple of q = 5"),
-        ({"parameters": {"x": {"mu": 0, "sigma": -1}}}, "parameters.x.sigma: must be above 0"),
+        ({"parameters": {"x": {"mu": 0, "sigma": -1}}}, "parameters.x.sigma: must be at least 0"),
         ({"parameters": {"x": {"distribution": "uniforn", "min": 0, "max": 1}}}, "did you mean uniform?"),
         ({"parameters": {"x": {"distribution": "log_uniform_values", "min": 0, "max": 1}}}, "min: must be above 0"),
         ({"parameters": {"x": {"distribution": "log_uniform", "min": 0, "max": 1e6}}}, "are exponents of e"),
@@ -170,6 +185,7 @@ def test_bands_are_those_of_hyperband():
         ({"metric": {"name": "val_acc"}}, "train.json has no 'val_acc', but val_accuracy"),
         ({"metric": {"goal": "maximize"}}, "metric: needs a name"),
         ({"metric": {"name": "val_loss", "goal": "min"}}, "metric.goal: must be minimize or maximize, not 'min'"),
+        ({"metric": {"name": "val_accuracy", "goal": "maximize", "target": 80}}, "target: 80.0 is never reached"),
         ({"metric": {"name": "val_loss", "target": "low"}}, "metric.target: 'low' is no number"),
         ({"early_terminate": {"type": "median"}}, "early_terminate.type: must be hyperband, not 'median'"),
         ({"early_terminate": {"type": "hyperband"}}, "needs either min_iter, or max_iter and s"),
@@ -188,6 +204,9 @@ def test_bands_are_those_of_hyperband():
         ({"early_terminate": {"type": "hyperband", "max_iter": 10**400, "s": 1}}, "max_iter: must be a whole number"),
         ({"command": []}, "command: must be a list"),
         ({"command": ["python", "${program}"]}, "command: lacks ${args}"),
+        ({"command": ["${program}", "${args_json}"]}, "command: ${args_json} is not supported"),
+        ({"command": ["${program}", "${args_json_file}"]}, "command: ${args_json_file} is not supported"),
+        ({"command": ["${program}", "${args_no_hyphens}"]}, "command: ${args_no_hyphens} is not supported"),
         ({"command": ["${args}", "--x=${program}"]}, "command: '--x=${program}' is none of"),
         ({"name": ["a"]}, "name: must be a text"),
     ],
@@ -196,6 +215,53 @@ def test_mistakes_are_told_with_their_place(content, said):
     with pytest.raises(BadInput) as error:
         sweep_of(**content)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (
+            {"controller": {"type": "cloud"}, "kind": "sweep", "apiVersion": "1"},
+            "note: apiVersion, kind, controller: passed",
+        ),
+        ({"job": "me/project/job", "scheduler": {"engine": "wandb"}}, "note: scheduler, job: passed over"),
+        ({"metric": {"name": "val_loss", "impute": "best"}}, "note: metric.impute: passed over"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 1, "s": 2}}, "note: early_terminate.s: passed over"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 1}}, "strict is not given: true, as W&B's code"),
+        ({"project": "a", "entity": "b", "description": "c"}, ""),
+    ],
+)
+def test_what_concerns_the_server_is_passed_over_and_told(capsys, content, said):
+    sweep_of(**content)
+    out = capsys.readouterr().out
+    assert said in out if said else not out
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, True), (True, True), (False, False)])
+def test_early_terminate_is_strict_unless_it_says_no(given, expected):
+    early = {"type": "hyperband", "min_iter": 1} | ({} if given is None else {"strict": given})
+    assert sweep_of(early_terminate=early).is_strict is expected
+
+
+def test_a_value_that_is_there_twice_is_once_in_a_grid():
+    sweep = sweep_of({"values": [1, 2, 1, True]}, method="grid")
+    assert sweep.parameters["x"].grid() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("metric", "chosen", "found"),
+    [
+        ({"name": "val_acc", "goal": "maximize", "target": 0.9}, "val_accuracy", ("val_accuracy", True, 0.9)),
+        ({"name": "loss", "target": 0.1}, "val_loss", ("val_loss", False, 0.1)),
+        ({"name": "loss", "target": 0.1}, "val_accuracy", ("val_accuracy", True, None)),  # not the lowest accuracy
+        (None, "val_loss", ("val_loss", False, None)),
+    ],
+)
+def test_a_metric_can_stand_in_for_that_of_the_file(capsys, metric, chosen, found):
+    content = {"method": "bayes", "parameters": {"x": {"values": [1, 2]}}} | ({"metric": metric} if metric else {})
+    sweep = parse_sweep(content, "file", chosen)
+    assert (sweep.metric, sweep.maximize, sweep.target) == found
+    assert f"note: --metric: the {'highest' if found[1] else 'lowest'} {chosen} is the best" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -238,7 +304,8 @@ def test_yaml_has_limits(tmp_path, text, said):
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
 KEYS = st.sampled_from(
     ["method", "parameters", "metric", "early_terminate", "name", "command", "run_cap", "x", "min", "max", "q", "mu",
-     "sigma", "values", "value", "probabilities", "distribution", "type", "eta", "s", "min_iter", "max_iter", "goal"]
+     "sigma", "a", "b", "values", "value", "probabilities", "distribution", "type", "eta", "s", "min_iter", "max_iter",
+     "goal"]
 )  # fmt: skip
 ANYTHING = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4))
 

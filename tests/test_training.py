@@ -106,6 +106,31 @@ def test_with_class_weights_each_class_counts_the_same():
     assert epoch_of_ours(model, source, class_weights="auto")[0] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_balanced_epoch_has_as_many_images_of_each_class():
+    source = unbalanced(batch_size=16)
+    source.split.is_balanced = True
+    labels = torch.tensor(source.split.labels)
+    epochs = [torch.cat(source.order(epoch)) for epoch in (1, 2)]
+    for indices in epochs:
+        counts = torch.bincount(source.dataset.labels[indices])
+        assert len(indices) == 50 - 50 % 16 % 2 and counts.max() - counts.min() <= 2 and (counts > 0).sum() == 3
+    assert set(epochs[0][labels[epochs[0]] == 1].tolist()) == set(torch.where(labels == 1)[0].tolist())  # all are there
+    large = [set(indices[labels[indices] == 0].tolist()) for indices in epochs]
+    assert len(large[0]) == len(large[1]) >= 16 and large[0] != large[1]  # none twice, others in the next epoch
+    whole = list(zip(torch.cat([inputs for inputs, _ in source.epoch(1)]), epochs[0], strict=True))
+    rest = torch.cat([inputs for inputs, _ in source.epoch(1, skip=2)])
+    assert torch.equal(rest, torch.stack([image for image, _ in whole[32:]]))
+
+
+def test_repetitions_in_a_balanced_epoch_are_augmented_each_in_its_own_way():
+    source = unbalanced(batch_size=50)
+    source.split.is_balanced = True
+    [(inputs, _)], [indices] = source.epoch(1), source.order(1)
+    views = {index: inputs[indices == index].unique(dim=0) for index in indices.unique().tolist()}
+    repeated = [index for index in views if (indices == index).sum() > 1]
+    assert len(repeated) > 10 and {len(views[index]) for index in repeated} == {1, 2}  # as they are, and mirrored
+
+
 def test_class_weights_are_the_same_for_accumulated_and_for_mixed_images():
     model, large = network(batch_norm=False), network(batch_norm=False)
     epoch_of_ours(model, unbalanced(batch_size=8), accumulate=4, class_weights="auto")

@@ -70,13 +70,15 @@ class Split:
 
     `indices` (N,) are their indices. `hashes` tell images apart, whatever the order of the files: where the images were
     all read they are those of the pixels, so that copies have the same. `keys`, int64, one for each index of the data
-    set, are what random numbers are drawn by: the indices themselves, but for `by_image`.
+    set, are what random numbers are drawn by: the indices themselves, but for `by_image`. A training epoch of a split
+    that `is_balanced` has as many images of each class.
     """
 
     dataset: Any  # what the first lines of this file say
     indices: torch.Tensor
     hashes: Sequence[bytes] = field(repr=False, default_factory=list)
     keys: torch.Tensor | None = field(repr=False, default=None)
+    is_balanced: bool = False
 
     def __post_init__(self):
         if self.keys is None:

@@ -7,6 +7,7 @@ import torch
 
 from common.data.arrays import ArrayDataset, Split
 from common.data.load import Data
+from common.data.sampling import balanced
 from common.data.uploading import Uploader
 from common.system.device import Machine
 from common.system.errors import BadInput
@@ -125,16 +126,27 @@ class Batches:
         return [size] * (images // size) + [images % size] * (images % size > 0)
 
     def order(self, epoch: int) -> list[torch.Tensor]:
-        """Return the indices of each batch of an epoch, this process's share of them.
+        """Return the indices of each batch of an epoch, this process's share of them."""
+        return [indices for indices, _ in self._order(epoch)]
+
+    def _order(self, epoch: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Return (indices, keys of what is random about them) of each batch of an epoch, this process's share.
 
         Training batches are divided one by one, so that all processes together make the steps of one; all others as a
         whole, so that their results only have to be put one after the other.
         """
         if not self.training:
-            return list(self.processes.shard(self.split.indices).split(self.batch_size))
-        indices = self.split.indices
-        order = shuffled(indices, self.seed, epoch, self.split.keys[indices])[: self.images_in(epoch)]
-        return [self.processes.shard(batch) for batch in order.split(self.size_in(epoch))]
+            return self._in_order()
+        places, keys = torch.arange(len(self.split)), self.split.keys[self.split.indices]
+        if self.split.is_balanced:
+            places, keys = balanced(torch.tensor(self.split.labels), keys, self.seed, epoch)
+        order = shuffled(torch.arange(len(keys)), self.seed, epoch, keys)[: self.images_in(epoch)]
+        shares = [self.processes.shard(batch) for batch in order.split(self.size_in(epoch))]
+        return [(self.split.indices[places[share]], keys[share]) for share in shares]
+
+    def _in_order(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        batches = self.processes.shard(self.split.indices).split(self.batch_size)
+        return [(indices, self.split.keys[indices]) for indices in batches]
 
     def places(self, epoch: int) -> list[torch.Tensor]:
         """Return where each image of each batch stands among all of an epoch, for this process's share of them."""
@@ -146,42 +158,43 @@ class Batches:
 
         The first `skip` batches are left out.
         """
-        return self._inputs(self.order(epoch), epoch, skip)
+        return self._inputs(self._order(epoch), epoch, skip)
 
     def in_order(self, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield this process's share of all images, augmented as in that epoch, but in the order of the data set."""
-        return self._inputs(self.processes.shard(self.split.indices).split(self.batch_size), epoch)
+        return self._inputs(self._in_order(), epoch)
 
     def _inputs(
-        self, batches: Sequence[torch.Tensor], epoch: int, skip: int = 0
+        self, batches: Sequence[tuple[torch.Tensor, torch.Tensor]], epoch: int, skip: int = 0
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         count = self.batches_together
         # The groups are the same ones wherever an epoch begins.
         groups = [batches[max(start, skip) : start + count] for start in range(0, len(batches), count)]
         groups = [group for group in groups if group]
-        together = [torch.cat(list(group)) for group in groups]
-        for group, (indices, (images, labels)) in zip(groups, self._read(together, epoch), strict=True):
-            draws = Draws(self.seed, epoch, self.split.keys[indices].to(self.device, non_blocking=True))
-            inputs, sizes = self.transform(images, draws), [len(batch) for batch in group]
+        together = [tuple(map(torch.cat, zip(*group, strict=True))) for group in groups]
+        for group, (keys, (images, labels)) in zip(groups, self._read(together, epoch), strict=True):
+            draws = Draws(self.seed, epoch, keys.to(self.device, non_blocking=True))
+            inputs, sizes = self.transform(images, draws), [len(indices) for indices, _ in group]
             yield from zip(inputs.split(sizes), labels.split(sizes), strict=True)
 
     def _read(self, batches, epoch: int) -> Iterator[tuple[torch.Tensor, Sequence[torch.Tensor]]]:
-        is_cuda, keys = self.device.type == "cuda", self.split.keys
+        is_cuda = self.device.type == "cuda"
         draws_windows = self.training and not isinstance(self.dataset, ArrayDataset)
         if self._is_on_device:
-            for indices in batches:
-                yield indices, self.dataset.batch(indices.to(self.device, non_blocking=True))
+            for indices, keys in batches:
+                yield keys, self.dataset.batch(indices.to(self.device, non_blocking=True))
             return
 
-        def read(indices: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            windows = Draws(self.seed, epoch, keys[indices], "windows") if draws_windows else None
+        def read(share: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+            indices, keys = share
+            windows = Draws(self.seed, epoch, keys, "windows") if draws_windows else None
             batch = self.dataset.batch(indices, windows)
             return tuple(tensor.pin_memory() for tensor in batch) if is_cuda else batch
 
         # Reads batches while the network works on the ones before.
         coming = zip(batches, read_ahead(read, batches, ahead=READ_AHEAD), strict=True)
         upload = Uploader(self.device)
-        yield from ((indices, upload(batch)) for indices, batch in coming)
+        yield from ((keys, upload(batch)) for (_, keys), batch in coming)
 
 
 def make_batches(

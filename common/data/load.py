@@ -67,6 +67,7 @@ class Source:
     folds: str | None = None  # such as 2/5: the second of five parts of the training images validates
     workers: int = 2
     skip_unreadable: bool = False
+    balanced_sampling: bool = False  # an epoch has as many images of each class
     null_test: bool = False  # shuffle the labels, by the seed: there is nothing to learn then
     output_dir: str | None = None  # has a place for what is known of image files
 
@@ -150,6 +151,7 @@ class Undivided:
             train = train.subset(balanced_subset(train.labels, train.hashes, classes, source.limit, drawn_by))
         if not (is_older or self.name == "hdf5"):  # a file's images have their places in it
             train, splits["val"] = train.by_image(), splits["val"].by_image()  # the test keeps the order of its files
+        train.is_balanced = source.balanced_sampling
         parts = [train, splits["val"], splits["test"]]
         return Data(
             self.name, classes, *(with_shuffled_labels(parts, source.seed) if source.null_test else parts), self.reading
@@ -170,8 +172,8 @@ def notes_on_counts(counts: dict[str, int]) -> Iterator[str]:
     if counts[largest] >= UNBALANCED * counts[smallest]:
         have = f"{counts[largest]:,} training images of '{printable(largest, 40)}'"
         have += f", {counts[smallest]:,} of '{printable(smallest, 40)}'"
-        helps = "accuracy hides what happens to small classes, and --class_weights auto lets each count the same"
-        yield f"the classes are unbalanced: {have}; {helps}"
+        helps = "accuracy hides what happens to small classes; with --class_weights auto or --balanced_sampling True"
+        yield f"the classes are unbalanced: {have}; {helps} each counts the same"
     if counts[smallest] < FEW:
         few = sum(count < FEW for count in counts.values())
         have = f"few images: {few:,} of {len(counts):,} classes have fewer than {FEW} training images"

@@ -111,13 +111,10 @@ class Parser(argparse.ArgumentParser):
             if name in given and options[owner] not in values:
                 use = f"without --{owner}" if values == (True,) else f"with --{owner} {options[owner]}"
                 info(f"note: --{name} does nothing {use}")
-        if len(single_runs(options)) > 1 and (options["explore"] or options.get("throughput")):
-            raise BadInput("several --seed or --folds: nothing is trained here, so give one")
         if options["folds"]:
             _check_folds(options, given)
             options["test"] = False
-        if options["null_test"] and not options["test"]:
-            raise BadInput("--null_test tells by the test images: leave out --test False, --folds")
+        _check_together(options)
         options = self._with_derived(options)
         if given.get("weights_key") and options["weights"] in (None, "none", "imagenet"):
             info("note: --weights_key does nothing without --weights FILE")
@@ -227,6 +224,15 @@ def single_runs(options: dict) -> list[dict]:
     if folds and "/" not in folds:
         return [options | {"folds": f"{number}/{folds}"} for number in range(1, int(folds) + 1)]
     return [options | {"seed": seed} for seed in _listed(options["seed"])]
+
+
+def _check_together(options: dict) -> None:
+    if len(single_runs(options)) > 1 and (options["explore"] or options.get("throughput")):
+        raise BadInput("several --seed or --folds: nothing is trained here, so give one")
+    if options["balanced_sampling"] and options["class_weights"] != "none":
+        raise BadInput("--balanced_sampling and --class_weights do the same thing twice: leave out one")
+    if options["null_test"] and not options["test"]:
+        raise BadInput("--null_test tells by the test images: leave out --test False, --folds")
 
 
 def _check_folds(options: dict, given: dict) -> None:

@@ -109,6 +109,8 @@ def _add_training_options(add) -> None:
         help="share of the target that is spread over all classes")
     add("--class_weights", type=one_of(("none", "auto")), default="none", metavar="WHAT",
         help="auto: in the loss each class counts the same, however few images it has")
+    add("--balanced_sampling", **SWITCH, default=False,
+        help="an epoch has as many images of each class: some of small ones several times, not all of large ones")
     add("--mixup", type=mixing, default=0.0, metavar="ALPHA",
         help="blend images of a batch in pairs, by shares from Beta(ALPHA, ALPHA); 0, or at least 0.01")
     add("--cutmix", type=mixing, default=0.0, metavar="ALPHA",

@@ -16,7 +16,7 @@ GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 / golden ratio, as a signed integer 
 MULTIPLIERS = (0xBF58476D1CE4E5B9 - 2**64, 0x94D049BB133111EB - 2**64)
 AHEAD = 32  # numbers of each stream that are computed at once: as many as most pipelines draw
 BATCH = 2**12  # streams, up to which that takes little; there is one for each image of a data set, too
-PURPOSES = ("augmentation", "order", "training", "windows", "mixing", "dropout", "image")
+PURPOSES = ("augmentation", "order", "training", "windows", "mixing", "dropout", "image", "sampling")
 
 
 class Draws:

@@ -1,20 +1,16 @@
-"""What a search has found: a table of all trials, the best on the terminal and as a file for --config, pictures."""
+"""What a search has found: a table of all trials, the best on the terminal and as a file for --config."""
 
-import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-import optuna
 import yaml
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
-from common.system.files import partial_file, write_bytes, write_table
+from common.system.files import write_bytes, write_table
 from common.system.log import info
 from common.system.text import printable
-from tools.searching.spaces import OneOf, Parameter, Value, Weighted
 from tools.searching.storage import Storage, proposed_for
 from tools.searching.sweep_file import Sweep
 
@@ -22,6 +18,7 @@ STATES = {
     TrialState.COMPLETE: "finished", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed",
     TrialState.RUNNING: "running", TrialState.WAITING: "waiting",
 }  # fmt: skip
+REFUSED = "refused"  # by the program before it trained: such a combination is no trial
 SHOWN = 10  # trials in the table on the terminal
 
 
@@ -75,7 +72,7 @@ class Results:
             values = self.values_of(trial)
             value = trial.value if trial.state == TrialState.COMPLETE else None
             cells = [*map(values.get, names), *map(trial.user_attrs.get, facts)]
-            rows.append((trial.number, STATES[trial.state], value, *cells))
+            rows.append((trial.number, state_of(trial), value, *cells))
         write_table(self.folder / "trials.csv", rows)
 
     def settled(self, trial: FrozenTrial) -> list[FrozenTrial]:
@@ -104,8 +101,9 @@ class Results:
 
     def say_best(self) -> None:
         """Print the best configurations as a table, and how many trials there are of each kind."""
-        metric, states = self.sweep.metric, [trial.state for trial in self.storage.trials()]
-        info(", ".join(f"{states.count(state)} {name}" for state, name in STATES.items() if state in states))
+        metric, states = self.sweep.metric, [state_of(trial) for trial in self.storage.trials()]
+        info(", ".join(f"{states.count(name)} {name}" for name in (*STATES.values(), REFUSED) if name in states))
+        self._say_refused()
         if self.is_target_reached():
             info(f"the target, {metric} {self.sweep.target:g}, is reached")
         groups, several = self.groups(), self.sweep.seeds > 1
@@ -120,6 +118,25 @@ class Results:
             info("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
         if len(groups) > SHOWN:
             info(f"… and {len(groups) - SHOWN} more in trials.csv")
+
+    def _say_refused(self) -> None:
+        """Print the combinations that the program has refused, each once, with the reason."""
+        refused = [t for t in self.storage.trials() if is_refused(t) and "same_as" not in t.user_attrs]
+        for trial in refused[:SHOWN]:
+            words = " ".join(f"{name}={short(value)}" for name, value in self.configuration_of(trial).items())
+            info(f"passed over: {words}: {trial.user_attrs['reason']}")
+        if len(refused) > SHOWN:
+            info(f"… and {len(refused) - SHOWN} more in trials.csv")
+
+
+def is_refused(trial: FrozenTrial) -> bool:
+    """Tell whether the program has refused the options of a trial before it trained."""
+    return "refused" in trial.user_attrs
+
+
+def state_of(trial: FrozenTrial) -> str:
+    """Return in words what has become of a trial."""
+    return REFUSED if is_refused(trial) else STATES[trial.state]
 
 
 def seed_of(trial: FrozenTrial) -> int:
@@ -147,63 +164,3 @@ def epochs_in_words(group: list[FrozenTrial]) -> str:
 def short(value: object) -> str:
     """Return the value of an option for the terminal."""
     return f"{value:.4g}" if isinstance(value, float) else printable(value)
-
-
-def draw_search(results: Results) -> None:
-    """Draw what Optuna makes of the trials: `history.png`, `importance.png`, `parallel.png`."""
-    import matplotlib
-
-    matplotlib.use("Agg")  # Optuna draws with pyplot, which would look for a window
-    from matplotlib import pyplot
-    from optuna.visualization import matplotlib as plots
-
-    study = _of_finished(results)
-    drawings = [("history", plots.plot_optimization_history, results.storage.study)]
-    if len({trial.value for trial in study.trials}) > 1:  # else nothing can be told apart
-        drawings.append(("importance", plots.plot_param_importances, study))
-        drawings.append(("parallel", plots.plot_parallel_coordinate, study))
-    for name, draw, of in drawings:
-        # Optuna warns that its pictures are experimental, and Matplotlib about layouts.
-        with (
-            warnings.catch_warnings(action="ignore"),
-            matplotlib.rc_context(),  # Optuna sets a style, which later pictures would have, too
-            partial_file(results.folder / f"{name}.png") as partial,
-        ):
-            figure = draw(of, target_name=results.sweep.metric).figure
-            for axes in figure.axes if name == "parallel" else ():
-                _make_lines_visible(axes)
-            figure.set_size_inches(max(8, 1.6 * len(results.sweep.parameters)), 5)
-            figure.savefig(partial, format="png", dpi=120, bbox_inches="tight")
-        pyplot.close(figure)
-
-
-def _make_lines_visible(axes) -> None:
-    """Optuna has colors that end in white, a grid over lines, lines over labels, and cuts off those at the edges."""
-    axes.grid(False)
-    for lines in axes.collections:
-        lines.set(cmap="viridis", clip_on=False)
-    for label in axes.get_yticklabels():
-        label.set_bbox({"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 1})
-
-
-def _of_finished(results: Results) -> optuna.Study:
-    """Return a study of the finished trials by what the options were, not by what Optuna proposed for them."""
-    searched, finished = results.sweep.searched, results.storage.trials(TrialState.COMPLETE)
-    tried = [{name: _label(results.values_of(trial)[name]) for name in searched} for trial in finished]
-    distributions = {name: _distribution(form, [values[name] for values in tried]) for name, form in searched.items()}
-    study = optuna.create_study(direction=results.storage.study.direction)
-    for trial, values in zip(finished, tried, strict=True):
-        study.add_trial(create_trial(params=values, distributions=distributions, value=trial.value))
-    return study
-
-
-def _label(value: Value) -> Value:
-    """Return a value that is short enough for a picture, in which $ would mean mathematics."""
-    return printable(value, longest=14).replace("$", r"\$") if isinstance(value, str) else value
-
-
-def _distribution(form: Parameter, tried: list[Value]) -> BaseDistribution:
-    if isinstance(form, (OneOf, Weighted)):
-        return CategoricalDistribution([_label(value) for value in form.values])
-    low, high = min(tried), max(tried)
-    return FloatDistribution(low, high, log=form.is_log and low > 0)

@@ -17,7 +17,7 @@ from common.system.clock import TimeShare
 from common.system.errors import BadInput
 from common.system.files import first_free
 from common.system.log import info, progress, warn
-from tools.searching.results import Results, mean_of, seed_of, short
+from tools.searching.results import Results, is_refused, mean_of, seed_of, short
 from tools.searching.storage import DATABASE_ERRORS, cause_of, proposed_for, try_again
 from tools.searching.sweep_file import ALIASES
 from tools.searching.trials import Launcher, TrialProcess, run_in
@@ -25,6 +25,7 @@ from tools.searching.trials import Launcher, TrialProcess, run_in
 POLL = 0.3  # seconds between two looks at the trials
 TABLE_SHARE = 0.02  # of the time of the search, for writing the table of its trials
 REFUSED, DIVERGED = 2, 3  # exit codes of trials that would end in the same way again
+MOST_REFUSED = 20  # combinations in a row; then there may be none that the program takes
 MOST_CRASHES = 3  # of a trial, in as many starts of the search; then it is left
 
 
@@ -40,6 +41,7 @@ class Search:
         self._metric = ALIASES.get(self._sweep.metric, self._sweep.metric)
         self._running: dict[int, tuple[Trial, TrialProcess]] = {}  # by slot
         self._writing = TimeShare(TABLE_SHARE)
+        self._refused_in_a_row = 0
 
     def run(self) -> None:
         """Try until the cap or the target is reached, here and on all machines that share the storage.
@@ -124,7 +126,9 @@ class Search:
             return False
         if self._storage.trials(TrialState.WAITING):
             return True
-        return self._sweep.method != "grid" and len(_proposals(self._storage.trials())) < self.cap
+        if self._sweep.method == "grid" or self._refused_in_a_row >= MOST_REFUSED:
+            return False
+        return len(_proposals(self._storage.trials())) < self.cap
 
     def _start(self, slot: int) -> None:
         """Start the next trial, unless another machine or a twin of it has made that superfluous."""
@@ -137,10 +141,12 @@ class Search:
         for name, form in self._sweep.searched.items():
             form.suggest(trial, name)
         values = self.results.values_of(self._storage.latest(trial))
-        same = [t for t in earlier if t.state == TrialState.COMPLETE and self.results.values_of(t) == values]
-        if same:
-            self._copy(same[0], trial)
-            return
+        same = [t for t in earlier if self.results.values_of(t) == values]
+        for twin in same:
+            if twin.state == TrialState.COMPLETE:
+                return self._copy(twin, trial)
+            if is_refused(twin):
+                return self._refuse(trial, {"same_as": twin.number, "reason": twin.user_attrs["reason"]})
         folder = Path(trial.user_attrs.get("folder", ""))
         if "folder" not in trial.user_attrs or not folder.is_dir():  # a new trial, or one of another machine
             # A folder of that number may be left of a search that has been deleted.
@@ -159,6 +165,17 @@ class Search:
         info(f"trial {trial.number}: the same options as trial {twin.number}, which is finished")
         self._write_table()
 
+    def _refuse(self, trial: Trial, facts: dict) -> None:
+        """Record that the program does not take these options: no trial, so that another combination is drawn."""
+        for key, value in (facts | {"refused": True, "exit_code": REFUSED}).items():
+            trial.set_user_attr(key, value)
+        self._storage.study.tell(trial, state=TrialState.FAIL, skip_if_finished=True)
+        self._refused_in_a_row += 1
+        if self._refused_in_a_row == MOST_REFUSED and self._sweep.method != "grid":
+            warn(
+                f"{MOST_REFUSED} combinations in a row were refused, and no more are drawn; trials.csv has the reasons"
+            )
+
     def _is_surplus(self, trial: Trial, earlier: list[FrozenTrial]) -> bool:
         """Tell whether another machine, at the same moment, has taken the last place or the same point of the grid."""
         if "again" in trial.user_attrs:
@@ -168,13 +185,14 @@ class Search:
             return self.results.known_seeds()[key] < trial.number
         if self._sweep.method == "grid":
             point = trial.user_attrs.get("point")
-            return point is None or point in [other.user_attrs.get("point") for other in _proposals(earlier)]
+            return point is None or point in [other.user_attrs.get("point") for other in earlier]
         return len(_proposals(earlier)) >= self.cap
 
     def _report(self, trial: Trial, process: TrialProcess) -> None:
         """Pass on what new epochs have brought, and end a trial that is not among the best at a band."""
         told = self._storage.latest(trial).intermediate_values
         for epoch, value in [pair for pair in self._values(process) if pair[0] not in told]:
+            self._refused_in_a_row = self._refused_in_a_row if told else 0
             trial.report(value, epoch)
             may_stop = self._sweep.bands and seed_of(trial) == 0 and "stopped" not in trial.user_attrs
             if may_stop and trial.should_prune():
@@ -189,6 +207,11 @@ class Search:
         facts = {"epochs": len(train_json["epochs"]), "best_epoch": train_json.get("best_epoch")}
         facts |= {"seconds": round(train_json.get("train_time", 0), 1), "exit_code": process.exit_code}
         best = None
+        if process.exit_code == REFUSED and not (is_interrupted or facts["epochs"] or seed_of(trial)):
+            reason = process.reason()
+            self._refuse(trial, {"reason": reason})
+            info(f"trial {trial.number}: passed over, {reason}   {self._in_words(trial)}")
+            return self._write_table()
         if process.exit_code == 0 and values:
             state, best = TrialState.COMPLETE, (max if self._sweep.maximize else min)(values)
             outcome = f"{self._sweep.metric} {best:.4f}"
@@ -207,11 +230,14 @@ class Search:
         if is_interrupted and state == TrialState.FAIL:
             try_again(self._storage.study, latest)
         self._queue_seeds([latest])
-        words = [f"{name}={short(value)}" for name, value in self.results.values_of(latest).items()]
-        info(f"trial {trial.number}: {outcome}   {' '.join(words)}")
+        info(f"trial {trial.number}: {outcome}   {self._in_words(trial)}")
         if not self.tests_all:
             self.results.remove_states([*self.results.settled(latest), *best_before])
         self._write_table()
+
+    def _in_words(self, trial: Trial) -> str:
+        values = self.results.values_of(self._storage.latest(trial))
+        return " ".join(f"{name}={short(value)}" for name, value in values.items())
 
     def _write_table(self) -> None:
         """Write the table of all trials, but spend no more than a share of the time on it: it grows with every one."""
@@ -249,7 +275,8 @@ class Search:
                     self._storage.study.enqueue_trial(proposed_for(trial), user_attrs={"seed": seed})
 
     def _show(self, bar) -> None:
-        bar.update(sum(trial.state.is_finished() for trial in self._storage.trials()) - bar.n)
+        ended = [trial for trial in self._storage.trials() if trial.state.is_finished()]
+        bar.update(sum(self._sweep.method == "grid" or not is_refused(trial) for trial in ended) - bar.n)
         best = self.results.best()
         facts = {f"best {self._sweep.metric}": f"{mean_of(best):.4f}"} if best else {}
         for trial, process in self._running.values():
@@ -258,5 +285,5 @@ class Search:
 
 
 def _proposals(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials that are the first of their configuration, and not another seed of it."""
-    return [trial for trial in trials if seed_of(trial) == 0]
+    """Return the trials that are the first of their configuration, which the program has not refused."""
+    return [trial for trial in trials if seed_of(trial) == 0 and not is_refused(trial)]

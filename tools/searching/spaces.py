@@ -125,6 +125,24 @@ class Normal(Parameter):
         return [self.value(0.5)]
 
 
+@dataclass(frozen=True)
+class Beta(Parameter):
+    """Numbers from 0 to 1 of the beta distribution with shapes `a` and `b`; with `step` multiples of it."""
+
+    a: float
+    b: float
+    step: float | None = None
+
+    def value(self, proposed: float) -> float:
+        from scipy.special import betaincinv  # which hardly any search needs
+
+        number = float(betaincinv(self.a, self.b, proposed))
+        return number if self.step is None else _multiple(round(number / self.step), self.step)
+
+    def examples(self) -> list[Value]:
+        return [self.value(0.5)]
+
+
 def _multiple(number: int, step: float) -> float:
     """Return `number` x `step` without the dust of floating point, as a whole number where the step is one."""
     product = float(f"{number * step:.12g}")

@@ -1,6 +1,7 @@
 """Reading a Weights & Biases sweep file: what is searched, how, and towards what; every mistake with its place.
 
-The schema is that of the `wandb/sweeps` repository. Unknown keys are errors at every level, as they are there.
+The schema is that of the `wandb/sweeps` repository. Unknown keys are errors at every level, as they are there. What it
+has and this project lacks is refused in a line of its own, or passed over with a note where it concerns its server.
 """
 
 import math
@@ -12,33 +13,44 @@ from common.options.types import nearest
 from common.system.errors import BadInput
 from common.system.files import read_yaml
 from common.system.log import info
-from tools.searching.spaces import Normal, OneOf, Parameter, Range, Value, Weighted
+from tools.searching.spaces import Beta, Normal, OneOf, Parameter, Range, Value, Weighted
 
 TOP_KEYS = (
     "method", "program", "parameters", "metric", "name", "description", "project", "entity", "command",
     "early_terminate", "run_cap",
 )  # fmt: skip
+OF_THE_SERVER = ("apiVersion", "kind", "controller", "scheduler", "job", "image_uri")  # who proposes, what runs where
 METHODS = ("grid", "random", "bayes")
 GOALS = ("minimize", "maximize")
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 ENVIRONMENT, INTERPRETER, PROGRAM = "${env}", "${interpreter}", "${program}"
 ARGUMENTS = ("${args}", "${args_no_equals}", "${args_no_boolean_flags}")
 COMMAND = [ENVIRONMENT, INTERPRETER, PROGRAM, ARGUMENTS[0]]
+VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]+)\}")  # can be a part of an item, as no other macro can
+OTHER_ARGUMENTS = {
+    "${args_json}": "JSON", "${args_json_file}": "a JSON file", "${args_no_hyphens}": "lr=0.1",
+    "${args_append_hydra}": "+lr=0.1", "${args_override_hydra}": "++lr=0.1",
+}  # fmt: skip
 MOST_STEPS = 100_000
 LARGEST_EPOCH = 1_000_000
 LARGEST = 1e30
+ROUNDING = 1.001e-5  # by which the sum of probabilities may miss 1, as in W&B's code
 LARGEST_WHOLE = 2**53  # from there on floats leave whole numbers out
 ETA = 3.0  # one run in so many is kept at each band
-BOUNDS, BELL, STEP = {"min": None, "max": None}, {"mu": 0.0, "sigma": 1.0}, {"q": 1}
+LARGEST_SHAPE = 1e6  # of a beta distribution, which is all but one value then
+BOUNDS, BELL, SHAPE, STEP = {"min": None, "max": None}, {"mu": 0.0, "sigma": 1.0}, {"a": 1.0, "b": 1.0}, {"q": 1}
 # Which keys each distribution takes beside `distribution`; those with a value have it as their default.
 DISTRIBUTIONS = {
     "constant": {"value": None},
     "categorical": {"values": None},
     "categorical_w_probabilities": {"values": None, "probabilities": None},
     **dict.fromkeys(("int_uniform", "uniform", "log_uniform", "log_uniform_values"), BOUNDS),
+    **dict.fromkeys(("inv_log_uniform", "inv_log_uniform_values"), BOUNDS),
     **dict.fromkeys(("q_uniform", "q_log_uniform", "q_log_uniform_values"), BOUNDS | STEP),
     **dict.fromkeys(("normal", "log_normal"), BELL),
     **dict.fromkeys(("q_normal", "q_log_normal"), BELL | STEP),
+    "beta": SHAPE,
+    "q_beta": SHAPE | STEP,
 }
 # What a sweep can be about: the numbers of an epoch's record in train.json. Of a run, the best epoch counts.
 METRICS = (
@@ -46,6 +58,8 @@ METRICS = (
     "process_memory_mb",
 )  # fmt: skip
 ALIASES = {"best_val_accuracy": "val_accuracy"}
+IMPUTED = ("impute", "impute_while_running")  # what W&B takes in place of the value of a failed or running trial
+HIGHEST_IS_BEST = ("val_accuracy", "train_accuracy", "images_per_second", *ALIASES)
 
 
 @dataclass(frozen=True)
@@ -96,18 +110,27 @@ class Sweep:
         return point
 
 
-def read_sweep(path: str) -> Sweep:
-    """Return the sweep in the YAML file `path`; whatever is wrong with it raises BadInput, and the text says where."""
+def read_sweep(path: str, metric: str | None = None) -> Sweep:
+    """Return the sweep in the YAML file `path`; whatever is wrong with it raises BadInput, and the text says where.
+
+    `metric` is what the search is about in place of what the file names.
+    """
     content = read_yaml(path, path)
     try:
-        return parse_sweep(content, Path(path).stem)
+        return parse_sweep(content, Path(path).stem, metric)
     except BadInput as error:
         raise BadInput(f"{path}: {error}") from error
 
 
-def parse_sweep(content: object, name: str) -> Sweep:
+def parse_sweep(content: object, name: str, metric: str | None = None) -> Sweep:
     """Return the sweep in `content`, as YAML reads it, or raise BadInput. `name` is for a file that gives none."""
-    file = _Section(content, "", TOP_KEYS)
+    file = _Section(content, "", (*TOP_KEYS, *OF_THE_SERVER, "metrics"))
+    file.require("metrics" not in content, "only one is supported: write `metric: {name: …, goal: …}`", "metrics")
+    passed_over = [key for key in OF_THE_SERVER if key in content]
+    if passed_over:
+        info(
+            f"note: {', '.join(passed_over)}: passed over, as only W&B's server and its agents know what to do with it"
+        )
     method, listed = file.one_of("method", METHODS), file.get("parameters")
     has_any = isinstance(listed, dict) and listed
     file.require(has_any, "must hold at least one, such as `lr: {values: [0.1, 0.01]}`", "parameters")
@@ -119,7 +142,7 @@ def parse_sweep(content: object, name: str) -> Sweep:
     return Sweep(
         name=file.text("name") or name, program=file.text("program"), method=method, parameters=parameters,
         command=_command(file), run_cap=file.integer("run_cap"),
-        **_metric(file.get("metric"), method), **_early_terminate(file.get("early_terminate")),
+        **_metric(file.get("metric"), method, metric), **_early_terminate(file.get("early_terminate")),
     )  # fmt: skip
 
 
@@ -165,12 +188,21 @@ class _Section:
         return number
 
     def scalar(self, key: str, value: object) -> Value:
-        is_scalar = value is None or isinstance(value, (str, int, float))
-        self.require(is_scalar, f"{value!r} is no number, text, or true or false", key)
-        return self.number(key, value) if isinstance(value, float) else value
+        """Return a value as an option takes it: of a list the text `5,3,3`."""
+        items = value if isinstance(value, list) and value else [value]
+        for item in items:
+            is_scalar = item is None or isinstance(item, (str, int, float))
+            self.require(is_scalar, f"{value!r} is no number, text, or true or false, nor a list of such", key)
+        items = [self.number(key, item) if isinstance(item, float) else item for item in items]
+        return ",".join(map(str, items)) if isinstance(value, list) else items[0]
 
 
 def _parameter(content: object, place: str, is_grid: bool) -> Parameter:
+    if isinstance(content, dict) and "parameters" in content:
+        said = (
+            "are not supported, as the options of an experiment are flat; write each beside it, named like its option"
+        )
+        raise BadInput(f"{place}: nested parameters {said}")
     section = _Section(content, place, ("distribution", *sorted(set().union(*DISTRIBUTIONS.values()))))
     kind = section.one_of("distribution", tuple(DISTRIBUTIONS), _implied_distribution(content))
     given = {key: value for key, value in content.items() if key != "distribution"}
@@ -182,7 +214,7 @@ def _parameter(content: object, place: str, is_grid: bool) -> Parameter:
     if "value" in settings:
         return OneOf([section.scalar("value", settings["value"])])
     if "values" in settings:
-        form = _choice(section, **settings)
+        form = _choice(section, is_grid, **settings)
     else:
         numbers = {key: section.number(key, value) for key, value in settings.items()}
         form = _numeric(kind, numbers, section, is_grid)
@@ -199,34 +231,42 @@ def _implied_distribution(content: dict) -> str:
     return next((kind for key, kind in signs.items() if key in content), "int_uniform" if is_whole else "uniform")
 
 
-def _choice(section: _Section, values: object, probabilities: object = None) -> OneOf:
+def _choice(section: _Section, is_grid: bool, values: object, probabilities: object = None) -> Parameter:
     section.require(isinstance(values, list) and values, "must be a list of at least one value", "values")
     values = [section.scalar("values", value) for value in values]
-    for number, value in enumerate(values):
-        section.require(value not in values[:number], f"{value!r} is there twice", "values")
-    if probabilities is None:
-        return OneOf(values)
-    has_all = isinstance(probabilities, list) and len(probabilities) == len(values)
-    section.require(has_all, f"must be a list of {len(values)} numbers, one for each value", "probabilities")
-    shares = [section.number("probabilities", share) for share in probabilities]
-    is_whole = min(shares) >= 0 and math.isclose(sum(shares), 1, abs_tol=1e-6)
-    section.require(is_whole, f"must be at least 0 each and 1 together; they are {sum(shares):g}", "probabilities")
-    return Weighted(values, shares)
+    shares = [1 / len(values)] * len(values)
+    if probabilities is not None:
+        has_all = isinstance(probabilities, list) and len(probabilities) == len(values)
+        section.require(has_all, f"must be a list of {len(values)} numbers, one for each value", "probabilities")
+        shares = [section.number("probabilities", share) for share in probabilities]
+        is_whole = min(shares) >= 0 and abs(sum(shares) - 1) <= ROUNDING
+        section.require(is_whole, f"must be at least 0 each and 1 together; they are {sum(shares):g}", "probabilities")
+    merged = {}  # a value that is there twice is drawn twice as often; a grid has it once. True is 1, to Optuna too
+    for value, share in zip(values, shares, strict=True):
+        merged[value] = merged.get(value, 0) + share
+    if probabilities is None and (is_grid or len(set(merged.values())) == 1):
+        return OneOf(list(merged))
+    return Weighted(list(merged), list(merged.values()))
 
 
 def _numeric(kind: str, numbers: dict, section: _Section, is_grid: bool) -> Parameter:
     low, high, step = (numbers.get(key) for key in ("min", "max", "q"))
-    for key in ("q", "sigma"):
-        section.require(numbers.get(key, 1) > 0, "must be above 0", key)
+    section.require(numbers.get("q", 1) > 0, "must be above 0", "q")
     if step is not None:
         section.require(step > 1 / LARGEST, f"{step:g} is too small", "q")
         for key, number in numbers.items():
             section.require(abs(number) < LARGEST, f"must be below {LARGEST:g}, as all options are", key)
-    if "sigma" in numbers:
-        return Normal(numbers["mu"], numbers["sigma"], "log" in kind, step)
+    if "max" not in numbers:
+        return _bell(numbers, "log" in kind, step, section)
     if is_grid and kind == "q_uniform":
         return _steps(low, high, step, section)
-    if kind in ("log_uniform", "q_log_uniform"):  # the bounds are natural logarithms of those that are meant
+    if kind == "inv_log_uniform":  # 1 / value has these exponents
+        low, high = -high, -low
+    if kind in (
+        "log_uniform",
+        "q_log_uniform",
+        "inv_log_uniform",
+    ):  # the bounds are natural logarithms of those that are meant
         section.require(low >= -600 and high <= 600, f"min and max of {kind} are exponents of e, at most 600")
         low, high = math.exp(low), math.exp(high)
         info(f"note: {section.place}: {kind} takes exponents of e, so values go from {low:.4g} to {high:.4g}")
@@ -242,6 +282,17 @@ def _numeric(kind: str, numbers: dict, section: _Section, is_grid: bool) -> Para
     return Range(low, high, is_log="log" in kind, step=step)
 
 
+def _bell(numbers: dict, is_log: bool, step: float | None, section: _Section) -> Parameter:
+    """Return a distribution that has its values about a middle: normal or beta."""
+    for key in SHAPE.keys() & numbers.keys():
+        section.require(0 < numbers[key] < LARGEST_SHAPE, f"must be above 0 and below {LARGEST_SHAPE:,.0f}", key)
+    if "a" in numbers:
+        return Beta(numbers["a"], numbers["b"], step)
+    section.require(numbers["sigma"] >= 0, "must be at least 0", "sigma")
+    form = Normal(numbers["mu"], numbers["sigma"] or 1.0, is_log, step)
+    return form if numbers["sigma"] else OneOf([form.value(0.5)])
+
+
 def _steps(low: float, high: float, step: float, section: _Section) -> OneOf:
     """Return what W&B's grids make of q_uniform: min, min + q, … below max."""
     count = (high - low) / step
@@ -250,19 +301,32 @@ def _steps(low: float, high: float, step: float, section: _Section) -> OneOf:
     return OneOf([int(value) if value.is_integer() and step.is_integer() else value for value in values])
 
 
-def _metric(content: object, method: str) -> dict:
-    """Return metric, maximize and target, as `Sweep` has them."""
-    if content is None and method == "bayes":
+def _metric(content: object, method: str, chosen: str | None) -> dict:
+    """Return metric, maximize and target, as `Sweep` has them; `chosen` stands in for the name that the file has."""
+    if content is None and method == "bayes" and not chosen:
         raise BadInput("metric: method bayes needs one, such as `metric: {name: val_accuracy, goal: maximize}`")
     content = {"name": "val_accuracy", "goal": "maximize"} if content is None else content
-    section, known = _Section(content, "metric", ("name", "goal", "target")), (*METRICS, *ALIASES)
-    name, target = section.text("name"), section.get("target")
-    section.require(name, "needs a name, such as val_accuracy")
-    said = f"train.json has no {name!r}, but {', '.join(known)}{nearest(name, known)}"
-    section.require(name in known, said, "name")
-    goal = section.one_of("goal", GOALS, "minimize")
+    section = _Section(content, "metric", ("name", "goal", "target", *IMPUTED))
+    known, name, target = (*METRICS, *ALIASES), section.text("name"), section.get("target")
+    if not chosen:
+        section.require(name, "needs a name, such as val_accuracy")
+        said = (
+            f"train.json has no {name!r}, but {', '.join(known)}{nearest(name, known)}; --metric NAME stands in for it"
+        )
+        section.require(name in known, said, "name")
+    maximize = section.one_of("goal", GOALS, "minimize") == "maximize"
     target = None if target is None else section.number("target", target)
-    return {"metric": name, "maximize": goal == "maximize", "target": target}
+    if chosen and chosen != name:
+        name, said = chosen, ""
+        if maximize != (chosen in HIGHEST_IS_BEST):  # the file's goal and target are of something else
+            maximize, target, said = not maximize, None, ", against goal and without target of the file"
+        info(f"note: --metric: the {'highest' if maximize else 'lowest'} {name} is the best{said}")
+    is_share = maximize and name.endswith("accuracy") and target is not None
+    section.require(not is_share or target <= 1, f"{target} is never reached: accuracies are from 0 to 1", "target")
+    for key in IMPUTED:
+        if section.get(key) is not None:
+            info(f"note: metric.{key}: passed over, as a failed trial tells the search nothing here")
+    return {"metric": name, "maximize": maximize, "target": target}
 
 
 def _early_terminate(content: object) -> dict:
@@ -271,20 +335,24 @@ def _early_terminate(content: object) -> dict:
         return {"bands": [], "eta": ETA, "is_strict": False}
     section = _Section(content, "early_terminate", ("type", "min_iter", "max_iter", "s", "eta", "strict"))
     section.one_of("type", ("hyperband",))
-    section.require(section.get("strict") in (None, True, False), "must be true or false", "strict")
+    strict = section.get("strict")
+    section.require(strict in (None, True, False), "must be true or false", "strict")
+    if strict is None:
+        info("note: early_terminate.strict is not given: true, as W&B's code fills in (its web page says false)")
     eta = section.number("eta", section.get("eta", ETA))
     section.require(eta > 1, "must be above 1", "eta")
     first, last, count = (section.integer(key) for key in ("min_iter", "max_iter", "s"))
     section.require((first is None) != (last is None), "needs either min_iter, or max_iter and s")
     if first is not None:
-        section.require(count is None, "s belongs to max_iter, not to min_iter")
+        if count is not None:
+            info("note: early_terminate.s: passed over, as by W&B; it belongs to max_iter, not to min_iter")
         bands = {int(first * eta ** min(k, math.log(LARGEST_EPOCH, eta))) for k in range(100)}
     else:
         section.require(count is not None, "max_iter needs s, the number of comparisons")
         count = min(count, 64, math.ceil(math.log(last, eta)))  # the bands that follow are less than one epoch
         bands = {int(last / eta**i) for i in range(1, count + 1)} - {0}
         section.require(bands, "max_iter / eta is less than one epoch; raise max_iter")
-    return {"bands": sorted(bands), "eta": eta, "is_strict": section.get("strict") is True}
+    return {"bands": sorted(bands), "eta": eta, "is_strict": strict is not False}
 
 
 def _command(file: _Section) -> list[str]:
@@ -294,8 +362,14 @@ def _command(file: _Section) -> list[str]:
     file.require(isinstance(command, list) and command, f"must be a list such as {COMMAND}", "command")
     words = [str(word) for word in command]
     for word in words:
-        said = f"{word!r} is none of {', '.join(macros)}, each of which is an item of its own"
-        file.require("${" not in word or word in macros, said, "command")
+        form = OTHER_ARGUMENTS.get(word)
+        file.require(
+            not form, f"{word} is not supported: experiments take options, not {form}; write ${{args}}", "command"
+        )
+        said = (
+            f"{word!r} is none of {', '.join(macros)}, each of which is an item of its own, nor has it ${{envvar:NAME}}"
+        )
+        file.require("${" not in VARIABLE.sub("", word) or word in macros, said, "command")
     said = f"lacks {ARGUMENTS[0]}, so that no parameter would reach the program"
     file.require(set(words) & set(ARGUMENTS), said, "command")
     return words

@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import io
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -19,11 +20,12 @@ from common.runs.folder import lock, read_train_json
 from common.system.errors import BadInput
 from common.system.text import printable
 from tools.searching.spaces import Parameter
-from tools.searching.sweep_file import ARGUMENTS, ENVIRONMENT, INTERPRETER, PROGRAM
+from tools.searching.sweep_file import ARGUMENTS, ENVIRONMENT, INTERPRETER, PROGRAM, VARIABLE
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 # What the search says itself, and what is no training.
 RESERVED = ("output_dir", "test", "resume", "explore", "throughput", "help", "override")
+COMBINATIONS = 100  # in which a value is tried that is refused by itself
 OUTPUT = "output.txt"  # what a trial's process says, in the folder of the trial
 PATIENCE = 60  # seconds that an ended trial has for saving its state
 # Linux ends a trial when the search that started it is killed: none is left running unseen. (1 is PR_SET_PDEATHSIG.)
@@ -68,13 +70,30 @@ class Experiment:
         """Raise BadInput unless the script takes all values of the `parameters`, which `words` turns into options."""
         is_one_run = not {"dataset", "data"} & parameters.keys()
         self._trial_options(words({}), "the options after --", is_one_run)
-        for name, parameter in parameters.items():
-            place = f"parameters.{name}"
+        constants = {name: form.examples()[0] for name, form in parameters.items() if len(form.grid() or ()) == 1}
+        for name in sorted(parameters, key=lambda name: name not in constants):
+            place, parameter = f"parameters.{name}", parameters[name]
             if name in RESERVED:
                 raise BadInput(f"{place}: this option is the search's own, or no training")
-            results = [self._trial_options(words({name: value}), place) for value in parameter.examples()]
+            results = []
+            for value in parameter.examples():
+                try:
+                    results.append(self._trial_options(words(constants | {name: value}), place))
+                except BadInput:
+                    if not self._takes_with_others({name: value}, parameters, words):
+                        raise
             if len(results) > 1 and all(result == results[0] for result in results):
                 raise BadInput(f"{place}: all values come to the same; is it fixed in the command, or after -- ?")
+
+    def _takes_with_others(self, value: dict, parameters: dict[str, Parameter], words: Callable) -> bool:
+        """Tell whether the script takes a {name: value} that it refuses by itself beside values of the others."""
+        draw = random.Random(0)
+        for _ in range(COMBINATIONS):
+            others = {name: draw.choice(form.examples()) for name, form in parameters.items()}
+            with contextlib.suppress(BadInput):
+                self._trial_options(words(others | value), "")
+                return True
+        return False
 
     def _trial_options(self, words: list[str], place: str, is_one_run: bool = True) -> dict:
         try:
@@ -104,7 +123,7 @@ class Launcher:
     """
 
     def __init__(self, command: list[str], program: Path, fixed: list[str]):
-        self.command, self.program, self.fixed = command, program, fixed
+        self.command, self.program, self.fixed = [_with_variables(word) for word in command], program, fixed
         self.slots: list[dict[str, str]] = [{}]
 
     def option_words(self, values: dict) -> list[str]:
@@ -148,6 +167,14 @@ class Launcher:
         for word in command:
             words += [*arguments(values, word), *more] if word in ARGUMENTS else single.get(word, [word])
         return words
+
+
+def _with_variables(word: str) -> str:
+    """Return a word of the command with the values of the environment variables that it names."""
+    for name in VARIABLE.findall(word):
+        if name not in os.environ:
+            raise BadInput(f"command: there is no environment variable {name}")
+    return VARIABLE.sub(lambda found: os.environ[found[1]], word)
 
 
 def arguments(values: dict, macro: str) -> list[str]:
