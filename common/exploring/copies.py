@@ -46,17 +46,13 @@ CONFIRMED = 512  # pairs of pictures compared at once
 
 @dataclass(frozen=True)
 class Copy:
-    """Two images that are the same or nearly so.
+    """Two images that are the same or nearly so."""
 
-    `splits` are the names of the splits they are in, `indices` their indices into the splits' data sets. `correlation`,
-    in detail, is 1 for exact copies; `mirrored` tells that one is the other's mirror image.
-    """
-
-    splits: tuple[str, str]
-    indices: tuple[int, int]
+    splits: tuple[str, str]  # names of those they are in
+    indices: tuple[int, int]  # into the data sets of these
     labels: tuple[int, int]
-    correlation: float = 1.0
-    mirrored: bool = False
+    correlation: float = 1.0  # in detail
+    mirrored: bool = False  # one is the other's mirror image
     exact: bool = False
 
     @property

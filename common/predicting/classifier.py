@@ -25,17 +25,13 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Classifier:
-    """A network in evaluation mode and everything between an image file and its probabilities.
-
-    `stored_size` and `fit` say which square of an image the run took (see `frame`), `transform` what evaluation did to
-    that: a network knows no others.
-    """
+    """A network in evaluation mode and everything between an image file and its probabilities."""
 
     model: nn.Module
-    transform: Callable
+    transform: Callable  # what evaluation did to the squares of images
     classes: list[str]
-    stored_size: int
-    fit: str
+    stored_size: int  # the side of those squares, in pixels
+    fit: str  # which square of an image the run took, see `frame`: a network knows no others
     machine: Machine
 
     def read(self, path: Path) -> tuple[np.ndarray, bytes]:

@@ -21,25 +21,19 @@ from common.system.log import info
 
 @dataclass
 class TrainState:
-    """A network in training, with all that changes along with it.
-
-    `forward` runs the network: it is the network itself, or a compiled form of it. `dropouts` are those of its layers
-    whose masks belong to their image. `ema` and `watch` are None unless the recipe asks for them. `under_way` is what a
-    run that was interrupted within an epoch goes on from, else None; `after_step(steps done, counted)` is called within
-    an epoch; `counted()` is what its meter has come to. `images` are the checks of the training and of the
-    validation images.
-    """
+    """A network in training, with all that changes along with it."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
-    forward: Callable[[torch.Tensor], torch.Tensor]
-    dropouts: Sequence[Dropout] = ()
-    ema: EMA | None = None
-    watch: Watch | None = None
-    images: Sequence[Checks | None] = (None, None)
-    under_way: dict | None = None
+    forward: Callable[[torch.Tensor], torch.Tensor]  # runs the network: itself, or a compiled form of it
+    dropouts: Sequence[Dropout] = ()  # its layers whose masks belong to their image
+    ema: EMA | None = None  # unless the recipe asks for it
+    watch: Watch | None = None  # likewise
+    images: Sequence[Checks | None] = (None, None)  # of the training and of the validation images
+    under_way: dict | None = None  # what a run that was interrupted within an epoch goes on from
+    # Called within an epoch with the steps done, and with what returns what its meter has come to.
     after_step: Callable[[int, Callable[[], dict]], None] | None = None
 
     @classmethod

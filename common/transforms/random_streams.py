@@ -101,6 +101,7 @@ def shuffled(indices: torch.Tensor, seed: int, epoch: int, keys: torch.Tensor | 
 
 @functools.lru_cache(64)
 def _key(purpose: str, seed: int, epoch: int) -> int:
+    """Return what all streams of this purpose, seed and epoch begin with."""
     key = torch.tensor(PURPOSES.index(purpose))
     for number in (seed, epoch):
         key = _mix(key * GOLDEN + number)
