@@ -17,10 +17,10 @@ import torch
 from helpers import closed_port, send, serving
 from torchvision.datasets import CIFAR10
 
-import common.data.cifar
+import common.data.published
 import common.system.download
-from common.data.cifar import load_cifar
 from common.data.load import Source
+from common.data.published import load_published
 from common.system.errors import BadInput
 
 NAMES = [f"class {label}" for label in range(10)]
@@ -66,7 +66,7 @@ def little_cifar(monkeypatch, tmp_path):
     meta = {"filename": "batches.meta", "key": "label_names", "md5": md5(FILES["batches.meta"])}
     monkeypatch.setattr(CIFAR10, "meta", meta)
     monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{closed_port()}/{CIFAR10.filename}")
-    monkeypatch.setattr(common.data.cifar, "DOWNLOAD_FOLDER", tmp_path / "by default")
+    monkeypatch.setattr(common.data.published, "DOWNLOAD_FOLDER", tmp_path / "by default")
     monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
@@ -92,7 +92,7 @@ def extract(folder):
 
 
 def check(parts):
-    train, test = parts
+    train, test = parts["train"], parts["test"]
     assert train.data.shape == (100, 32, 32, 3) and test.data.shape == (30, 32, 32, 3)
     first = pickle.loads(FILES["test_batch"])
     assert np.array_equal(test.data[0], first["data"][0].reshape(3, 32, 32).transpose(1, 2, 0))
@@ -102,7 +102,7 @@ def check(parts):
 
 def refusal(location):
     with pytest.raises(BadInput) as error:
-        load_cifar("cifar10", str(location))
+        load_published("cifar10", str(location))
     return str(error.value)
 
 
@@ -115,7 +115,7 @@ def leftovers(folder):
 def test_it_is_downloaded_when_absent_and_not_again(tmp_path, server, given):
     folder = tmp_path / "not" / "yet there" if given else tmp_path / "by default"
     for _ in range(2):
-        check(load_cifar("cifar10", str(folder) if given else None))
+        check(load_published("cifar10", str(folder) if given else None))
     assert server == [f"/{CIFAR10.filename}"]
     assert (folder / CIFAR10.filename).read_bytes() == ARCHIVE
     assert leftovers(folder) == []
@@ -123,7 +123,7 @@ def test_it_is_downloaded_when_absent_and_not_again(tmp_path, server, given):
 
 def test_a_downloaded_archive_is_extracted_without_network(tmp_path):
     (tmp_path / CIFAR10.filename).write_bytes(ARCHIVE)
-    check(load_cifar("cifar10", str(tmp_path)))
+    check(load_published("cifar10", str(tmp_path)))
     assert (tmp_path / FOLDER).is_dir() and leftovers(tmp_path) == []
 
 
@@ -131,14 +131,14 @@ def test_an_archive_by_any_name_is_taken(tmp_path):
     archive = tmp_path / "my copy.tar.gz"
     archive.write_bytes(ARCHIVE)
     for _ in range(2):
-        check(load_cifar("cifar10", str(archive)))
+        check(load_published("cifar10", str(archive)))
     assert leftovers(tmp_path) == ["my copy.tar.gz"]
 
 
 def test_the_extracted_folder_and_its_parent_are_taken(tmp_path):
     folder = extract(tmp_path)
-    check(load_cifar("cifar10", str(folder)))
-    check(load_cifar("cifar10", str(tmp_path)))
+    check(load_published("cifar10", str(folder)))
+    check(load_published("cifar10", str(tmp_path)))
     assert leftovers(tmp_path) == []
 
 
@@ -149,7 +149,7 @@ def test_an_archive_in_a_folder_that_cannot_be_written_is_extracted_elsewhere(tm
     elsewhere.mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setattr("tempfile.tempdir", str(elsewhere))
-    check(load_cifar("cifar10", str(archive)))
+    check(load_published("cifar10", str(archive)))
     assert not (tmp_path / FOLDER).exists() and len(list(elsewhere.iterdir())) == 1
 
 
@@ -201,7 +201,7 @@ def test_a_failed_download_is_explained_and_leaves_nothing(tmp_path, monkeypatch
     gc.collect()  # a connection that was left open is told of here, and not in a later test
     assert list(tmp_path.iterdir()) == []
     with answering(monkeypatch, send_archive):
-        check(load_cifar("cifar10", str(tmp_path)))
+        check(load_published("cifar10", str(tmp_path)))
 
 
 def test_a_server_that_stalls_is_given_up(tmp_path, monkeypatch):
@@ -230,7 +230,7 @@ def test_no_network_is_one_line_with_every_way_out(tmp_path):
 def test_a_download_that_ctrl_c_ends_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(common.system.download, "progress", raise_keyboard_interrupt)
     with answering(monkeypatch, send_archive), pytest.raises(KeyboardInterrupt):
-        load_cifar("cifar10", str(tmp_path))
+        load_published("cifar10", str(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -256,7 +256,7 @@ def test_the_way_out_of_damage_leads_out(tmp_path, server):
     (extract(tmp_path) / "test_batch").unlink()
     refusal(tmp_path)
     shutil.rmtree(tmp_path / FOLDER)
-    check(load_cifar("cifar10", str(tmp_path)))
+    check(load_published("cifar10", str(tmp_path)))
 
 
 def test_two_processes_may_extract_at_once_on_a_disk_without_locks(tmp_path, monkeypatch):
@@ -268,15 +268,15 @@ def test_two_processes_may_extract_at_once_on_a_disk_without_locks(tmp_path, mon
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", another_was_faster)
-    check(load_cifar("cifar10", str(tmp_path)))
+    check(load_published("cifar10", str(tmp_path)))
     assert leftovers(tmp_path) == []
 
 
 def test_many_threads_extract_once_and_remove_what_a_killed_process_left(tmp_path, capsys):
     (tmp_path / CIFAR10.filename).write_bytes(ARCHIVE)
-    (tmp_path / ".extracting-killed" / FOLDER).mkdir(parents=True)
+    (tmp_path / ".extracting-cifar10-killed" / FOLDER).mkdir(parents=True)
     with ThreadPoolExecutor(4) as pool:
-        for loaded in pool.map(lambda _: load_cifar("cifar10", str(tmp_path)), range(4)):
+        for loaded in pool.map(lambda _: load_published("cifar10", str(tmp_path)), range(4)):
             check(loaded)
     assert capsys.readouterr().out.count("extracting") == 1
     assert leftovers(tmp_path) == []

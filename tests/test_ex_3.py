@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from helpers import ROOT, command, read, result_of, without_pictures, write_class
+from helpers import ROOT, command, read, result_of, without_hashes, without_pictures, write_class
 from PIL import Image
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -265,25 +265,17 @@ def test_a_packed_folder_trains_as_the_folder_does_bit_for_bit(unlabelled, tmp_p
     assert scores[0]["accuracy"] == scores[1]["accuracy"] and scores[0]["images"] == 10
 
 
-def older(file):
-    """Make a file of what it was before `pack.py` wrote hashes."""
-    with h5py.File(file, "r+") as content:
-        for name in ("hashes-train", "hashes-test"):
-            del content[name]
-        content["images-val"], content["labels-val"] = content["images-train"][8:16], content["labels-train"][8:16]
-
-
 @pytest.mark.parametrize("has_hashes", [True, False])
 def test_a_file_with_other_pixels_is_not_taken_for_the_one_that_a_run_began_with(unlabelled, tmp_path, has_hashes):
     file = pack.main([str(unlabelled), str(tmp_path / "packed.hdf5"), "--size", "32"])
     if not has_hashes:
-        older(file)
+        without_hashes(file)
     run = without_pictures(
         ["--data", str(file), "-b", "8", "--schedule", "none", "--output_dir", str(tmp_path / "out"), "-e", "1"], ex_3
     )
     pack.main([str(unlabelled), str(file), "--size", "32", "--overwrite"])
     if not has_hashes:
-        older(file)
+        without_hashes(file)
     ex_3.parse_options(["--resume", str(run), "-e", "2"])
     with h5py.File(file, "r+") as content:
         content["images-train"][3] = 0

@@ -16,6 +16,7 @@ from common.data.hdf5 import load_hdf5
 from common.data.layouts import find_images, how_to_unpack
 from common.data.load import Source
 from common.system.errors import BadInput
+from common.system.text import shell_line
 
 
 def write_classes(root, *names, count=4, **options):
@@ -227,7 +228,7 @@ def test_the_command_that_unpacks_an_archive_does_so(tmp_path, name, target):
     words = line.split("`")[1].replace("python", sys.executable, 1)
     done = subprocess.run(words, shell=True, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert line.endswith(f" and give --data {tmp_path / target}")
+    assert line.endswith(f" and give --data {shell_line([str(tmp_path / target)])}")
     assert find_images(str(tmp_path / target)).root == tmp_path / target / "nature"
 
 
@@ -249,6 +250,16 @@ def test_an_archive_is_one_line_and_exit_code_2(tmp_path):
     (tmp_path / "my photos.zip").write_bytes(b"")
     done = command("ex_1.py", "--data", tmp_path / "my photos.zip")
     assert (done.returncode, done.stdout) == (2, "") and len(done.stderr.splitlines()) == 1
+
+
+def test_many_heic_files_are_one_line_with_the_package_that_reads_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("common.data.images.formats", lambda: ("JPEG", "PNG"))
+    write_classes(tmp_path, "ant", "bee", count=3)
+    for number in range(30):
+        (tmp_path / "ant" / f"IMG_{number:04}.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    with pytest.raises(BadInput, match=r"^30 files are like this one: .*IMG_0000.HEIC .*`pip install pillow-heif`"):
+        load(tmp_path)
+    assert capsys.readouterr().err == ""
 
 
 def test_animated_pictures_are_told_of(tmp_path, capsys):

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import part, read, small_run, without_pictures
+from helpers import part, read, small_run, without_hashes, without_pictures
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -105,16 +105,25 @@ SIDE = 16
 
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
-    """Class folders, an HDF5 file of them, and a run on that; the digits are 48, some with the same middle row."""
-    root = tmp_path_factory.mktemp("packed")
+    """Class folders, an HDF5 file of them as others write it, and a run on that; some have the same middle row."""
+    folder, file = digits_in(tmp_path_factory.mktemp("packed"))
+    without_hashes(file)
+    return folder, file, run_on(file)
+
+
+def run_on(file):
+    return without_pictures(["--data", str(file), "-e", "1", "-b", "8", "--output_dir", str(file.parent / "o")])
+
+
+def digits_in(root):
+    """Return a folder of 48 digits of two classes, and the HDF5 file that it was packed to."""
     gray = (load_digits().images[:48] * 255 / 16).round().astype(np.uint8)
     for place, image in enumerate(gray.repeat(2, 1).repeat(2, 2)):
         path = root / "digits" / "ab"[place % 2] / f"{place}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(path)
     pack.main([str(root / "digits"), str(root / "digits.hdf5"), "--size", str(SIDE)])
-    run = without_pictures(["--data", str(root / "digits.hdf5"), "-e", "1", "-b", "8", "--output_dir", str(root / "o")])
-    return root / "digits", root / "digits.hdf5", run
+    return root / "digits", root / "digits.hdf5"
 
 
 def squares_of(folder):
@@ -132,6 +141,20 @@ def test_predict_knows_the_photographs_that_were_packed(packed, capsys):
     assert len(set(checks_of(squares))) < 48  # so that the middle row alone would not tell them apart
     squares[:, 0] ^= 1
     assert UsedImages(run).parts_of(squares) == [None] * 48
+
+
+def test_a_run_on_a_file_with_hashes_knows_its_images_without_it(tmp_path, capsys):
+    folder, file = digits_in(tmp_path)
+    run = run_on(file)
+    file.unlink()
+    predict.main([str(run), str(folder)])
+    images, said = read(run, "config.json")["images"], capsys.readouterr().out
+    assert f"note: {images['train']} of these 48 images have trained the network" in said
+    assert f"note: {images['test']} are test images of this run" in said
+    again = without_pictures(
+        ["--data", str(folder), "-e", "0", "--weights", str(run / "best.pth"), "--output_dir", str(tmp_path / "other")]
+    )
+    assert read(again, "validation.json")["accuracy"] == read(run, "validation.json")["accuracy"]
 
 
 def test_weights_of_a_run_on_an_hdf5_file_know_its_images_elsewhere(packed):

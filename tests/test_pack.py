@@ -315,7 +315,7 @@ def test_a_new_user_packs_from_elsewhere_and_is_told_what_to_do(tmp_path):
     done = command(ROOT / "pack.py", "my data", "--size", "8", "out file.hdf5", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     first, last = done.stdout.splitlines()
-    assert first.startswith("out file.hdf5: 8 train, 8 val images of 8x8, 2 classes, ")
+    assert first.startswith("out file.hdf5: 8 train, 8 test (from val) images of 8x8, 2 classes, ")
     assert last == "python ex_3.py --data 'out file.hdf5'"
 
 

@@ -21,7 +21,7 @@ from common.data.folders import (
 )
 from common.data.hdf5 import open_hdf5
 from common.data.index import Index
-from common.data.layouts import find_images
+from common.data.layouts import find_images, in_their_roles
 from common.system.errors import BadInput
 from common.system.files import lock, partial_file, remove_partial_files
 from common.system.log import info, progress
@@ -91,9 +91,11 @@ def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[
 
 def report(target: Path, written: dict[str, Split]) -> None:
     """Say what the file holds and how to use it."""
-    images = ", ".join(f"{len(split):,} {name}" for name, split in written.items())
+    roles = in_their_roles({name: name for name in written}).items()
+    counts = [f"{len(written[name]):,} {role}{f' (from {name})' if name != role else ''}" for role, name in roles]
     size, classes = written["train"].dataset.size, len(written["train"].dataset.classes)
-    info(f"{target}: {images} images of {size}x{size}, {classes} classes, {target.stat().st_size / 1e6:,.1f} MB")
+    megabytes = target.stat().st_size / 1e6
+    info(f"{target}: {', '.join(counts)} images of {size}x{size}, {classes} classes, {megabytes:,.1f} MB")
     info(shell_line(["python", "ex_3.py", "--data", str(target)]))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from common.data.arrays import ArrayDataset, Split, pixel_hash
-from common.data.images import DIM, FIRST, read_frame, square, stored_shape
+from common.data.images import DIM, FIRST, NEEDS_HEIF, read_frame, square, stored_shape
 from common.data.index import Index, file_state, index_file
 from common.data.layouts import Layout, find_images, in_their_roles
 from common.system.errors import BadInput
@@ -233,6 +233,8 @@ def check_unreadable(failures: list[str], skip: bool, splits: dict[str, Split], 
     """
     if len(failures) == 1 and not skip:
         raise BadInput(f"{failures[0]}; repair or remove it, or add --skip_unreadable")
+    if not skip and len(heic := [failure for failure in failures if NEEDS_HEIF in failure]) > 1:  # all of one cause
+        raise BadInput(f"{len(heic)} files are like this one: {heic[0]}")
     for failure in failures[:at_most]:
         warn(failure)
     more = f" (the first {at_most} are listed above)" if len(failures) > at_most else ""

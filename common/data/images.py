@@ -24,6 +24,7 @@ from common.system.memory import available_memory
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "HEIF")  # by Pillow's names
 HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+NEEDS_HEIF = "it is HEIC: `pip install pillow-heif`, then it is read, or convert it to JPEG"
 BYTES_PER_PIXEL, BYTES_BY_FORMAT = 14, {"WEBP": 21, "AVIF": 18, "HEIF": 21}  # the most that decoding was seen to take
 MEMORY_SHARE, LEAST_MEMORY = 0.25, 2**30  # of the free memory, for all pictures that are being decoded; bytes
 LARGE = 1 / 64  # of that memory, for one picture: then decoding takes longer than getting the memory anew
@@ -175,7 +176,7 @@ def _other_content(path: Path) -> str:
     with open(path, "rb") as file:
         head = file.read(12)
     if head[4:8] == b"ftyp" and head[8:] in HEIC and "HEIF" not in formats():
-        return "it is HEIC: install the package pillow-heif, which reads it, or convert it to JPEG"
+        return NEEDS_HEIF
     return f"it is no image ({', '.join(formats())})" if head else "it is empty"
 
 

@@ -77,7 +77,7 @@ def how_to_unpack(path: Path) -> str:
     target = path.with_name(path.name[: ending.start()] or "unpacked")
     module = "zipfile" if ending[1].lower() == "zip" else "tarfile"
     command = shell_line(["python", "-m", module, "-e", str(path), str(target)])
-    return f"it is an archive: unpack it with `{command}` and give --data {target}"
+    return f"it is an archive: unpack it with `{command}` and give --data {shell_line([str(target)])}"
 
 
 def _root(given: Path, option: str) -> Path:

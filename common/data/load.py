@@ -7,14 +7,14 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 
 from common.data.arrays import ArrayDataset, Split, balanced_subset, split_digest, whole, with_shuffled_labels
-from common.data.cifar import CIFAR, load_cifar
-from common.data.folders import Reading, load_folder
+from common.data.folders import Reading, load_folder, read_images
+from common.data.published import SETS, layout_of, load_published, splits_of
 from common.system.distributed import local_main_first
 from common.system.errors import BadInput
 from common.system.log import info
 from common.system.text import printable
 
-DATASETS = ("digits", *CIFAR, "folder", "hdf5")
+DATASETS = ("digits", *SETS, "folder", "hdf5")
 # Of a set that comes without a test split, one image in five is it: always the same ones, whatever the run's seed.
 TEST_FRACTION, TEST_SEED = 0.2, 0
 UNBALANCED = 2.0  # images of the largest class for one of the smallest: from there on a note says so
@@ -96,14 +96,17 @@ class Source:
     def _splits(self, name: str, image_size: int, fit: str) -> tuple[dict[str, Split], Reading]:
         if name == "digits":
             return _digits(), Reading()
-        if name in CIFAR:
+        how = (image_size, self.workers, fit, self.skip_unreadable, self.output_dir)
+        if name in SETS:
             with local_main_first():  # so that one downloads and the others find it
-                return _cifar(name, self.data), Reading()
+                sources = load_published(name, self.data)
+            layout = layout_of(sources)
+            return read_images(layout, *how) if layout else (splits_of(sources), Reading())
         if name == "hdf5":
             from common.data.hdf5 import load_hdf5  # imports h5py, which other data does not need
 
             return load_hdf5(self.data), Reading()
-        return load_folder(self.data, image_size, self.workers, fit, self.skip_unreadable, self.output_dir)
+        return load_folder(self.data, *how)
 
 
 @dataclass
@@ -188,11 +191,3 @@ def _digits() -> dict[str, Split]:
     names = [str(name) for name in digits.target_names]
     ids = [f"digits/{index}" for index in range(len(gray))]
     return {"train": whole(ArrayDataset(np.repeat(gray[..., None], 3, axis=-1), digits.target, names, ids))}
-
-
-def _cifar(name: str, location: str | None) -> dict[str, Split]:
-    splits = {}
-    for split, source in zip(("train", "test"), load_cifar(name, location), strict=True):
-        ids = [f"{split}/{index}" for index in range(len(source.data))]
-        splits[split] = whole(ArrayDataset(source.data, source.targets, source.classes, ids))
-    return splits

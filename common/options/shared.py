@@ -65,10 +65,9 @@ def _add_data_options(add) -> None:
     add("--dataset", type=one_or_more_of(DATASETS), default=["digits"], metavar="NAME",
         help=f"{', '.join(DATASETS)}; several, separated by commas, are run one after the other")
     add("--data", type=absolute_path, metavar="PATH",
-        help="where it is: for cifar10 and cifar100 the download folder, the extracted folder or the .tar.gz "
-             "(default: data/ beside the scripts, downloaded if absent); for folder the root of train/ val/ test/ "
-             "class folders, or of class folders alone; for hdf5 the file; folders and files that end in .hdf5 or .h5 "
-             "need no --dataset")
+        help="where it is: for folder the root of train/ val/ test/ class folders, or of class folders alone; for hdf5 "
+             "the file; folders and files that end in .hdf5 or .h5 need no --dataset; for other sets the download "
+             "folder, the extracted folder or the archive (default: data/ beside the scripts, downloaded if absent)")
     add("--explore", **SWITCH, default=False, help="do not train, but look at the data: classes, sizes, pixels, copies")
     add("--limit", type=integer(1), metavar="N",
         help="train on at most N images, as many of each class, drawn by the seed")
