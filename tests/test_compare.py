@@ -15,6 +15,7 @@ import pytest
 from helpers import ROOT, command, made_once, read, small_run, table
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from matplotlib.container import ErrorbarContainer
 from PIL import Image
 from scipy import stats
 
@@ -26,7 +27,7 @@ from tools.comparing.contrasts import network_verdict, verdict
 from tools.comparing.estimates import holm, mean
 from tools.comparing.finished_runs import FinishedRun, PassedOver, read_runs
 from tools.comparing.groups import differing_options
-from tools.comparing.overlays import _curves_of
+from tools.comparing.overlays import _curves_of, draw_pictures
 from tools.comparing.overview import Question
 from tools.comparing.overview import compare as compare_runs
 from tools.comparing.predictions import Told, mistakes_of, read_all_predictions, read_predictions
@@ -962,3 +963,59 @@ def test_two_hundred_runs(real, tmp_path, drawn, capsys):
 
 def test_differing_options_of_no_runs():
     assert differing_options([]) == {}
+
+
+def test_names_that_a_person_gave_stand_everywhere(outputs, real, tmp_path, capsys):
+    out = main(outputs, "--out", tmp_path / "out", "--name", "lr=0.01=high & wild", "--name", f"{real[0]}=|calm|")
+    groups, runs = table(out / "compare_groups.csv"), table(out / "compare.csv")
+    assert {row["name"]: float(row["lr"]) for row in groups} == {"high & wild": 0.01, "|calm|": 0.001}
+    assert {(row["name"], float(row["lr"])) for row in runs} == {("high & wild", 0.01), ("|calm|", 0.001)}
+    said, data = capsys.readouterr().out, page_data(out / "report.html")
+    assert "(high & wild)" in said and "(|calm|)" in said
+    assert sorted(name[3:] for name in data["legend"]) == ["high & wild", "|calm|"]
+    assert all("high & wild" in run["curve"] or "|calm|" in run["curve"] for run in data["runs"])
+    assert r"high \& wild" in (out / "compare.tex").read_text() and r"\|calm\|" in (out / "compare.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (["lr"], "must be GROUP=NAME"),
+        (["lr=0.01"], "neither the folder of a run that is compared nor option=value"),
+        (["lr=0.01= "], "must be GROUP=NAME"),
+        (["lr=5=x"], "no group is so"),
+        (["epochs=2=x"], "epochs does not differ"),
+        (["lr=0.01=x", "lr=0.01=y"], "that group is called x already"),
+    ],
+)
+def test_a_name_that_fits_no_group_is_refused_before_anything_is_written(outputs, real, tmp_path, names, reason):
+    words = [word for name in names for word in ("--name", name)]
+    line = refusal(outputs, "--out", tmp_path / "out", *words)
+    assert line.startswith(f"--name {names[-1]}: ") and reason in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_question_of_runs_is_the_name_of_their_group(real, tmp_path):
+    for seed in (0, 1):
+        altered(real[0], tmp_path / f"a{seed}", seed=seed, lr=0.5, question="2 c")
+        altered(real[0], tmp_path / f"b{seed}", seed=seed, lr=0.6, question="none in common" if seed else "other")
+    assert sorted(group.name for group in overview_of(tmp_path).groups) == ["", "2 c"]
+    altered(real[0], tmp_path / "c", lr=0.7, question="2 c")  # which tells two groups apart no more
+    assert {group.name for group in overview_of(tmp_path).groups} == {""}
+
+
+def test_groups_stand_beside_each_other_where_another_option_differs(real, tmp_path, monkeypatch):
+    for width in (16, 32):
+        for lr in (0.001, 0.01):
+            for seed in (0, 1):
+                accuracy = 0.5 + width / 1000 + seed / 100
+                scored(real[0], tmp_path / f"{width}-{lr}-{seed}", accuracy, lr=lr, width=width, seed=seed)
+    saved = {}
+    monkeypatch.setattr("common.figures.save_figure", lambda figure, path, title="": saved.update({path.name: figure}))
+    draw_pictures(tmp_path, overview_of(tmp_path, by=("lr",)), ["lr"])
+    bars = [bar for bar in saved["by_lr.png"].axes[0].containers if isinstance(bar, ErrorbarContainer)]
+    places = sorted(round(float(bar[0].get_xdata()[0]), 9) for bar in bars)
+    assert len(places) == len(set(places)) == 4
+    assert len({bar[0].get_color() for bar in bars}) == 2
+    labels = [text.get_text() for text in saved["by_lr.png"].legends[0].get_texts()]
+    assert labels == ["width 32", "width 16", "a run", "mean and std over seeds or folds"]

@@ -1,15 +1,18 @@
-"""`--figures`: pictures as SVG or PDF beside the PNG, in the page of the run, and verified."""
+"""Pictures: `--figures` has them as SVG or PDF too, and none wastes room or hides what it shows."""
 
 import shutil
 
+import numpy as np
 import pytest
 from helpers import SMALL, made_once
+from PIL import Image
 
 import compare
 import ex_1
 import ex_3
 import verify
 from common import figures
+from common.runs import plots
 from common.runs.report import write_report
 from common.system.files import picture_kind, pictures_also_as
 
@@ -93,3 +96,47 @@ def test_looks_at_data_and_speed_have_them(tmp_path):
     words = ["--model", "lenet", "--throughput", "--max_batch", "2", "--figures", "pdf", "--output_dir", str(tmp_path)]
     for folder in (explored, ex_3.main(words)):
         assert {path.stem for path in folder.glob("*.pdf")} == {path.stem for path in folder.glob("*.png")} != set()
+
+
+def sheet(path, count, title="a title", **settings):
+    """Draw a sheet of gray images and return its pixels."""
+    figures.save_sheets(
+        path, [("a heading", [np.full((8, 8, 3), 0.5)] * count, [(title, "black")] * count)], **settings
+    )
+    return np.asarray(Image.open(path).convert("L"))
+
+
+@pytest.mark.parametrize(("count", "title"), [(1, "a"), (3, "a\nb"), (16, "a"), (24, "a\nb\nc")])
+def test_a_sheet_has_no_blank_bands(tmp_path, count, title):
+    pixels = sheet(tmp_path / "sheet.png", count, title)
+    image = 1.36 * 120  # pixels of a side
+    for axis in (0, 1):
+        written = np.flatnonzero((pixels < 250).any(axis=1 - axis))
+        bands = np.diff([-1, *written, pixels.shape[axis]]) - 1
+        assert bands.max() < 0.25 * image, f"a band of {bands.max()} pixels"
+
+
+def test_images_of_a_pair_are_nearer_to_each_other_than_to_others(tmp_path):
+    row = sheet(tmp_path / "sheet.png", 4, in_pairs=True)[-40]
+    white = np.flatnonzero(np.diff(np.flatnonzero(row < 250)) > 1)
+    gaps = np.diff(np.flatnonzero(row < 250))[white]
+    assert len(gaps) == 3 and gaps[1] > 3 * max(gaps[0], gaps[2])
+
+
+def test_a_number_and_a_confidence_are_told_apart():
+    assert figures.verdict(0, np.array([0.0, 1.0]), ["1", "2"])[0] == "2 (100%)\ntrue: 1"
+
+
+@pytest.mark.parametrize("count", [2, 300])
+def test_mistakes_are_seen_in_a_matrix_of_few_and_of_many_classes(tmp_path, monkeypatch, count):
+    saved = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path, title="": saved.append(figure))
+    labels = np.repeat(np.arange(count), 10)
+    probabilities = np.eye(count)[labels]
+    probabilities[0] = np.eye(count)[-1]  # one of ten images of the first class
+    plots.draw_confusion_matrix(tmp_path / "m.png", labels, probabilities, [f"c{i}" for i in range(count)], "test")
+    [image] = saved[0].axes[0].images
+    shown = image.get_array()[0, -1]
+    color = np.array(image.cmap(image.norm(shown)))
+    assert shown == 0.1 and len(image.get_array()) <= plots.MOST_NAMES
+    assert color[:3].min() < (0.9 if count == 2 else 0.75)  # a pixel needs more than a cell

@@ -21,7 +21,8 @@ from common.runs.state import weights_sha256
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.errors import BadInput
 from common.system.files import write_bytes, write_json
-from tools.verifying.claims import PICTURES
+from tools.verifying.claims import PICTURES, check_scores
+from tools.verifying.task import read_task
 
 # The ways to tamper, as somebody would who knows the checksums
 
@@ -392,3 +393,35 @@ def test_of_sixty_folders_the_ten_are_named_and_nobody_else(tmp_path):
         verify.main([str(path) for path in sorted(tmp_path.iterdir())])
     named = sorted(Path(group).name for group, folder in found.items() if not folder.is_as_claimed)
     assert named == ["person-07", *(f"tampered-{number}" for number in range(10))]  # copied: both are named
+
+
+@pytest.mark.slow
+def test_the_task_of_the_course_is_fulfilled_by_its_first_exercise_and_by_nothing_less(tmp_path, monkeypatch):
+    """With fewer epochs and seeds; its other lines, the images among them, are as they stand in docs/."""
+    task = read_task(str(ROOT / "docs" / "course_task.yaml"))
+    assert task["options"].keys() <= vars(ex_1.parse_options(["--dataset", "digits"])).keys()
+    task |= {"seeds": [0, 1], "min_runs": 2, "options": task["options"] | {"epochs": 1}}
+    monkeypatch.setattr(verify, "read_task", lambda path: task)
+    without_pictures(["--dataset", "digits", "-e", "1", "-s", "0,1", "--output_dir", str(tmp_path / "ann")])
+    without_pictures([*SMALL, "-e", "1", "-s", "0", "--output_dir", str(tmp_path / "bob")])
+    for name in ("ann", "bob"):
+        add_pictures(tmp_path / name)
+    assert all(folder.is_as_claimed for folder in verify.main([str(tmp_path / "ann"), "--task", "x"]))
+    said = refuted(tmp_path / "bob", "--task", "x")
+    assert "wants --limit None, not 300" in said and "wants split_sha256" in said and "wants seeds 0, 1 too" in said
+
+
+def test_a_loss_that_probabilities_are_too_small_to_tell_is_not_called_false(copied):
+    """As of a run with too high a rate: float32 has no number below 1e-45, and a loss of 200 is an honest one."""
+    name = "val_predictions.npz"
+    with np.load(copied[0] / name) as file:
+        stored = dict(file)
+    [first, *_] = np.flatnonzero(stored["probabilities"].argmax(1) != stored["labels"])
+    stored["probabilities"][first, stored["labels"][first]] = 0
+    with io.BytesIO() as buffer:
+        np.savez(buffer, **stored)
+        write_bytes(copied[0] / name, buffer.getvalue())
+    found = verify.find_folders([str(copied[0])])[0]
+    check_scores(found, "val_")
+    assert not [text for text in found.of_kind("false") if "loss" in text]
+    assert any("so the loss in validation.json cannot be checked" in text for text in found.of_kind("note"))

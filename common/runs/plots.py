@@ -129,12 +129,16 @@ def draw_confusion_matrix(
     axes = figure.subplots()
     # Of many classes few shares come near 1: there the darkest blue is the largest share.
     is_named = count <= MOST_NAMES
-    # Of hundreds of classes a cell is a pixel or two: there mistakes are darkened, or nobody would see them.
+    # Of hundreds of classes a cell would be a pixel or two, and a mistake too light to be seen.
+    block = -(-count // MOST_NAMES)
+    side_of_all = block * -(-count // block)
+    blocks = np.pad(shares, (0, side_of_all - count)).reshape(side_of_all // block, block, -1, block).max((1, 3))
     norm = PowerNorm(1 if is_named else 0.4, vmin=0, vmax=1 if is_small else shares.max())
-    image = axes.imshow(shares, cmap="Blues", norm=norm)
+    image = axes.imshow(blocks, "Blues", norm, extent=(-0.5, side_of_all - 0.5, side_of_all - 0.5, -0.5))
     written = 10 if is_small else 18  # a large picture is looked at from further away
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
-    bar.set_label("share of the true class", fontsize=written)
+    of_block = "" if is_named else f", the largest of {block} x {block} classes"
+    bar.set_label(f"share of the true class{of_block}", fontsize=written)
     size = 10 if is_small else max(3.0, 7.5 * 100 / max(count, 100))
     if not is_small:
         bar.ax.tick_params(labelsize=14)

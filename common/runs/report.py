@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common.runs.config import title_of
 from common.runs.folder import read_run_json
+from common.runs.page import page
 from common.system.files import write_bytes
 from common.system.text import printable, shell_line
 
@@ -50,8 +51,8 @@ def write_report(folder: Path, question: str) -> None:
     for heading, parts in sections:
         if content := "\n".join(filter(None, parts)):
             body.append(f"<h2>{heading}</h2>\n{content}")
-    page = TEMPLATE.read_text(encoding="utf-8").replace("THE TITLE", _text(title)).replace("THE BODY", "\n".join(body))
-    write_bytes(folder / NAME, page.encode("utf-8", errors="backslashreplace"))
+    content = page(TEMPLATE, TITLE=_text(title), BODY="\n".join(body))
+    write_bytes(folder / NAME, content.encode("utf-8", errors="backslashreplace"))
 
 
 def limits(config: dict, train: dict, val: dict, test: dict) -> list[str]:

@@ -4,6 +4,7 @@ import html
 from collections import defaultdict
 from pathlib import Path
 
+from common.runs.page import page
 from common.system.files import write_bytes, write_table
 from common.system.log import info
 from common.system.text import printable
@@ -102,8 +103,8 @@ def write_csv(path: Path, folders: list[Folder]) -> None:
 def write_page(path: Path, folders: list[Folder]) -> None:
     """Write one page with a row for each folder, which loads nothing and runs nothing."""
     rows = "\n".join(map(_page_row, sorted(folders, key=lambda folder: folder.is_as_claimed)))
-    page = TEMPLATE.read_text(encoding="utf-8").replace("THE TITLE", _summary(folders)).replace("THE ROWS", rows)
-    write_bytes(path, page.encode("utf-8", errors="backslashreplace"))
+    content = page(TEMPLATE, TITLE=_summary(folders), ROWS=rows)
+    write_bytes(path, content.encode("utf-8", errors="backslashreplace"))
 
 
 def _page_row(folder: Folder) -> str:
