@@ -182,7 +182,7 @@ def test_bands_are_those_of_hyperband():
         ({"parameters": {"x": {"distribution": "constant", "values": [1]}}}, "constant takes no 'values', but value"),
         ({"method": "grid", "parameters": {"x": {"min": 0.0, "max": 1.5}}}, "parameters.x: a grid needs"),
         ({"method": "bayes"}, "metric: method bayes needs one"),
-        ({"metric": {"name": "val_acc"}}, "train.json has no 'val_acc', but val_accuracy"),
+        ({"metric": {"name": "val_acc"}}, "train.json has no 'val_acc' (--metric NAME stands in for it), but val_acc"),
         ({"metric": {"goal": "maximize"}}, "metric: needs a name"),
         ({"metric": {"name": "val_loss", "goal": "min"}}, "metric.goal: must be minimize or maximize, not 'min'"),
         ({"metric": {"name": "val_accuracy", "goal": "maximize", "target": 80}}, "target: 80.0 is never reached"),

@@ -311,7 +311,7 @@ def _metric(content: object, method: str, chosen: str | None) -> dict:
     if not chosen:
         section.require(name, "needs a name, such as val_accuracy")
         said = (
-            f"train.json has no {name!r}, but {', '.join(known)}{nearest(name, known)}; --metric NAME stands in for it"
+            f"train.json has no {name!r} (--metric NAME stands in for it), but {', '.join(known)}{nearest(name, known)}"
         )
         section.require(name in known, said, "name")
     maximize = section.one_of("goal", GOALS, "minimize") == "maximize"
