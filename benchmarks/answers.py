@@ -3,12 +3,13 @@
     python benchmarks/answers.py outputs
 
 Each file in results/ is the exact command, with its seeds. What it answers is in its first lines. A section whose runs
-are not in the output folder stays as it is.
+are not all in the output folder stays as it is.
 """
 
 import argparse
 import csv
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -26,6 +27,7 @@ SEARCHES = {  # file in results/ -> the search that it makes
     "ex_1_parts": "ex_1-vary-batch_norm-dropout",
     "ex_1_options": "ex_1-options",
     "ex_1_precision": "ex_1-vary-precision",
+    "unbalanced": "unbalanced",
     "head_rates": "head-lr",
     "trainB_strategies": "trainB-strategies",
 }
@@ -59,7 +61,9 @@ def main():
             parts.append(before.get(name, not_yet(name)))
     for name in RUNS:
         folders = sorted(path.parent for path in outputs.glob(f"{name}/*/*/*/test.json"))
-        parts.append(runs_section(name, folders) if folders else before.get(name, not_yet(name)))
+        seeds = re.search(r"-s ([\d,]+)", (HERE / "results" / f"{name}.sh").read_text(encoding="utf-8"))[1]
+        is_whole = len(folders) == len(seeds.split(","))
+        parts.append(runs_section(name, folders) if is_whole else before.get(name, not_yet(name)))
     (DOCS / "answers.md").write_text("\n".join(parts), encoding="utf-8")
 
 
