@@ -316,7 +316,7 @@ def test_an_honest_config_is_used(tmp_path, stored):
     [
         ("options", None), ("options", []), ("classes", "ab"), ("classes", ["a"]), ("classes", ["a", "a"]),
         ("classes", ["a", 3]), ("dataset", ["digits"]), ("dataset", "digits,cifar10"), ("dataset", 3),
-        ("dataset", "mnist"), ("split_sha256", None), ("earlier_test_evaluations", "many"),
+        ("dataset", "minst"), ("split_sha256", None), ("earlier_test_evaluations", "many"),
         ("earlier_test_evaluations", 10**30), ("stored_size", 60000), ("stored_size", True), ("script", ["ex_1"]),
     ],
 )  # fmt: skip

@@ -259,7 +259,7 @@ def test_heic_is_named_with_the_package_that_reads_it(tmp_path, monkeypatch, bra
     monkeypatch.setattr("common.data.images.formats", lambda: FORMATS[:7])
     path = tmp_path / "IMG_0001.HEIC"
     path.write_bytes(b"\0\0\0\x18ftyp" + brand + bytes(100))
-    with pytest.raises(BadInput, match="it is HEIC: install the package pillow-heif"):
+    with pytest.raises(BadInput, match="it is HEIC: `pip install pillow-heif`"):
         read_image(path)
 
 
