@@ -25,6 +25,7 @@ SEARCHES = {  # file in results/ -> the search that it makes
     "ex_2_parts": "ex_2-vary-augment-image_size-width",
     "ex_2_cifar": "ex_2-cifar",
     "ex_1_parts": "ex_1-vary-batch_norm-dropout",
+    "ex_1_cifar_parts": "ex_1-cifar_parts",
     "ex_1_options": "ex_1-options",
     "ex_1_precision": "ex_1-vary-precision",
     "unbalanced": "unbalanced",
