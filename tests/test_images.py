@@ -436,22 +436,22 @@ def test_whatever_is_damaged_in_a_file_it_is_read_or_named(tmp_path):
 
 
 MUTATIONS_PROGRAM = """
-import resource, sys, warnings
+import sys, warnings
 from pathlib import Path
 from common.data import images
+from common.system.device import Machine
 from test_images import check_mutated
 budget = images.Budget(2**28)
 images.decoding_budget = lambda: budget
 warnings.simplefilter("ignore")
 check_mutated(Path(sys.argv[1]), range(100))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = Machine.process_memory_mb()
 check_mutated(Path(sys.argv[1]), range(100, 5000))
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+print((Machine.process_memory_mb() - before) * 1e6 / 2**20)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform == "win32", reason="has no getrusage")
 def test_five_thousand_damaged_files_take_no_more_than_the_memory_for_pictures(tmp_path):
     """In a process of its own, because a decoder that crashes ends it."""
     words = [sys.executable, "-c", MUTATIONS_PROGRAM, str(tmp_path / "damaged")]
