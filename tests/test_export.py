@@ -86,6 +86,7 @@ def test_squashed_pictures(run, tmp_path, monkeypatch):
     export.main([str(run), str(tmp_path / "model.onnx"), "--images", str(photographs(run) / "ant")])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

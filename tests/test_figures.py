@@ -26,6 +26,7 @@ def draw(path, number=1):
     figures.save_figure(axes.figure, path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "begins"), [("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_a_picture_is_there_in_both_formats_and_the_same_is_the_same_file(tmp_path, kind, begins):
     for name, number in (("one.v2.png", 1), ("two.png", 1), ("three.png", 2)):

@@ -22,6 +22,7 @@ from common.system.errors import BadInput
 from tools.comparing.finished_runs import read_runs
 
 
+@pytest.mark.slow
 def test_weights_that_were_trained_on_what_validates_now_are_refused(tmp_path):
     folder = small_run(tmp_path, "-e", "1", "--limit", "1000")
     weights = ["--weights", str(folder / "best.pth"), "-e", "0"]
@@ -143,6 +144,7 @@ def test_predict_knows_the_photographs_that_were_packed(packed, capsys):
     assert UsedImages(run).parts_of(squares) == [None] * 48
 
 
+@pytest.mark.slow
 def test_a_run_on_a_file_with_hashes_knows_its_images_without_it(tmp_path, capsys):
     folder, file = digits_in(tmp_path)
     run = run_on(file)

@@ -147,6 +147,7 @@ def test_a_gpu_transforms_several_batches_in_one_call():
         assert torch.equal(inputs.numbers, wanted.numbers) and torch.equal(labels.numbers, numbers.numbers)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fp16", "loss", "watch"])
 def test_a_step_of_several_processes_waits_for_nothing_and_mixes_no_devices(monkeypatch, name):
     """The group has one, so that a message comes back as it was; test_processes.py has two that pretend."""

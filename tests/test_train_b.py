@@ -182,6 +182,7 @@ def test_in_its_first_epochs_a_kept_view_is_what_the_epoch_would_see(train, monk
     assert np.allclose(records(kept), records(train("--input", "crop")), rtol=1e-5, atol=0)
 
 
+@pytest.mark.slow
 def test_a_frozen_backbone_is_run_once_and_in_a_search_once_for_all_trials(train, monkeypatch, tmp_path):
     seen = []
     honest = trainB.backbone_of

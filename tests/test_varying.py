@@ -58,6 +58,7 @@ def test_an_option_that_is_not_there_by_default_can_be_added():
     ]
 
 
+@pytest.mark.slow
 def test_what_stands_behind_the_dashes_is_what_a_change_is_compared_with(tmp_path):
     words = ["--vary", "lr=0.3", "--seeds", "1", "--output_dir", str(tmp_path), "--", "--lr=0.2"]
     sweep.main([str(TOY), *words])

@@ -230,6 +230,7 @@ def test_a_copy_of_a_run_is_named_in_both_folders(copied, tmp_path):
     assert text.count("this is the same run as") == 2 and str(tmp_path / "neighbor") in text and str(copied[0]) in text
 
 
+@pytest.mark.slow
 def test_the_same_weights_are_honest_only_for_the_same_command(tmp_path):
     for name in ("one", "two"):
         small_run(tmp_path / name, "-e", "1")
@@ -268,6 +269,7 @@ def test_a_task_that_was_done_is_done(honest, tmp_path):
     assert all(folder.is_as_claimed for folder in verify.main([str(honest), "--task", str(tmp_path / "task.yaml")]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
