@@ -43,7 +43,7 @@ HEAD = """# Answers
 
 Written by `python benchmarks/answers.py outputs` from the run folders of the commands named here. Differences are of
 the accuracy on the validation images, paired by seed; [statistics.md](statistics.md) says what the intervals cover and
-how p is corrected.
+how p is corrected. Other work ran beside these commands: their training times are long, and no measurement of speed.
 """
 
 
