@@ -10,6 +10,7 @@ import pytest
 import yaml
 from helpers import ROOT
 
+from tools.searching.trials import arguments
 from tools.searching.varying import vary
 
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py"))  # in one order, as the processes of pytest-xdist need it
@@ -81,11 +82,7 @@ def options_of(script, words):
         options_of(program, fixed)
         if options.vary:
             script_of = importlib.import_module(program.removesuffix(".py"))
-            vary(program, options.vary, lambda v: vars(script_of.parse_options(typed(v))), options.grid)
-
-
-def typed(values):
-    return [f"--{name}={value}" for name, value in values.items()]
+            vary(program, options.vary, lambda v: vars(script_of.parse_options(arguments(v, "${args}"))), options.grid)
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")], ids=str)
