@@ -28,7 +28,7 @@ from common.transforms import basic as T
 from common.transforms.color import ColorJitter
 from common.transforms.erasing import RandomErasing
 
-DATA = "./nature_12K"  # train/ and val/ with a folder of images for each class
+DATA = "./nature_12K"  # train/ and val/ with a folder of images for each class; docs/data.md says where to get it
 BLOCKS = 5
 IMAGE_SIZE = 224  # what the network sees
 STORED = 256 / 224  # photographs are kept so much larger, to leave room for random crops

@@ -29,7 +29,7 @@ from common.training.features import FeatureBatches
 from common.training.fit import fit
 from common.transforms.basic import CenterCrop, Compose, Normalize, RandomCrop, RandomHorizontalFlip, Resize
 
-DATA = "./nature_12K"  # train/ and val/ with a folder of images for each class
+DATA = "./nature_12K"  # train/ and val/ with a folder of images for each class; docs/data.md says where to get it
 IMAGE_SIZE = 224  # what the networks were pretrained on
 CROPPED_FROM = 256 / 224  # --input crop: photographs are kept so much larger, as in the pretraining
 RESCALED_FROM = 512 / 224  # --strategy rescale: nearly all of a photograph's detail

@@ -36,6 +36,10 @@ import torch
 from PIL import Image
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+from common.system.foreign import unpack_foreign  # noqa: E402
+
 SEEDED = "import runpy, sys, torch; torch.manual_seed(1); sys.argv = sys.argv[1:]; "
 TORCHVISION = (  # its checkpoints hold a Namespace, which it does not let torch.load read
     SEEDED + "import argparse; torch.serialization.add_safe_globals([argparse.Namespace]); "
@@ -223,7 +227,7 @@ def timm(checkout: Path, data: Path) -> dict[str, Contestant]:
     def result(out, _):
         with (out / "run" / "summary.csv").open() as file:
             rows = [row for row in csv.DictReader(file) if row["epoch"] != "epoch"]
-        weights = torch.load(out / "run" / "last.pth.tar", weights_only=False)["state_dict"]
+        weights = unpack_foreign((out / "run" / "last.pth.tar").read_bytes())["state_dict"]
         return Result(weights, float(rows[-1]["eval_top1"]) / 100, [float(row["lr"]) for row in rows])
 
     def train(out):
@@ -252,7 +256,7 @@ def timm(checkout: Path, data: Path) -> dict[str, Contestant]:
 
 def torchvision_references(checkout: Path, data: Path) -> dict[str, Contestant]:
     def result(out, text):
-        weights = torch.load(out / "checkpoint.pth", weights_only=False)["model"]
+        weights = unpack_foreign((out / "checkpoint.pth").read_bytes())["model"]
         rates = {int(epoch): float(rate) for epoch, rate in re.findall(r"Epoch: \[(\d)\].* lr: (\S+)", text)}
         return Result(weights, float(re.findall(r"Acc@1 (\S+)", text)[-1]) / 100, list(rates.values()))
 
@@ -338,7 +342,7 @@ def write_cifar(data: Path, folder: Path) -> None:
 
 def lightning(data: Path) -> dict[str, Contestant]:
     def result(out, text):
-        weights = torch.load(out / "last.ckpt", weights_only=False)["state_dict"]
+        weights = unpack_foreign((out / "last.ckpt").read_bytes())["state_dict"]
         return Result(weights, float(re.findall(r"final accuracy (\S+)", text)[-1]), rates_of(out / "metrics.csv"))
 
     def rates_of(file):
@@ -371,6 +375,7 @@ def ultralytics(data: Path) -> Contestant:
     def result(out, _):
         with (out / "run" / "results.csv").open() as file:
             rows = list(csv.DictReader(file))
+        # The file holds the network as an object, which only its own code can read; this script's run has written it.
         weights = torch.load(out / "run" / "weights" / "last.pt", weights_only=False)["model"].state_dict()
         return Result(weights, float(rows[-1]["metrics/accuracy_top1"]), [float(row["lr/pg0"]) for row in rows])
 

@@ -1,5 +1,6 @@
 """Folders as data sets are published: what is found in them, and what is told where nothing is."""
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -225,8 +226,8 @@ def test_the_command_that_unpacks_an_archive_does_so(tmp_path, name, target):
             file.add(tmp_path / "nature", "nature")
     line = refusal(archive)
     assert line.startswith(f"--data {archive}: it is an archive: unpack it with `python -m ")
-    words = line.split("`")[1].replace("python", sys.executable, 1)
-    done = subprocess.run(words, shell=True, capture_output=True, text=True)
+    _, *words = shlex.split(line.split("`")[1], posix=sys.platform != "win32")
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert line.endswith(f" and give --data {shell_line([str(tmp_path / target)])}")
     assert find_images(str(tmp_path / target)).root == tmp_path / target / "nature"
