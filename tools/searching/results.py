@@ -1,7 +1,7 @@
 """What a search has found: a table of all trials, the best on the terminal and as a file for --config."""
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -29,10 +29,17 @@ class Results:
     sweep: Sweep
     storage: Storage
     folder: Path
+    # So that a search of many trials does not cost their square: what is asked of all trials whenever one ends.
+    _configurations: dict[int, dict] = field(default_factory=dict)  # of ended trials, by number
+    _groups: dict[int, list[list[FrozenTrial]]] = field(default_factory=dict)  # the last, by its finished trials
 
     def configuration_of(self, trial: FrozenTrial) -> dict:
         """Return the options that a trial tries, all but the seed, {} if it was cut off before it had any."""
-        return self.sweep.values(proposed_for(trial))
+        if not trial.state.is_finished():
+            return self.sweep.values(proposed_for(trial))
+        if trial.number not in self._configurations:
+            self._configurations[trial.number] = self.sweep.values(proposed_for(trial))
+        return self._configurations[trial.number]
 
     def values_of(self, trial: FrozenTrial) -> dict:
         """Return the options that a trial has tried or will try, {} if it was cut off before it had any."""
@@ -46,8 +53,15 @@ class Results:
 
     def groups(self) -> list[list[FrozenTrial]]:
         """Return the finished trials of each configuration that has all its seeds, the best mean first."""
+        finished = self.storage.trials(TrialState.COMPLETE)
+        if len(finished) not in self._groups:
+            self._groups.clear()
+            self._groups[len(finished)] = self._grouped(finished)
+        return self._groups[len(finished)]
+
+    def _grouped(self, finished: list[FrozenTrial]) -> list[list[FrozenTrial]]:
         members = defaultdict(dict)
-        for trial in self.storage.trials(TrialState.COMPLETE):
+        for trial in finished:
             key = repr(self.configuration_of(trial))
             members[key].setdefault(seed_of(trial), trial)
         groups = [[of_seed[s] for s in sorted(of_seed) if s < self.sweep.seeds] for of_seed in members.values()]
@@ -146,7 +160,7 @@ def seed_of(trial: FrozenTrial) -> int:
 
 def mean_of(group: list[FrozenTrial]) -> float:
     """Return the mean of the metric over the seeds of a configuration."""
-    return fmean(trial.value for trial in group)
+    return fmean([trial.value for trial in group])
 
 
 def trials_in_words(group: list[FrozenTrial]) -> str:
