@@ -56,15 +56,16 @@ def row(folders):
     selected = {test["selected_on"] for test in tests}
     if any(not text.startswith("nothing") for text in selected):
         sys.exit(f"error: the weights were selected on {', '.join(sorted(selected))}: the rules want the last ones")
-    accuracies = [test["accuracy"] for test in tests]
+    of_one_view = [test["accuracy"] for test in tests]
+    accuracies = [test["tta"]["accuracy"] if "tta" in test else test["accuracy"] for test in tests]
     machine = configs[0]["machine"]
     return {
         "seeds": [config["seed"] for config in configs],
         "test_accuracy": statistics.mean(accuracies),
         "interval_95_of_the_mean": t_interval(accuracies),
-        "test_accuracy_of_views": statistics.mean(test["tta"]["accuracy"] for test in tests)
-        if "tta" in tests[0]
-        else None,
+        "views": tests[0]["tta"]["views"] if "tta" in tests[0] else 1,
+        "test_accuracy_of_one_view": statistics.mean(of_one_view),
+        "interval_95_of_one_view": t_interval(of_one_view),
         **{f"{name}_median": statistics.median(clock[name] for clock in clocks) for name in clocks[0]},
         **{f"{name}_range": [f(clock[name] for clock in clocks) for f in (min, max)] for name in clocks[0]},
         "train_images": configs[0]["images"]["train"],

@@ -116,8 +116,10 @@ def test_a_submission_is_run_by_the_rules(tmp_path, monkeypatch, capsys):
     for seed in (0, 1):
         without_pictures([*SMALL, "-s", str(seed), "--output_dir", str(tmp_path / f"seed-{seed}")], ex_6)
     row = fast_lane.main(["ex_6.py", "--seeds", "2", "--output_dir", str(tmp_path)])
-    accuracies = [read(path, "test.json")["accuracy"] for path in sorted(tmp_path.glob("*/*/*/*"))]
-    assert row["test_accuracy"] == pytest.approx(sum(accuracies) / 2)
+    tests = [read(path, "test.json") for path in sorted(tmp_path.glob("*/*/*/*"))]
+    assert row["test_accuracy"] == pytest.approx(sum(test["tta"]["accuracy"] for test in tests) / 2)
+    assert row["test_accuracy_of_one_view"] == pytest.approx(sum(test["accuracy"] for test in tests) / 2)
+    assert row["views"] == 6
     low, high = row["interval_95_of_the_mean"]
     assert low <= row["test_accuracy"] <= high
     assert row["training_seconds_range"][0] <= row["training_seconds_median"] < row["process_seconds_range"][1]

@@ -130,9 +130,11 @@ def test_views_show_the_image_shifted_mirrored_and_enlarged():
     seen = [view(inputs) for view in views(MOST_VIEWS)]
     assert all(view.shape == inputs.shape for view in seen)
     assert torch.equal(seen[0], inputs) and torch.equal(seen[1], inputs.flip(-1))
-    assert torch.equal(seen[4][0, 0, 0], torch.arange(2.0, 34).clamp(max=31))  # shifted to the left by two pixels
-    assert len({tuple(view.flatten().tolist()) for view in seen[:8]}) == 8
-    assert (seen[2][..., 16] - seen[2][..., 15] < 1).all()
+    assert torch.equal(seen[2][0, 0, 0], torch.arange(1.0, 33).clamp(max=31))  # shifted to the left by a pixel
+    assert torch.equal(seen[3], seen[2].flip(-1)) and torch.equal(seen[4][0, 0, 0], torch.arange(-1.0, 31).clamp(min=0))
+    assert (seen[10][..., 16] - seen[10][..., 15] < 1).all()  # enlarged
+    rows_too = inputs + 100 * inputs.mT
+    assert len({tuple(view(rows_too).flatten().tolist()) for view in views(MOST_VIEWS)}) == MOST_VIEWS
     for bad in (0, MOST_VIEWS + 1):
         with pytest.raises(ValueError, match="views"):
             views(bad)
