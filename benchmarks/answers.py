@@ -12,6 +12,7 @@ import json
 import re
 import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -31,14 +32,14 @@ SEARCHES = {  # file in results/ -> the search that it makes
     "unbalanced": "unbalanced",
     "head_rates": "head-lr",
     "trainB_strategies": "trainB-strategies",
+    "ex_3_models": "ex_3-models",
+    "alexnet_lr": "alexnet-lr",
+    "alexnet_batch": "alexnet-batch",
 }
-RUNS = (
-    "ex_1_digits",
-    "ex_1_cifar",
-    "ex_1_small100",
-    "ex_5_digits",
-    "trainA_nature",
-)  # files in results/ that train with several seeds
+ONE_SEED = {"trainA_search": "trainA"}  # likewise, but each configuration was tried once: no differences
+# files in results/ that train with several seeds
+RUNS = ("ex_1_digits", "ex_1_cifar", "ex_1_small100", "ex_4_small100", "ex_5_digits", "trainA_nature")
+SHOWN = 5  # trials of such a search
 HEAD = """# Answers
 
 Written by `python benchmarks/answers.py outputs` from the run folders of the commands named here. Differences are of
@@ -60,6 +61,9 @@ def main():
             parts.append(section(name, folder))
         else:
             parts.append(before.get(name, not_yet(name)))
+    for name, search in ONE_SEED.items():
+        folder = outputs / "sweeps" / search
+        parts.append(best_section(name, folder) if (folder / "best.yaml").is_file() else before.get(name, not_yet(name)))
     for name in RUNS:
         folders = sorted(path.parent for path in outputs.glob(f"{name}/*/*/*/test.json"))
         seeds = re.search(r"-s ([\d,]+)", (HERE / "results" / f"{name}.sh").read_text(encoding="utf-8"))[1]
@@ -100,7 +104,46 @@ def section(name, folder):
     runs = [path.parent for path in folder.glob("trials/*/*/*/*/config.json")]
     said = "; ".join([facts(runs), *against(groups)])
     picture = f"![Differences with their intervals]({picture})"
-    return "\n".join([*heading(name), said, "", *table(groups), "", picture, ""])
+    return "\n".join([*heading(name), said, "", *table(groups), "", picture, "", *networks(runs)])
+
+
+def networks(runs):
+    """Return a table of the networks of `runs`, if they differ in `--model`, and what these need."""
+    of_model = {}
+    for run in runs:
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        of_model.setdefault(config["options"].get("model"), []).append((config, run))
+    if len(of_model) < 2:
+        return []
+    rows = ["| network | parameters | operations, one image forward | weights | kept for backward, one image | peak memory |"]
+    rows += ["|---" * 6 + "|"]
+    for model, members in sorted(of_model.items(), key=lambda item: item[1][0][0]["parameters"]):
+        config = members[0][0]
+        epochs = (json.loads((run / "train.json").read_text(encoding="utf-8"))["epochs"] for _, run in members)
+        peak = max(epoch["peak_memory_mb"] for records in epochs for epoch in records)
+        cells = [model, f"{config['parameters']:,}", f"{config['flops'] / 1e6:,.1f} million", f"{config['parameter_mb']:.2f} MB"]
+        rows.append(f"| {' | '.join([*cells, f'{config['activation_mb']:.3f} MB', f'{peak:,.0f} MB'])} |")
+    return [*rows, ""]
+
+
+def best_section(name, folder):
+    """Return what a search with one run of each configuration has come to, as Markdown."""
+    with open(folder / "trials.csv", encoding="utf-8", newline="") as file:
+        trials = list(csv.DictReader(file))
+    states = Counter(trial["state"] for trial in trials)
+    metric = list(trials[0])[2]
+    finished = sorted((t for t in trials if t["state"] == "finished"), key=lambda t: -float(t[metric]))
+    options = list(trials[0])[3 : list(trials[0]).index("best_epoch")]
+    rows = [f"| trial | {metric} | {' | '.join(options)} |", "|---" * (len(options) + 2) + "|"]
+    rows += [f"| {t['trial']} | {float(t[metric]):.4f} | {' | '.join(t[o] for o in options)} |" for t in finished[:SHOWN]]
+    [test] = (json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("trials/*/*/*/*/test.json"))
+    low, high = test["accuracy_interval_95"]
+    said = f"{', '.join(f'{count} {state}' for state, count in states.items())}; one run each, so that the order says little. "
+    said += f"The best on the test images: {test['accuracy']:.4f} ({low:.4f} to {high:.4f}, of other images)."
+    shutil.copy(folder / "parallel.png", DOCS / "search.png")
+    runs = [path.parent for path in folder.glob("trials/*/*/*/*/config.json")]
+    picture = "![Options and validation accuracy of each trial](search.png)"
+    return "\n".join([*heading(name), facts(runs), "", said, "", *rows, "", picture, ""])
 
 
 def heading(name):

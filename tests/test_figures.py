@@ -1,10 +1,12 @@
 """Pictures: `--figures` has them as SVG or PDF too, and none wastes room or hides what it shows."""
 
+import importlib
 import shutil
+import sys
 
 import numpy as np
 import pytest
-from helpers import SMALL, made_once
+from helpers import ROOT, SMALL, made_once
 from PIL import Image
 
 import compare
@@ -141,3 +143,19 @@ def test_mistakes_are_seen_in_a_matrix_of_few_and_of_many_classes(tmp_path, monk
     color = np.array(image.cmap(image.norm(shown)))
     assert shown == 0.1 and len(image.get_array()) <= plots.MOST_NAMES
     assert color[:3].min() < (0.9 if count == 2 else 0.75)  # a pixel needs more than a cell
+
+
+@pytest.mark.slow
+def test_the_gallery_has_every_kind_of_picture_that_its_sheet_shows(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    pictures = importlib.import_module("pictures")
+    shown = [name for name in pictures.SHEET if name.startswith(("2/", "10/", "30 runs/"))]
+    monkeypatch.setattr(pictures, "CLASSES", (2, 10))
+    monkeypatch.setattr(pictures, "SHEET", shown)
+    monkeypatch.setattr(sys, "argv", ["pictures.py", str(tmp_path), "--sheet", str(tmp_path / "sheet.jpg")])
+    pictures.main()
+    assert len(shown) >= 8 and all((tmp_path / name).stat().st_size > 5_000 for name in shown)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.jpg"))
+    rows = -(-len(shown) // pictures.SHEET_COLUMNS)
+    cells = [half for band in np.array_split(sheet, rows) for half in np.array_split(band, pictures.SHEET_COLUMNS, 1)]
+    assert all(cell.std() > 10 for cell in cells[: len(shown)])  # none is blank
