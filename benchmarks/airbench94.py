@@ -2,11 +2,11 @@
 
     python benchmarks/fast_lane.py benchmarks/airbench94.py --seeds 2 -- --data cifar-10-python.tar.gz
 
-Written anew from what Jordan's "94% on CIFAR-10 in 3.29 Seconds on a Single A100" (2024) and its repository describe, as
-a plain loop: all images at 32x32 pixels, 9.9 epochs of batches of 1,024, Nesterov's momentum, a first layer that is
-computed and whose bias is learned for three epochs, an average of the weights that they are set to every fifth step, six
-views at the test. It has the same memory and number format settings as the experiments, and the same training images as
-ex_6: 1,000 of the 50,000 are left out.
+Written anew from what Jordan's "94% on CIFAR-10 in 3.29 Seconds on a Single A100" (2024) and its repository describe,
+as a plain loop: all images at 32x32 pixels, 9.9 epochs of batches of 1,024, Nesterov's momentum, a first layer that is
+computed and whose bias is learned for three epochs, an average of the weights that they are set to every fifth step,
+six views at the test. It has the same settings of memory and number format as the experiments, and the same training
+images as ex_6: 1,000 of the 50,000 are left out.
 """
 
 import argparse

@@ -63,7 +63,8 @@ def main():
             parts.append(before.get(name, not_yet(name)))
     for name, search in ONE_SEED.items():
         folder = outputs / "sweeps" / search
-        parts.append(best_section(name, folder) if (folder / "best.yaml").is_file() else before.get(name, not_yet(name)))
+        is_whole = (folder / "best.yaml").is_file()
+        parts.append(best_section(name, folder) if is_whole else before.get(name, not_yet(name)))
     for name in RUNS:
         folders = sorted(path.parent for path in outputs.glob(f"{name}/*/*/*/test.json"))
         seeds = re.search(r"-s ([\d,]+)", (HERE / "results" / f"{name}.sh").read_text(encoding="utf-8"))[1]
@@ -115,14 +116,17 @@ def networks(runs):
         of_model.setdefault(config["options"].get("model"), []).append((config, run))
     if len(of_model) < 2:
         return []
-    rows = ["| network | parameters | operations, one image forward | weights | kept for backward, one image | peak memory |"]
+    rows = [
+        "| network | parameters | operations, an image forward | weights | kept for backward, an image | peak memory |"
+    ]
     rows += ["|---" * 6 + "|"]
     for model, members in sorted(of_model.items(), key=lambda item: item[1][0][0]["parameters"]):
         config = members[0][0]
         epochs = (json.loads((run / "train.json").read_text(encoding="utf-8"))["epochs"] for _, run in members)
         peak = max(epoch["peak_memory_mb"] for records in epochs for epoch in records)
-        cells = [model, f"{config['parameters']:,}", f"{config['flops'] / 1e6:,.1f} million", f"{config['parameter_mb']:.2f} MB"]
-        rows.append(f"| {' | '.join([*cells, f'{config['activation_mb']:.3f} MB', f'{peak:,.0f} MB'])} |")
+        cells = [model, f"{config['parameters']:,}", f"{config['flops'] / 1e6:,.1f} million"]
+        cells += [f"{config['parameter_mb']:.2f} MB", f"{config['activation_mb']:.3f} MB", f"{peak:,.0f} MB"]
+        rows.append(f"| {' | '.join(cells)} |")
     return [*rows, ""]
 
 
@@ -135,10 +139,12 @@ def best_section(name, folder):
     finished = sorted((t for t in trials if t["state"] == "finished"), key=lambda t: -float(t[metric]))
     options = list(trials[0])[3 : list(trials[0]).index("best_epoch")]
     rows = [f"| trial | {metric} | {' | '.join(options)} |", "|---" * (len(options) + 2) + "|"]
-    rows += [f"| {t['trial']} | {float(t[metric]):.4f} | {' | '.join(t[o] for o in options)} |" for t in finished[:SHOWN]]
+    cells = ([t["trial"], f"{float(t[metric]):.4f}", *(t[name] for name in options)] for t in finished[:SHOWN])
+    rows += [f"| {' | '.join(row)} |" for row in cells]
     [test] = (json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("trials/*/*/*/*/test.json"))
     low, high = test["accuracy_interval_95"]
-    said = f"{', '.join(f'{count} {state}' for state, count in states.items())}; one run each, so that the order says little. "
+    said = ", ".join(f"{count} {state}" for state, count in states.items())
+    said += "; one run each, so that the order says little. "
     said += f"The best on the test images: {test['accuracy']:.4f} ({low:.4f} to {high:.4f}, of other images)."
     shutil.copy(folder / "parallel.png", DOCS / "search.png")
     runs = [path.parent for path in folder.glob("trials/*/*/*/*/config.json")]

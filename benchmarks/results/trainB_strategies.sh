@@ -10,4 +10,4 @@ python trainB.py --data "$cifar" --limit 20000 --model resnet18 --image_size 64 
     --schedule cosine --test False --output_dir outputs/backbone_64
 weights=$(ls outputs/backbone_64/trainB/*/*/best.pth | tail -n 1)
 python sweep.py trainB.py --vary strategy=head,last,staged,rescale weights=none --seeds 3 --name trainB-strategies "$@" \
-    -- -p "$photographs" --model resnet18 --image_size 64 --weights "$weights" --strategy all -e 10 -b 16
+    -- -p "$photographs" --model resnet18 --image_size 64 --weights "$weights" --strategy all -e 6 -b 16
