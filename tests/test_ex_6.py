@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, interrupt, noise, read, same_result, small_run, without_pictures
+from helpers import ROOT, interrupt, noise, read, same_result, small_run, without_pictures, write_class
 from torch import nn
 
 import ex_6
@@ -128,3 +128,34 @@ def test_a_submission_is_run_by_the_rules(tmp_path, monkeypatch, capsys):
         (folder / "clock.json").write_text('{"training_seconds": 1, "process_seconds": 2}')
     with pytest.raises(SystemExit, match="the last ones"):
         fast_lane.row([*tmp_path.glob("other/*/*/*/*")])
+
+
+@pytest.mark.slow
+def test_what_ex_6_is_measured_against_enters_by_the_same_rules(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import airbench94
+    import fast_lane
+
+    for number, name in enumerate(("ant", "bee")):
+        write_class(tmp_path / "images" / name, 60, first_seed=100 * number, height=32, width=32, tint=number)
+    words = ["--data", str(tmp_path / "images"), "-e", "1.5", "--precision", "fp32"]
+    folders = [
+        airbench94.main([*words, "-s", str(seed), "--output_dir", str(tmp_path / f"seed-{seed}")]) for seed in (0, 1)
+    ]
+    row = fast_lane.row(folders)
+    assert row["views"] == 6 and row["seeds"] == [0, 1] and 0 <= row["test_accuracy"] <= 1
+    rates = [airbench94.share_of_rate(step, 100) for step in range(101)]
+    assert rates[0] == pytest.approx(0.2) and rates[23] == 1 and rates[100] == pytest.approx(0.07)
+    assert rates[:24] == sorted(rates[:24]) and rates[23:] == sorted(rates[23:], reverse=True)
+
+
+def test_the_weights_are_set_to_their_average(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import airbench94
+
+    model = nn.Linear(2, 1)
+    average = [torch.zeros_like(each) for each in model.state_dict().values()]
+    before = model.weight.detach().clone()
+    airbench94.set_to_average(model, average, 0.75)
+    torch.testing.assert_close(model.weight.detach(), before / 4)
+    torch.testing.assert_close(average[0], before / 4)
