@@ -39,13 +39,17 @@ class Storage:
     def __init__(self, study: optuna.Study, database: RDBStorage | None = None):
         self.study, self.is_shared, self.sign = study, database is not None, sign_of(study)
         self._database, self._next_beat = database, 0.0
+        self._seen: list[FrozenTrial] = []  # at the last look, and those of them that count
+        self._counted: list[FrozenTrial] = []
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:
         """Return the trials that count, in the order of their numbers: without those that are tried again."""
         trials = self.study.get_trials(deepcopy=False)
-        again = {trial.user_attrs.get("again") for trial in trials}
-        counted = [t for t in trials if t.number not in again and "surplus" not in t.user_attrs]
-        return [trial for trial in counted if not states or trial.state in states]
+        if trials != self._seen:  # Optuna makes another object of a trial that changes, so this costs next to nothing
+            again = {trial.user_attrs.get("again") for trial in trials}
+            counted = [t for t in trials if t.number not in again and "surplus" not in t.user_attrs]
+            self._seen, self._counted = trials, counted
+        return [trial for trial in self._counted if not states or trial.state in states]
 
     def latest(self, trial: Trial) -> FrozenTrial:
         """Return what is known of a trial by now."""
