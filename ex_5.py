@@ -7,8 +7,7 @@
 Before the first epoch the run folder has pictures of the data and `explore.json`; after the last one, pictures of the
 network: its filters, how strongly each layer learned, what it sees in an image, which pixels made a decision.
 
-Measured: digits 98.51 % test (97.07 to 99.95, n = 3); CIFAR-10 (JPEG) 71.69 % (70.80 to 72.56, n = 1), best epoch 17 of
-          20; an epoch of that takes 46 s (2 cores of an AMD EPYC, no GPU)
+Measured: digits 98.51 % test (97.07 to 99.95, n = 3); more in docs/answers.md
 Reported: CIFAR-10 73.58 %
 """
 

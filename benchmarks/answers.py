@@ -197,7 +197,8 @@ def table(groups):
             found = f"{float(group['difference']):+.4f}"
             between = interval(group, "difference_low", "difference_high")
             is_clear = p and float(group["p_corrected"]) < 0.05
-            cells = [group["contrast"], mean_of(group), found, between, p, group["seeds"]]
+            contrast = re.sub(r"/\S+/", "", group["contrast"])  # of a file its name alone
+            cells = [contrast, mean_of(group), found, between, p, group["seeds"]]
             rows.append(f"| {' | '.join(cells)} | {'significant' if is_clear else 'not significant'} |")
     return rows
 
