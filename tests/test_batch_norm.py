@@ -1,12 +1,14 @@
 """The folded batch norm is `nn.BatchNorm2d`, for any number of channels."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.models.batch_norm import BatchNorm2d, fill_registers
+from common.models.batch_norm import BatchNorm2d, fill_registers, synchronize
 
 sizes = st.integers(1, 9)
 
@@ -105,3 +107,18 @@ def test_bfloat16_is_folded_to_float32_up_to_its_rounding(channels):
     for name, value in (found | folded.state_dict()).items():
         scale = max(1.0, expected[name].abs().max().item())
         assert (value.double() - expected[name].double()).abs().max() < 0.01 * scale, name
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.float32, 1e-5), (torch.bfloat16, 0.02), (torch.float64, 1e-5)])
+def test_a_synchronized_one_of_one_process_is_pytorchs(monkeypatch, dtype, near):
+    monkeypatch.setattr("common.models.batch_norm.SumOverProcesses", SimpleNamespace(apply=lambda tensor: tensor))
+    parameters = torch.float64 if dtype == torch.float64 else torch.float32
+    own, original = synchronize(nn.BatchNorm2d(5).to(parameters)), nn.BatchNorm2d(5).to(parameters)
+    images = (3 + 2 * torch.randn(4, 5, 6, 6)).to(dtype)
+    out, expected = (passed_through(layer, images.to(parameters), images) for layer in (own, original))
+    for name in expected:
+        torch.testing.assert_close(out[name], expected[name], atol=1e-5, rtol=1e-4)
+    found, expected = own(images), original(images)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected.float(), atol=near, rtol=near)
+    torch.testing.assert_close(own.running_var, original.running_var, atol=near, rtol=near)

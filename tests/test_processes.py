@@ -128,7 +128,7 @@ def test_every_process_needs_two_images_of_each_batch(images, batch_size, later)
 def test_processes_together_have_the_loss_curve_of_one(tmp_path, processes, network):
     """With low rates: at higher ones already another number of threads changes the curve by more."""
     words = ["ex_1.py", "--dataset", "digits", "--limit", "500", "-b", "100", "-e", "3", "--optimizer", "sgd", *network,
-             "--output_dir"]  # fmt: skip
+             "--precision", "fp32", "--output_dir"]  # fmt: skip
     assert command(*words, tmp_path / "one", cwd=ROOT, env=environment(OMP_NUM_THREADS="1")).returncode == 0
     done = torchrun(*words, tmp_path / "many", processes=processes)
     assert done.returncode == 0, done.stderr

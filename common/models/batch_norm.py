@@ -44,6 +44,8 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
         """Normalize `images` (N, C, H, W); N may differ between processes."""
         if not self.training:
             return super().forward(images)
+        dtype = images.dtype
+        images = images.to(torch.promote_types(dtype, torch.float32))  # PyTorch's own has such statistics, too
         count = images.new_full((1,), images.numel() / self.num_features)  # values of each channel
         sums = SumOverProcesses.apply(torch.cat([images.sum((0, 2, 3)), count]))
         n = sums[-1].detach()
@@ -55,7 +57,7 @@ class SyncBatchNorm2d(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (n / (n - 1)), self.momentum)
         scale = self.weight * (var + self.eps).rsqrt()
-        return torch.addcmul(self.bias[:, None, None], centered, scale[:, None, None])
+        return torch.addcmul(self.bias[:, None, None], centered, scale[:, None, None]).to(dtype)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
