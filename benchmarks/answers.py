@@ -182,7 +182,8 @@ def against(groups):
     """Return what the group has come to that the others are compared with."""
     found = (group for group in groups if not group["contrast"])
     said = "group {} has {} ({}, n = {})"
-    return [said.format(one["group"], mean_of(one), interval(one, "low", "high"), one["seeds"]) for one in found]
+    of = ((one["group"], mean_of(one), interval(one, "low", "high") or "each seed", one["seeds"]) for one in found)
+    return [said.format(*each) for each in of]
 
 
 def table(groups):
