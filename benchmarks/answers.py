@@ -54,23 +54,28 @@ def main():
     parser.add_argument("outputs", type=Path, help="the output folder of the commands")
     outputs = parser.parse_args().outputs
     before = {part.split("\n")[0]: f"## {part}" for part in (DOCS / "answers.md").read_text().split("\n## ")[1:]}
-    parts = [HEAD]
+    made = dict(sections(outputs))
+    parts = [made[name] or before.get(name, not_yet(name)) for name in (*SEARCHES, *ONE_SEED, *RUNS)]
+    (DOCS / "answers.md").write_text("\n".join([HEAD, *parts]), encoding="utf-8")
+
+
+def sections(outputs):
+    """Yield (name, section as Markdown) of all commands, None for one whose runs are not all there."""
     for name, search in SEARCHES.items():
         folder = outputs / "sweeps" / search
-        if (folder / "comparison" / "compare_groups.csv").is_file():
-            parts.append(section(name, folder))
-        else:
-            parts.append(before.get(name, not_yet(name)))
+        yield name, section(name, folder) if (folder / "comparison" / "compare_groups.csv").is_file() else None
     for name, search in ONE_SEED.items():
         folder = outputs / "sweeps" / search
-        is_whole = (folder / "best.yaml").is_file()
-        parts.append(best_section(name, folder) if is_whole else before.get(name, not_yet(name)))
+        yield name, best_section(name, folder) if (folder / "best.yaml").is_file() else None
     for name in RUNS:
         folders = sorted(path.parent for path in outputs.glob(f"{name}/*/*/*/test.json"))
         seeds = re.search(r"-s ([\d,]+)", (HERE / "results" / f"{name}.sh").read_text(encoding="utf-8"))[1]
-        is_whole = len(folders) == len(seeds.split(","))
-        parts.append(runs_section(name, folders) if is_whole else before.get(name, not_yet(name)))
-    (DOCS / "answers.md").write_text("\n".join(parts), encoding="utf-8")
+        yield name, runs_section(name, folders) if len(folders) == len(seeds.split(",")) else None
+
+
+def read(path):
+    """Return what a JSON file holds."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def not_yet(name):
@@ -80,9 +85,9 @@ def not_yet(name):
 
 def runs_section(name, folders):
     """Return what runs of several seeds have come to, as Markdown."""
-    tests, vals, trains = ([json.loads((folder / f"{kind}.json").read_text(encoding="utf-8")) for folder in folders]
-                           for kind in ("test", "validation", "train"))  # fmt: skip
-    seeds = [str(json.loads((folder / "config.json").read_text(encoding="utf-8"))["seed"]) for folder in folders]
+    tests, vals, trains, configs = ([read(folder / f"{kind}.json") for folder in folders]
+                                    for kind in ("test", "validation", "train", "config"))  # fmt: skip
+    seeds = [str(config["seed"]) for config in configs]
     rows = [(seed, f"{val['accuracy']:.4f}", f"{train['best_epoch']} of {len(train['epochs'])}",
              f"{test['accuracy']:.4f} ({' to '.join(f'{end:.4f}' for end in test['accuracy_interval_95'])})",
              f"{train['train_time']:.0f} s")
@@ -112,7 +117,7 @@ def networks(runs):
     """Return a table of the networks of `runs`, if they differ in `--model`, and what these need."""
     of_model = {}
     for run in runs:
-        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        config = read(run / "config.json")
         of_model.setdefault(config["options"].get("model"), []).append((config, run))
     if len(of_model) < 2:
         return []
@@ -122,7 +127,7 @@ def networks(runs):
     rows += ["|---" * 6 + "|"]
     for model, members in sorted(of_model.items(), key=lambda item: item[1][0][0]["parameters"]):
         config = members[0][0]
-        epochs = (json.loads((run / "train.json").read_text(encoding="utf-8"))["epochs"] for _, run in members)
+        epochs = (read(run / "train.json")["epochs"] for _, run in members)
         peak = max(epoch["peak_memory_mb"] for records in epochs for epoch in records)
         cells = [model, f"{config['parameters']:,}", f"{config['flops'] / 1e6:,.1f} million"]
         cells += [f"{config['parameter_mb']:.2f} MB", f"{config['activation_mb']:.3f} MB", f"{peak:,.0f} MB"]
@@ -141,7 +146,7 @@ def best_section(name, folder):
     rows = [f"| trial | {metric} | {' | '.join(options)} |", "|---" * (len(options) + 2) + "|"]
     cells = ([t["trial"], f"{float(t[metric]):.4f}", *(t[name] for name in options)] for t in finished[:SHOWN])
     rows += [f"| {' | '.join(row)} |" for row in cells]
-    [test] = (json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("trials/*/*/*/*/test.json"))
+    [test] = (read(path) for path in folder.glob("trials/*/*/*/*/test.json"))
     low, high = test["accuracy_interval_95"]
     said = ", ".join(f"{count} {state}" for state, count in states.items())
     said += "; one run each, so that the order says little. "
@@ -167,7 +172,7 @@ def command_of(name):
 
 def facts(runs):
     """Return what the runs were made with."""
-    configs = [json.loads((run / "config.json").read_text(encoding="utf-8")) for run in runs]
+    configs = [read(run / "config.json") for run in runs]
     made = {name: sorted({get(config) for config in configs}) for name, get in {
         "data": lambda config: Path(config["options"].get("data") or config["dataset"]).name,
         "images": lambda config: ", ".join(f"{n:,} {part}" for part, n in config["images"].items()),

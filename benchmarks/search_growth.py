@@ -34,7 +34,7 @@ TENTHS = 10
 
 
 def main(argv=None):
-    """Run a search, print what each trial cost, and return {"method", "seconds_of_a_trial" by tenths, ...}."""
+    """Run a search, print what each trial cost, and return {"method", "milliseconds_of_a_trial" by tenths, ...}."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000, metavar="N", help="how many (default: 1000)")
     parser.add_argument("--method", choices=("random", "bayes"), default="random", help="(default: random)")

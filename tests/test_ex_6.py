@@ -159,3 +159,14 @@ def test_the_weights_are_set_to_their_average(monkeypatch):
     airbench94.set_to_average(model, average, 0.75)
     torch.testing.assert_close(model.weight.detach(), before / 4)
     torch.testing.assert_close(average[0], before / 4)
+
+
+@pytest.mark.slow
+def test_a_setting_is_tried_on_training_images_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import fast_lane_tries
+
+    monkeypatch.setattr(ex_6, "evaluate_last", ex_6.evaluate_last)  # put back after the test
+    folder = fast_lane_tries.main([*SMALL, "--output_dir", str(tmp_path)])
+    assert "2 view(s) of 143 validation images: 0." in capsys.readouterr().out
+    assert read(folder, "config.json")["images"]["val"] == 143 and not (folder / "test.json").exists()

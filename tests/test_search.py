@@ -1,5 +1,6 @@
 """The search: what is tried, stopped, kept and chosen; what survives an end of any kind."""
 
+import importlib
 import json
 import random
 import shutil
@@ -645,3 +646,12 @@ def test_a_real_search_from_beginning_to_end(tmp_path):
     assert again.returncode == 0, again.stderr
     [rerun] = (tmp_path / "outputs" / "ex_1").glob("*/*")
     assert read(rerun, "test.json")["accuracy"] == read(run, "test.json")["accuracy"]
+
+
+@pytest.mark.slow
+def test_the_own_work_of_a_search_is_counted(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    growth = importlib.import_module("search_growth")
+    assert growth.by_tenths([0.001 * number**2 for number in range(21)]) == [float(4 * n + 1) for n in range(10)]
+    result = growth.main(["--trials", "20"])
+    assert len(result["milliseconds_of_a_trial"]) == 10 and min(result["milliseconds_of_a_trial"]) > 0

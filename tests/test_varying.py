@@ -1,6 +1,7 @@
 """One change at a time, several seeds: what is tried, which configuration wins, what goes on after a kill."""
 
 import importlib
+import shutil
 import sys
 from pathlib import Path
 
@@ -197,3 +198,22 @@ def test_a_question_is_answered_in_one_command_and_the_page_of_answers_is_made_o
     assert "images: 100 train, 143 val, 359 test" in page and "Not measured yet: `benchmarks/results/head_rates" in page
     found = [value for value in change.split() if "." in value]
     assert all(value in page for value in found) and (tmp_path / "answers_ex_1_parts.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_search_with_one_run_each_is_answered_without_differences(tmp_path, monkeypatch, finished_run):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    answers = importlib.import_module("answers")
+    monkeypatch.setattr(answers, "DOCS", tmp_path)
+    shutil.copytree(finished_run, tmp_path / "trials" / "0001" / "ex_1" / "digits" / "now")
+    (tmp_path / "parallel.png").write_bytes(b"a picture")
+    head = "trial,state,val_accuracy,lr,best_epoch,epochs"
+    rows = ["0,finished,0.25,0.1,1,2", "1,finished,0.75,0.01,2,2", "2,stopped early,,1,,1"]
+    (tmp_path / "trials.csv").write_text("\n".join([head, *rows]))
+    text = answers.best_section("trainA_search", tmp_path)
+    lines = text.splitlines()
+    first = lines.index("| trial | val_accuracy | lr |")
+    assert lines[first + 2 : first + 4] == ["| 1 | 0.7500 | 0.01 |", "| 0 | 0.2500 | 0.1 |"]
+    assert "2 finished, 1 stopped early" in text and "sweep.py sweeps/trainA.yaml" in text
+    assert f"{read(finished_run, 'test.json')['accuracy']:.4f}" in text
+    assert (tmp_path / "search.png").read_bytes() == b"a picture"
