@@ -95,6 +95,14 @@ def test_a_reader_that_has_gone_does_not_end_the_run(tmp_path, closed):
     assert "finished" in (folder / "log.txt").read_text()
 
 
+def test_a_python_without_pytorch_is_one_line():
+    without_packages = [sys.executable, "-S", str(ROOT / "ex_1.py"), "--help"]
+    done = subprocess.run(without_packages, capture_output=True, text=True, env=environment())
+    assert done.returncode == 2 and done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: ") and "has no PyTorch" in line and "README.md" in line
+
+
 @pytest.mark.slow
 def test_help_on_a_terminal_without_unicode():
     ascii_only = environment(PYTHONIOENCODING="ascii")

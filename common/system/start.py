@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 # Asked to end; the terminal was closed, on Windows too; a cluster's warning that the machine will be taken away.
@@ -25,6 +26,14 @@ def _begin() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)
+
+
+def _check_python() -> None:
+    """End with one line, not a traceback, where another Python was started than that of the set-up."""
+    if find_spec("torch") is None:
+        set_up = Path(".venv", "Scripts" if os.name == "nt" else "bin", Path(sys.executable).name)
+        print(f"error: {sys.executable} has no PyTorch; {set_up} has it after the set-up in README.md", file=sys.stderr)
+        sys.exit(2)
 
 
 def run_script(main) -> None:
@@ -117,3 +126,4 @@ _program = getattr(sys.modules["__main__"], "__file__", None)
 _is_ours = _program and Path(_program).resolve().parent == Path(__file__).resolve().parents[2]
 if _is_ours and not {"IPython", "idlelib"} & sys.modules.keys():
     _begin()
+    _check_python()
