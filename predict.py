@@ -15,7 +15,16 @@ from common.options.types import integer, one_of, path
 from common.predicting.classifier import find_checkpoint, load_classifier
 from common.system.device import DEVICES, prepare_machine
 from common.system.errors import BadInput
-from tools.prediction import Encounters, check_outputs, find_images, predict, report, write_csv, write_montage
+from tools.prediction import (
+    Encounters,
+    check_outputs,
+    find_images,
+    predict,
+    report,
+    tell_of_brightness,
+    write_csv,
+    write_montage,
+)
 
 TOPK = 5
 BATCH_SIZE = 64  # of 224x224 pixels, a ResNet-50 takes 1 GB for so many
@@ -54,6 +63,7 @@ def main(argv=None):
     coming = predict(classifier, images, options.batch_size, encounters)
     predictions = report(coming, images, classifier.classes, topk)
     encounters.tell(len(predictions))
+    tell_of_brightness(predictions, classifier.brightness)
     if options.csv:
         write_csv(options.csv, predictions, classifier.classes, topk)
     if options.montage:

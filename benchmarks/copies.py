@@ -24,7 +24,6 @@ from common.data.arrays import Split
 from common.data.folders import load_folder
 from common.evaluation.metrics import wilson_interval
 from common.exploring.copies import NEAR, all_exact_copies, all_near_copies, pairs_of_splits, small_pictures
-from common.exploring.pixels import blocks
 
 JUDGMENTS = {0: "exact duplicate", 1: "near-duplicate", 2: "very similar"}
 
@@ -62,7 +61,7 @@ def in_original_order(folder: str, name: str, labels: np.ndarray) -> Split:
 def look(splits: dict[str, Split], pairs: list[tuple[str, str]]) -> list:
     """Return exact and near copies."""
     pictures = {
-        name: torch.cat([small_pictures(images) for images, _ in blocks(split)]) for name, split in splits.items()
+        name: torch.cat([small_pictures(images) for images, _ in split.blocks()]) for name, split in splits.items()
     }
     return all_exact_copies(splits) + all_near_copies(splits, pictures, NEAR, pairs)
 

@@ -22,7 +22,6 @@ from common.data.arrays import ArrayDataset, Split, whole
 from common.data.folders import load_folder
 from common.evaluation.metrics import wilson_interval
 from common.exploring.copies import NEAR, all_near_copies, small_pictures
-from common.exploring.pixels import blocks
 
 
 def main() -> None:
@@ -33,12 +32,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the choice and the changes")
     options = parser.parse_args()
     splits, _ = load_folder(options.folder, options.size, 2)
-    pixels = np.concatenate([images.permute(0, 2, 3, 1) for split in splits.values() for images, _ in blocks(split)])
+    pixels = np.concatenate([images.permute(0, 2, 3, 1) for split in splits.values() for images, _ in split.blocks()])
     chance = np.random.default_rng(options.seed)
     chosen = np.sort(chance.choice(len(pixels), options.planted, replace=False))
     parts = {"train": pixels, "test": np.stack([planted(picture, chance) for picture in pixels[chosen]])}
     parts = {name: unlabelled(images) for name, images in parts.items()}
-    pictures = {name: torch.cat([small_pictures(some) for some, _ in blocks(part)]) for name, part in parts.items()}
+    pictures = {name: torch.cat([small_pictures(some) for some, _ in part.blocks()]) for name, part in parts.items()}
     found = all_near_copies(parts, pictures, NEAR, [("train", "test")])
     right = sum(chosen[copy.indices[1]] == copy.indices[0] for copy in found)
     low, high = wilson_interval(int(right), options.planted)

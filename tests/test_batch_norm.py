@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.models.batch_norm import BatchNorm2d, fill_registers, synchronize
+from common.models.batch_norm import BatchNorm2d, fill_registers, share_left, synchronize
 
 sizes = st.integers(1, 9)
 
@@ -50,6 +50,18 @@ def test_equals_pytorchs(n, channels, height, width, mean):
     expected, found = passed_through(exact, images, grad), passed_through(folded, images, grad)
     for name, value in expected.items():
         torch.testing.assert_close(found[name].to(value.dtype), value, rtol=1e-3, atol=1e-3, msg=name)
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_what_is_left_of_the_first_averages_is_told(is_trained):
+    torch.manual_seed(0)
+    layer = nn.BatchNorm2d(3, momentum=0.25).requires_grad_(is_trained)
+    assert share_left(nn.ReLU()) == 0 and share_left(layer) == float(is_trained)
+    for _ in range(4):
+        layer(torch.zeros(2, 3, 2, 2))
+    assert share_left(layer) == pytest.approx(0.75**4 if is_trained else 0)
+    if is_trained:  # a variance of 0 moves 1 by just that
+        assert layer.running_var.tolist() == pytest.approx([share_left(layer)] * 3)
 
 
 def test_it_folds_where_registers_are_not_full():

@@ -231,6 +231,14 @@ def test_one_seed_counts_once(real, tmp_path):
     assert any("1 run(s) repeat a seed" in note for note in overview.notes)
 
 
+def test_what_an_automatic_precision_became_is_compared(real, tmp_path):
+    machine = read(real[0], "config.json")["machine"]
+    for number, (asked, became) in enumerate([("auto", "fp32"), ("auto", "bf16"), ("bf16", "bf16")]):
+        altered(real[number % 2], tmp_path / str(number), {"machine": machine | {"precision": became}}, precision=asked)
+    groups = overview_of(tmp_path).groups
+    assert {group.settings["precision"]: len(group.runs) for group in groups} == {"fp32": 1, "bf16": 2}
+
+
 def folds(real, folder, **values):
     """Copy a run for each fold of cross-validations, by learning rate; 270 images train and 30 validate."""
     for lr, accuracies in values.items():

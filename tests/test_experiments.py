@@ -14,7 +14,9 @@ from sklearn.metrics import auc
 
 import ex_1
 import ex_2
+import ex_3
 from common import figures
+from common.data.load import Source, tell_of_images
 from common.evaluation.metrics import score
 from common.runs.plots import draw_confusion_matrix, draw_roc
 from common.system.device import prepare_machine
@@ -281,6 +283,25 @@ def test_ex_2_augments_training_images_only():
     assert [type(transform).__name__ for transform in evaluation.transforms] == ["Resize", "Normalize"]
 
 
+@pytest.mark.parametrize(
+    ("script", "words", "hint"),
+    [
+        (ex_2, [], "at random (--augment False switches it off), and mirrored digits"),
+        (ex_3, ["--augment", "crop"], "at random (--augment none switches it off), and mirrored digits"),
+        (ex_2, ["--augment", "False"], None), (ex_3, ["--augment", "none"], None), (ex_1, [], None),
+    ],
+)  # fmt: skip
+def test_mirrored_digits_are_told_of(capsys, script, words, hint):
+    options = script.parse_options(["--dataset", "digits", "--limit", "20", *words])
+    [data] = Source.of(vars(options)).load(32, 0.1)
+    train, evaluation = script.build_transforms(options)
+    tell_of_images(data, train, vars(options))
+    said = capsys.readouterr().out
+    assert hint in said if hint else "mirrored" not in said
+    tell_of_images(data, evaluation, vars(options))
+    assert "mirrored" not in capsys.readouterr().out
+
+
 def write_pets(root, *parts):
     """Write eight pictures of each of two classes that differ in color, to root/<part>/<class>/; return `root`."""
     for place, part in enumerate(parts):
@@ -396,7 +417,8 @@ def test_a_run_from_elsewhere_without_terminal_with_plain_output(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[1].startswith("device: cpu (") and lines[1].endswith("images in main memory")
-    assert lines[2].startswith("precision: ") and lines[3].startswith("epoch 1/1  train loss ")
+    assert lines[2].startswith("images: 100 training, 143 validation (set aside from training), 359 test (set aside")
+    assert lines[3].startswith("precision: ") and lines[4].startswith("epoch 1/1  train loss ")
     [folder] = (tmp_path / "outputs" / "ex_1" / "digits").iterdir()
     assert {path.name for path in folder.iterdir()} == FILES - {"previous.pth"}
     assert json.loads((folder / "config.json").read_text())["command"].startswith(sys.executable.rpartition("/")[2])

@@ -14,7 +14,7 @@ from common.exploring import explore as exploring
 from common.exploring import pixels as sampling
 from common.exploring.copies import most_similar, thumbnails
 from common.exploring.explore import copied_test_images, explore
-from common.exploring.pixels import PixelStatistics, balanced_sample, blocks
+from common.exploring.pixels import PixelStatistics, balanced_sample
 
 SIDE = 24
 NAMES = ["ant", "bee"]
@@ -102,10 +102,10 @@ def test_a_test_set_without_labels_is_noted_and_contradicts_nothing(look):
 
 @pytest.mark.parametrize("block", [1, 7 * SIDE**2, 2**19])
 def test_pixel_statistics_are_those_of_all_pixels(monkeypatch, block):
-    monkeypatch.setattr(sampling, "BLOCK", block)
+    monkeypatch.setattr("common.data.arrays.BLOCK", block)
     part = part_of(scenes(30), halves(30), "train")
     statistics = PixelStatistics(SIDE, len(NAMES))
-    for images, labels in blocks(part):
+    for images, labels in part.blocks():
         statistics.add(images, labels)
     pixels = part.dataset.pixels.numpy() / 255
     described, correlations = statistics.describe(), statistics.correlations()

@@ -1,6 +1,7 @@
 """Pictures: `--figures` has them as SVG or PDF too, and none wastes room or hides what it shows."""
 
 import importlib
+import re
 import shutil
 import sys
 
@@ -69,8 +70,9 @@ def test_a_picture_that_is_too_large_for_the_page_is_there_as_png(vector_run, tm
     run = shutil.copytree(vector_run, tmp_path / "a run")
     monkeypatch.setattr("common.runs.report.LARGEST_PICTURE", (run / "loss.png").stat().st_size)
     (run / "loss.svg").write_bytes(bytes(10 + (run / "loss.png").stat().st_size))
-    write_report(run, "Why?")
-    assert 'alt="loss" src="data:image/png;base64,' in (run / "report.html").read_text(encoding="utf-8")
+    write_report(run, "Why?", {})
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert re.search('alt="loss; the star is at the best epoch[^"]*" src="data:image/png;base64,', page)
 
 
 @pytest.mark.slow

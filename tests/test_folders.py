@@ -24,7 +24,7 @@ import ex_2
 from common.data.arrays import ArrayDataset
 from common.data.batches import make_batches
 from common.data.folders import FolderDataset, load_folder
-from common.data.load import Source
+from common.data.load import Source, tell_of_images
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.device import Machine
 from common.system.errors import BadInput
@@ -532,6 +532,18 @@ def test_unbalanced_and_few_images_are_told_with_what_helps(tmp_path, capsys):
     assert "note: the classes are unbalanced: 43 training images of 'ant', 9 of 'bee'" in said
     assert "--class_weights auto" in said and "note: few images: 2 of 2 classes have fewer than 100" in said
     assert "the classes are unbalanced" in (run / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("parts", "origins"),
+    [
+        (("train", "val"), "8 training, 4 validation (set aside from training), 12 test (val/, as there is no test/)"),
+        (("train", "val", "test"), "12 training, 12 validation, 12 test"),
+    ],
+)
+def test_where_images_come_from_is_told(tmp_path, capsys, parts, origins):
+    tell_of_images(load(write_parts(tmp_path, *parts), val_fraction=0.3), None, {"resume": None, "limit": 100})
+    assert capsys.readouterr().out.splitlines()[-1] == f"images: {origins}"
 
 
 def test_images_shared_by_parts_that_the_person_made_are_warned_of(tmp_path, capsys):

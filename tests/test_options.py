@@ -249,7 +249,9 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path):
         (["--epoch", "3"], ["--epoch", "did you mean --epochs?"]),
         (["--batchsize=3"], ["--batchsize", "did you mean --batch_size?"]),
         (["--drop-out", "0.5"], ["did you mean --dropout?"]),
-        (["--width", "3"], ["no option --width"]),  # is ex_2's
+        (["--width", "3"], ["no option --width; it is one of ex_2.py"]),
+        (["--augment", "True"], ["no option --augment; it is one of ex_2.py, ex_3.py, trainA.py, trainB.py ("]),
+        (["--augmint", "True"], ["no option --augmint ("]),  # momentum is another word
         (["-x"], ["no option -x"]),
         (["3"], ["'3' belongs to no option"]),
         (["-e", "3", "4"], ["'4' belongs to no option"]),

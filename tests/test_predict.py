@@ -136,6 +136,22 @@ def test_digits_have_the_probabilities_of_the_run(tmp_path):
     assert np.abs(result - expected).max() < 1e-6
 
 
+def test_pictures_unlike_all_training_images_are_told_of(tmp_path, capsys):
+    run, paths = small_run(tmp_path / "outputs", "-e", "1"), [tmp_path / f"{number}.png" for number in range(5)]
+    for path, pixels in zip(paths, (load_digits().images[:5] * 255 / 16).round().astype(np.uint8), strict=True):
+        Image.fromarray(pixels if path == paths[0] else 255 - pixels).save(path)
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(paths[4])
+
+    def said(checkpoint):
+        capsys.readouterr()
+        main(checkpoint, *paths)
+        return [line.partition(":")[2][1:43] for line in notes_of(capsys) if "than any training image" in line]
+
+    assert said(run) == ["3 of 5 image(s) are much brighter than any", "1 of 5 image(s) are much darker than any t"]
+    for unknown in ({}, {"least": None, "greatest": 1.0, "spread": 0.1}):
+        assert said(changed(run, tmp_path / "best.pth", brightness=unknown)) == []
+
+
 def test_probabilities_do_not_depend_on_the_batch(run, photographs):
     together, alone = main(run, photographs / "ant"), main(run, photographs / "ant", "--batch-size", 1)
     for one, other in zip(together, alone, strict=True):
@@ -166,7 +182,7 @@ def test_the_run_is_not_changed(run, photographs, tmp_path):
 def test_in_ones_own_code_a_run_is_loaded_from_anywhere(run, photographs, photograph, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     classifier = load_run(str(run), "cpu")
-    square, _ = classifier.read(photograph)
+    square, _ = classifier.read(str(photograph))
     [probabilities] = classifier.probabilities([square])
     assert np.array_equal(probabilities, main(run, photograph)[0].probabilities)
 

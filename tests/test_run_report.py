@@ -37,7 +37,7 @@ def test_pictures_are_in_the_page_and_nothing_is_loaded(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     for name in ("val_predictions.png", "loss.png"):
         (copy / name).write_bytes(b"\x89PNG" + bytes(20))
-    write_report(copy, "Why?")
+    write_report(copy, "Why?", {})
     page = page_of(copy)
     assert re.findall(r"<h2>(.*?)</h2>", page) == SECTIONS
     assert page.count("data:image/png;base64,iVBORw") == 2
@@ -62,21 +62,55 @@ def test_hostile_names_are_text(run, tmp_path):
     test["per_class"] = {attack: test["per_class"]["3"]}
     write_json(copy / "config.json", config)
     write_json(copy / "test.json", test)
-    write_report(copy, attack)
+    (copy / "log.txt").write_text(f"note: {attack}\n")
+    write_report(copy, attack, {attack: attack})
     assert "<img src=x" not in page_of(copy) and "<b>copy" not in page_of(copy)
     assert page_of(copy).count("&lt;img src=x") >= 5
 
 
 def test_limits_are_told_in_words(run):
-    config, train, val, test = (read(run, f"{name}.json") for name in ("config", "train", "validation", "test"))
-    said = " ".join(limits(config, train, val, test))
+    val, test = (read(run, f"{name}.json") for name in ("validation", "test"))
+    said = " ".join(limits(val, test))
     assert "best of 2 epochs" in said and "359 test images alone" in said and "looked at" not in said
     test |= {"looks_at_images": 7, "recipes_looking": 3}
     test["accuracy_without_copies"] |= {"copies": 5, "accuracy": 0.5}
-    config["resumed"] = [{"time": "then", "differences": {"torch": ["1", "2"]}}]
-    said = " ".join(limits(config, train, val, test))
+    said = " ".join(limits(val, test))
     assert "looked at 7 times, by 3 recipe(s)" in said and "5 test images have a copy elsewhere" in said
-    assert "then: resumed where torch differed" in said
+
+
+def test_what_the_terminal_has_noted_is_among_the_limits(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    noted = ["note: few images", "warning: look", "null test, with shuffled labels: 0.1", "note: no better than chance"]
+    others = ["device: cpu", "epoch 1/2  note: none", "images: 1 training, 2 validation, 3 test (val/)"]
+    (copy / "log.txt").write_text("\n".join([*noted, *others, *noted]))
+    write_report(copy, "Why?", {})
+    page = page_of(copy)
+    [listed] = re.findall(r"<ul>(.*?)</ul>", page, re.DOTALL)
+    assert re.findall("<li>(.*?)</li>", listed)[:5] == [*noted, limits({}, {})[0]]
+    assert "digits, 10 classes; images: 1 training, 2 validation, 3 test (val/)" in page
+
+
+def test_running_averages_that_are_not_ready_are_told_of(run):
+    """After six steps 0.9 to the sixth power of them is what they began with."""
+    assert "53 % of the running averages of batch norm are still what they began with" in page_of(run)
+
+
+def test_the_page_has_own_options_and_those_that_are_not_as_usual(run):
+    config, rows = read(run, "config.json"), dict(re.findall("<tr><td>(.*?)</td><td>(.*?)</td></tr>", page_of(run)))
+    assert (rows["batch_norm"], rows["dropout"], rows["limit"], rows["epochs"]) == ("True", "0.0", "300", "2")
+    assert rows["precision"].startswith(f"{config['machine']['precision']} (") and "mixup" not in rows
+    assert "of the highest validation accuracy, the earliest of equals" in page_of(run)
+
+
+def test_the_command_gives_what_the_page_shows(run, tmp_path):
+    copy, config = shutil.copytree(run, tmp_path / "copy"), read(run, "config.json")
+    resumed = ["python ex_1.py --resume r", "python ex_1.py --resume r --test -e 7"]
+    config |= {"command": "python ex_1.py -e 3 -lr 0.1 --test=False", "resumed": [{"command": one} for one in resumed]}
+    config["options"] |= {"epochs": 7, "test": True}
+    write_json(copy / "config.json", config)
+    write_report(copy, "Why?", {})
+    assert page_of(copy).count("<pre>python ex_1.py -lr 0.1 --epochs 7 --test True\n") == 1
+    assert page_of(copy).count("<pre>python ex_1.py -lr 0.1 --epochs 7 --test True<") == 1
 
 
 @pytest.mark.slow

@@ -196,11 +196,13 @@ def test_hostile_names_survive_everything(tmp_path, capsys):
     known = (
         "run folder:",
         "device:",
+        "images:",
         "note: few images",
         "precision:",
         "epoch",
         "test acc",
-        "not significantly better",
+        "note: the test accuracy is not significantly better",
+        "note: 90 % of the running averages",
         "finished",
     )
     assert all(line.startswith(known) for line in capsys.readouterr().out.splitlines())

@@ -41,10 +41,11 @@ class FoundImage:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network says of one image: `probabilities` is (classes,) float32."""
+    """What the network says of one image: `probabilities` is (classes,) float32. `brightness` is its mean, up to 1."""
 
     image: FoundImage
     probabilities: np.ndarray
+    brightness: float
 
     def top(self, k: int, classes: list[str]) -> list[tuple[str, float]]:
         """Return the `k` most probable names, each with its probability."""
@@ -173,12 +174,13 @@ def predict(
             if readable:
                 squares, hashes = zip(*readable, strict=True)
                 encounters.meet(squares, hashes)
-                rows = iter(classifier.probabilities(squares))
+                means = np.stack(squares).mean(axis=(1, 2, 3)) / 255
+                rows = zip(classifier.probabilities(squares), means, strict=True)
             for image, one in zip(batch, decoded, strict=True):
                 if isinstance(one, BadInput):
                     warn(printable(one))
                 else:
-                    yield Prediction(image, next(rows))
+                    yield Prediction(image, *next(rows))
             bar.update(len(batch))
 
 
@@ -217,6 +219,23 @@ def _report_accuracy(predictions: list[Prediction], classes: list[str]) -> None:
     if strays:
         where = f"in no folder that is named like a class of the run (such as {printable(strays[0])})"
         info(f"not counted: {len(strays):,} image(s) {where}")
+
+
+def tell_of_brightness(predictions: list[Prediction], known: dict) -> None:
+    """Say how many images are much brighter or darker than all training images, of which this is `known`.
+
+    Much is more than a standard deviation beyond the last of them: of new images that are like the others a few lie
+    just outside, but not so far. Photographs reach so far to both sides that nothing is told of them.
+    """
+    numbers = [known.get(name) for name in ("least", "greatest", "spread")]
+    if not all(isinstance(number, float) for number in numbers):
+        return  # of an older run
+    (least, greatest, spread), means = numbers, np.array([one.brightness for one in predictions])
+    low, high = least - spread, greatest + spread
+    for how, count in (("brighter", (means > high).sum()), ("darker", (means < low).sum())):
+        if count:
+            are = f"{count:,} of {len(means):,} image(s) are much {how} than any training image"
+            info(f"note: {are}: the answers mean little, as a network takes all that it sees for one of its classes")
 
 
 def write_csv(name: str, predictions: list[Prediction], classes: list[str], topk: int) -> None:

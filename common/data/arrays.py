@@ -9,7 +9,7 @@ import copy
 import hashlib
 import weakref
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,6 +20,7 @@ from common.data.checks import Checks
 from common.system.errors import BadInput
 
 HASH_BYTES = 16  # of a hash of pixels
+BLOCK = 2**19  # pixels read at once
 
 
 class ArrayDataset:
@@ -100,6 +101,11 @@ class Split:
     @property
     def labels(self) -> list[int]:
         return self.dataset.labels[self.indices].tolist()
+
+    def blocks(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield all images, (n, C, H, W) uint8, and their labels (n,), some at a time."""
+        for indices in self.indices.split(max(1, BLOCK // self.dataset.size**2)):
+            yield self.dataset.batch(indices)
 
     def subset(self, places: list[int]) -> "Split":
         """Return the split made of the images at `places` of this one."""

@@ -1,13 +1,14 @@
 """From a data set's name to its training, validation and test images."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
 
 from common.data.arrays import ArrayDataset, Split, balanced_subset, split_digest, whole, with_shuffled_labels
 from common.data.folders import Reading, load_folder, read_images
+from common.data.layouts import NAMES_OF_PARTS
 from common.data.published import SETS, layout_of, load_published, splits_of
 from common.system.distributed import local_main_first
 from common.system.errors import BadInput
@@ -15,6 +16,7 @@ from common.system.log import info
 from common.system.text import printable
 
 DATASETS = ("digits", *SETS, "folder", "hdf5")
+READ = {"digits", *(name for name, one in SETS.items() if one.is_read)}  # whose images are others when mirrored
 # Of a set that comes without a test split, one image in five is it: always the same ones, whatever the run's seed.
 TEST_FRACTION, TEST_SEED = 0.2, 0
 UNBALANCED = 2.0  # images of the largest class for one of the smallest: from there on a note says so
@@ -161,12 +163,30 @@ class Undivided:
         )
 
 
-def tell_of_counts(data: Data, options: dict) -> None:
-    """Say what is unusual about the numbers of training images, unless a new run is given fewer on purpose."""
+def tell_of_images(data: Data, transform: Callable, options: dict) -> None:
+    """Say how many images there are, and of a new run what is unusual about them, and about training by `transform`.
+
+    That a class has few images is not told where the person has asked for few.
+    """
+    parts = (("training", data.train), ("validation", data.val), ("test", data.test))
+    info(f"images: {', '.join(f'{len(split):,} {what}{_origin(split, data)}' for what, split in parts)}")
+    if data.name in READ and transform.mirrors and not options["resume"]:
+        switch = next((name for name in ("augment", "flip") if name in options), None)
+        off = f" (--{switch} {'False' if options[switch] is True else 'none'} switches it off)" if switch else ""
+        info(f"note: images are mirrored at random{off}, and mirrored digits, letters and signs are other shapes")
     if not (options["limit"] or options["resume"]):
         counts = Counter(data.train.labels)
         named = {name: counts[label] for label, name in enumerate(data.classes)}
         info(*(f"note: {note}" for note in notes_on_counts(named)))
+
+
+def _origin(split: Split, data: Data) -> str:
+    """Return where images come from that the data set does not have in a part of their own."""
+    if split.dataset is data.train.dataset:
+        return "" if split is data.train else " (set aside from training)"
+    part = split.dataset.ids[0].partition("/")[0]
+    is_val = split is data.test and NAMES_OF_PARTS.get(part.lower()) == "val"
+    return f" ({part}/, as there is no test/)" if is_val else ""
 
 
 def notes_on_counts(counts: dict[str, int]) -> Iterator[str]:

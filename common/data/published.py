@@ -30,11 +30,13 @@ class Published(NamedTuple):
     """A data set by its class in torchvision, which is called with the arguments of each part.
 
     `place`, below the folder that torchvision calls root, tells that all is there: by its name it is extracted last.
+    What `is_read`, digits, letters and signs, is something else when it is mirrored.
     """
 
     kind: str
     place: str
     parts: dict[str, dict]
+    is_read: bool = False
 
 
 SWITCH = {"train": {"train": True}, "test": {"train": False}}
@@ -49,13 +51,13 @@ SETS = {
     "fashion_mnist": Published("FashionMNIST", "FashionMNIST/raw/train-labels-idx1-ubyte", SWITCH),
     "flowers102": Published("Flowers102", "flowers-102/jpg", THREE),
     "food101": Published("Food101", "food-101", TWO),
-    "gtsrb": Published("GTSRB", "gtsrb/GTSRB", TWO),
+    "gtsrb": Published("GTSRB", "gtsrb/GTSRB", TWO, is_read=True),
     "imagenette": Published("Imagenette", "imagenette2-320", HALF),
-    "kmnist": Published("KMNIST", "KMNIST/raw/train-labels-idx1-ubyte", SWITCH),
-    "mnist": Published("MNIST", "MNIST/raw/train-labels-idx1-ubyte", SWITCH),
+    "kmnist": Published("KMNIST", "KMNIST/raw/train-labels-idx1-ubyte", SWITCH, is_read=True),
+    "mnist": Published("MNIST", "MNIST/raw/train-labels-idx1-ubyte", SWITCH, is_read=True),
     "oxford_pets": Published("OxfordIIITPet", "oxford-iiit-pet/images", TWO | {"train": {"split": "trainval"}}),
     "stl10": Published("STL10", "stl10_binary", TWO),
-    "svhn": Published("SVHN", "test_32x32.mat", TWO),
+    "svhn": Published("SVHN", "test_32x32.mat", TWO, is_read=True),
 }
 
 

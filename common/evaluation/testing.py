@@ -15,6 +15,8 @@ from common.data.batches import Batches
 from common.evaluation.looks import Looks, note_look
 from common.evaluation.metrics import chance_interval, score, wilson_interval
 from common.exploring.explore import copied_test_images
+from common.models.batch_norm import AVERAGES_LEFT, share_left
+from common.options.shared import told_options
 from common.runs.run import Run
 from common.system.files import write_bytes, write_table
 from common.system.log import info
@@ -47,7 +49,7 @@ def _evaluate(
     _evaluate_validation(run, model, val, is_chosen)
     if not run.config["options"]["test"]:
         info(f"the test images are left alone; to test: {run.resume_command()} --test True")
-        run.finish()
+        run.finish(told_options(run.script, run.config["options"]))
         return
     looks = run.processes.broadcast(lambda: note_look(run, test.split, "images as they are"))
     started = time.perf_counter()
@@ -83,7 +85,7 @@ def _evaluate(
         from common.inside.plots import look_inside
 
         look_inside(run.folder, model, run.state.watch, test, probabilities, classes)
-    run.finish()
+    run.finish(told_options(run.script, run.config["options"]))
 
 
 def _selected_on(run: Run, is_chosen: bool) -> str:
@@ -101,6 +103,10 @@ def _evaluate_validation(run: Run, model: nn.Module, val: Batches, is_chosen: bo
     if not run.processes.is_main:
         return
     scores, epochs = _write(run, val, logits, labels, "val_"), run.epochs_trained()
+    is_new = epochs and run.config["options"].get("weights") in (None, "none")  # averages of others are no bad start
+    if is_new and (left := share_left(model)) > AVERAGES_LEFT:
+        what = f"{100 * left:.0f} % of the running averages of batch norm are still what they began with"
+        info(f"note: {what}, so validation and test accuracies are too low, which is not overfitting: more steps help")
     is_chosen = is_chosen and epochs > 1
     if is_chosen:
         scores["notes"].append(f"the best of {epochs} epochs on these very images: new ones are not so well known")
@@ -143,7 +149,8 @@ def _say_result(result: dict, labels: np.ndarray, looks: Looks) -> None:
         info(f"{look}; to choose, compare validation accuracies")
     chance = np.bincount(labels).max() / len(labels)  # always to say the same
     if low <= chance < 1:
-        info(f"not significantly better than always answering the most frequent class, which is right in {chance:.4f}")
+        what = "not significantly better than always answering the most frequent class"
+        info(f"note: the test accuracy is {what}, which is right in {chance:.4f}")
 
 
 def _score_views(run: Run, model: nn.Module, test: Batches) -> dict:

@@ -24,7 +24,7 @@ from common.exploring.copies import (
     pairs_of_splits,
     small_pictures,
 )
-from common.exploring.pixels import MOST_IMAGES, MOST_PIXELS, SEED, PixelStatistics, balanced_sample, blocks
+from common.exploring.pixels import MOST_IMAGES, MOST_PIXELS, SEED, PixelStatistics, balanced_sample
 from common.runs.config import describe_origin
 from common.runs.folder import make_folder
 from common.system.device import Machine
@@ -125,7 +125,7 @@ def scan_seconds(splits: dict[str, Split]) -> float:
 
 def _near_copies_of_test(splits: dict[str, Split]) -> list[Copy]:
     statistics, _ = _look({"train": balanced_sample(splits["train"], ENOUGH)})
-    pictures = {part: torch.cat([small_pictures(some) for some, _ in blocks(one)]) for part, one in splits.items()}
+    pictures = {part: torch.cat([small_pictures(some) for some, _ in one.blocks()]) for part, one in splits.items()}
     pairs = [("train", "test"), ("val", "test")]
     return all_near_copies(splits, pictures, near_limit(statistics), pairs)
 
@@ -137,7 +137,7 @@ def _look(looked_at: dict[str, Split]) -> tuple[PixelStatistics, dict[str, torch
     small = {name: [] for name in looked_at}
     with progress(sum(map(len, looked_at.values())), "looking at images") as bar:
         for name, split in looked_at.items():
-            for images, labels in blocks(split):
+            for images, labels in split.blocks():
                 small[name].append(small_pictures(images))
                 if name == "train":
                     statistics.add(images, labels)

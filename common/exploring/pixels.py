@@ -1,7 +1,6 @@
 """Which images are looked at, and what their pixels have in common."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from common.transforms.random_streams import shuffled
 MOST_PIXELS = 2**28
 MOST_IMAGES = 2**16  # of each split: the time to compare all images with each other grows with the square of it
 SEED = 0  # of the choice, if there are more
-BLOCK = 2**19  # pixels read at once
 FARTHEST = 8  # pixels between neighbors whose correlation is taken
 SAME = 1e-6  # variance of values that are all the same but for rounding; one level of 255 squared is 1.5e-5
 NEAR_ZERO = 8  # of 255: what a JPEG file makes of black
@@ -31,12 +29,6 @@ def balanced_sample(split: Split, limit: int | None = None, seed: int = SEED) ->
         return split
     order = shuffled(torch.arange(len(split)), seed, epoch=0).tolist()
     return split.subset(take_in_rounds(order, split.labels, limit))
-
-
-def blocks(split: Split) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield all images of `split`, (n, C, H, W) uint8, and their labels (n,), some at a time."""
-    for indices in split.indices.split(max(1, BLOCK // split.dataset.size**2)):
-        yield split.dataset.batch(indices)
 
 
 class PixelStatistics:

@@ -38,6 +38,7 @@ WORKS_ONLY_WITH = {
     "wandb_entity": ("wandb", (True,)),
 }
 HDF5_ENDINGS = (".hdf5", ".h5", ".hdf")
+SCRIPTS = Path(__file__).resolve().parents[2]
 LONGEST_ERROR = 600  # characters: values of a file can be of any length
 _UNSET = object()
 
@@ -135,7 +136,8 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{unknown[0]!r} belongs to no option")
         if unknown:
             name = unknown[0].split("=")[0]
-            self.error(f"there is no option {name}{nearest(name, sorted(self._option_string_actions))}")
+            hint = _others_with(name) or nearest(name, sorted(self._option_string_actions))
+            self.error(f"there is no option {name}{hint}")
         return {name: value for name, value in vars(options).items() if value is not _UNSET}
 
     def _read(self, options: dict, source: str) -> dict:
@@ -209,7 +211,8 @@ class Parser(argparse.ArgumentParser):
         if key in ("config", "override", "help", "resume"):
             raise BadInput(f"{key!r} can only be typed on the command line")
         if option not in long_names:
-            raise BadInput(f"there is no option {key!r}{nearest(option, long_names).replace('--', '')}")
+            hint = _others_with(option) or nearest(option, long_names).replace("--", "")
+            raise BadInput(f"there is no option {key!r}{hint}")
         items = [part for item in _listed(value) for part in _listed(item)]
         if not all(isinstance(item, str | int | float) for item in items):
             raise BadInput(f"--{key} is not a number, a text, true or false, or a list of such")
@@ -272,6 +275,13 @@ def _pair(text: str) -> list[str]:
 
 def _listed(value) -> list:
     return value if isinstance(value, list) else [value]
+
+
+def _others_with(option: str) -> str:
+    """Return a hint at the experiments that have an option of their own, which stands in them as a text, or nothing."""
+    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(SCRIPTS.glob("*.py"))}
+    names = [name for name, text in texts.items() if f'"{option}", ' in text and "experiment_parser(" in text]
+    return f"; it is one of {', '.join(names)}" if names else ""
 
 
 def _typed(value) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.data.load import DATASETS
 from common.optim.optimizers import OPTIMIZERS, SCHEDULES
-from common.options.parser import Parser
+from common.options.parser import TRACKERS, Parser
 from common.options.types import (
     SWITCH,
     absolute_path,
@@ -48,6 +48,13 @@ def experiment_parser(script: str, description: str, **defaults) -> Parser:
     assert not unknown, f"no such options: {unknown}"
     parser.set_defaults(**defaults)
     return parser
+
+
+def told_options(script: str, options: dict) -> dict:
+    """Return what the page of a run tells of its options: the experiment's own, and shared ones of unusual values."""
+    usual = experiment_parser(script, "")._defaults_of_all()
+    usual |= {name: options.get(name) for name in TRACKERS}  # which change nothing of what is shown
+    return {name: value for name, value in options.items() if name not in usual or value != usual[name]}
 
 
 # fmt: off

@@ -175,7 +175,7 @@ def one_or_more_of(names: Sequence[str]) -> Callable[[str], list[str]]:
 
 
 def nearest(word: str, names: Sequence[str]) -> str:
-    """Return a hint at the one of `names` that `word` resembles, or nothing."""
-    spelled = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(word.lower(), spelled, n=1, cutoff=0.5)
+    """Return a hint at the one of `names` that `word` resembles, or nothing; dashes before them are no resemblance."""
+    spelled = {name.lower().lstrip("-"): name for name in sorted(names, reverse=True)}  # "--lr" goes before "-lr"
+    close = difflib.get_close_matches(word.lower().lstrip("-"), spelled, n=1)
     return f"; did you mean {spelled[close[0]]}?" if close else ""

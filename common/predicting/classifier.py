@@ -33,13 +33,14 @@ class Classifier:
     stored_size: int  # the side of those squares, in pixels
     fit: str  # which square of an image the run took, see `frame`: a network knows no others
     machine: Machine
+    brightness: dict  # of training images, as config.json has it; empty where the run does not tell
 
-    def read(self, path: Path) -> tuple[np.ndarray, bytes]:
+    def read(self, path: str | Path) -> tuple[np.ndarray, bytes]:
         """Return (stored_size, stored_size, 3) uint8, and the hash by which a run knows the image.
 
         A file that cannot be read raises BadInput.
         """
-        pixels, _ = read_frame(path, self.stored_size, self.fit)
+        pixels, _ = read_frame(Path(path), self.stored_size, self.fit)
         return square(pixels), pixel_hash(pixels)
 
     def inputs(self, squares: list[np.ndarray]) -> torch.Tensor:
@@ -117,7 +118,8 @@ def load_classifier(checkpoint: Path, machine: Machine) -> Classifier:
         f"validation accuracy {content['val_accuracy']:.4f}"
     )
     fit = config.get("fit") or config["options"].get("fit", "crop")  # older runs have it elsewhere, or not at all
-    classifier = Classifier(model, transform, classes, config["stored_size"], fit, machine)
+    size, light = config["stored_size"], config.get("brightness", {})
+    classifier = Classifier(model, transform, classes, size, fit, machine, light)
     place(model, machine, classifier.blank()).eval()
     return classifier
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from common.data.arrays import Split
 from common.data.batches import Batches
 from common.data.load import Data
 from common.models.cost import cost
@@ -16,6 +17,7 @@ from common.system.device import Machine
 from common.system.text import shell_line
 
 PACKAGES = ("torchvision", "numpy", "scikit-learn", "matplotlib", "pillow")
+LOOKED_AT, PIXELS = 500, 2**26  # training images, spread evenly, and pixels of them: to look at more would be felt
 
 
 def describe(script: str, options: dict, data: Data, model: nn.Module, train: Batches, machine: Machine) -> dict:
@@ -31,6 +33,7 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
         "converted": dict(data.reading.converted),
         "skipped": data.reading.skipped,
         "stored_size": data.train.dataset.size,
+        "brightness": brightness(data.train),
         **describe_network(model, train.input_shape, machine, min(2, train.batch_size)),
         "normalization": {"mean": list(normalize.mean), "std": list(normalize.std)},
         "options": {name: value for name, value in options.items() if name != "resume"} | {"dataset": [data.name]},
@@ -38,6 +41,14 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
         "earlier_test_evaluations": 0,
         **describe_origin(machine),
     }
+
+
+def brightness(train: Split) -> dict[str, float]:
+    """Return the least and the greatest mean of a training image, from 0 to 1, and how far the means spread."""
+    count = max(1, min(LOOKED_AT, PIXELS // train.dataset.size**2, len(train)))
+    some = train.subset(torch.linspace(0, len(train) - 1, count).long().tolist())
+    means = torch.cat([images.flatten(1).float().mean(1) / 255 for images, _ in some.blocks()])
+    return {"least": means.min().item(), "greatest": means.max().item(), "spread": means.std(correction=0).item()}
 
 
 def title_of(config: dict) -> str:

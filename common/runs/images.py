@@ -21,7 +21,6 @@ from common.system.log import warn
 
 NAME = "images.npz"
 KEPT = 8  # bytes of each hash
-BLOCK = 2**19  # pixels compared at a time
 
 
 def write_images(folder: Path, data: Data, config: dict) -> None:
@@ -94,8 +93,8 @@ class UsedImages:
         if split.has_pixel_hashes and not self._file:
             return _parts(split.hashes, self.splits)
         parts = []
-        for indices in split.indices.split(max(1, BLOCK // split.dataset.size**2)):
-            parts += self.parts_of(split.dataset.batch(indices)[0].permute(0, 2, 3, 1).numpy())
+        for images, _ in split.blocks():
+            parts += self.parts_of(images.permute(0, 2, 3, 1).numpy())
         return parts
 
     def parts_of(self, squares: np.ndarray, hashes: Sequence[bytes] | None = None) -> list[str | None]:

@@ -50,7 +50,7 @@ def draw_history(folder: Path, history: list[dict], title: str, classes: int) ->
             axes.plot(epochs, values, color=color, label=name, marker="o" if len(epochs) < 30 else None, markersize=3)
         axes.axvline(best["epoch"], color="gray", linestyle="--", linewidth=1)
         value = best[f"val_{quantity}"]
-        label = f"best epoch {best['epoch']}: validation {quantity} {value:.4f}"
+        label = f"epoch {best['epoch']}, best by validation accuracy: {quantity} {value:.4f}"
         axes.plot(best["epoch"], value, "*", color=VAL_COLOR, markersize=13, markeredgecolor="black", label=label)
         axes.set_ylabel(f"{quantity} (cross-entropy)" if quantity == "loss" else quantity)
         figures.epoch_axis(axes, epochs)

@@ -6,6 +6,7 @@ how to do it again.
 
 import base64
 import html
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,14 @@ NAME = "report.html"
 TEMPLATE = Path(__file__).with_name("page.html")
 MOST_CLASSES = 30  # classes in the table of scores: the worst ones
 LARGEST_PICTURE = 4 * 2**20  # bytes
+NOTED = ("note: ", "warning: ", "null test")  # how lines of log.txt begin that whoever reads the results should know
+ALWAYS = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "seed")  # options
+RESUMED = {"epochs": "-e|--epochs", "test": "--test"}  # options of which a run that goes on may be given others
+CURVES = "the star is at the best epoch, that of the highest validation accuracy, the earliest of equals"
+MISTAKES = {
+    "val_predictions.png": "Validation images: some at random, then the most confident mistakes",
+    "grad_cam.png": "Grad-CAM: which pixels spoke for the predicted class",
+}
 SCORES = {  # of test.json -> what people call it
     "accuracy": "accuracy", "f1_score": "F1, macro", "precision_score": "precision, macro",
     "recall_score": "recall, macro", "auc_score": "AUC, one against the rest, macro", "iou_score": "IoU, macro",
@@ -27,20 +36,23 @@ SCORES = {  # of test.json -> what people call it
 }  # fmt: skip
 
 
-def write_report(folder: Path, question: str) -> None:
-    """Write the page of a finished run; `question` is what its experiment asks."""
+def write_report(folder: Path, question: str, told: dict) -> None:
+    """Write the page of a finished run; `question` is what its experiment asks, `told` the options of interest."""
     names = ("config", "train", "validation", "test")
     config, train, val, test = (read_run_json(folder / f"{name}.json") for name in names)
     best = next((one for one in train["epochs"] if one["epoch"] == train.get("best_epoch")), {})
+    log = folder / "log.txt"
+    said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
+    limited = dict.fromkeys([*(line for line in said if line.startswith(NOTED)), *limits(val, test)])
     sections = (
-        ("Question", [_paragraph(question), _code(config["command"])]),
-        ("Data", [*_on_data(config), _figure(folder, "samples.png", "Training images as the network sees them")]),
+        ("Question", [_paragraph(question), _code(_command(config))]),
+        ("Data", [*_on_data(config, said), _figure(folder, "samples.png", "Training images as the network sees them")]),
         ("Network", [*_on_network(config), _layers(folder)]),
-        ("Training", [*_on_training(config, train, best), _pair(folder, "loss.png", "accuracy.png")]),
+        ("Training", [*_on_training(config, told, train, best), _curves(folder)]),
         ("Result", [*_on_result(val, test), *_matrices(folder, test)]),
         ("Classes", [_classes(test or val)]),
-        ("Mistakes", _on_mistakes(folder)),
-        ("Limits", [_list(limits(config, train, val, test))]),
+        ("Mistakes", [_figure(folder, name, caption) for name, caption in MISTAKES.items()]),
+        ("Limits", ["<ul>", *(f"<li>{_text(one)}</li>" for one in limited), "</ul>"]),
         ("Again", _on_reproduction(config, folder)),
     )
     title = printable(title_of(config))
@@ -55,7 +67,7 @@ def write_report(folder: Path, question: str) -> None:
     write_bytes(folder / NAME, content.encode("utf-8", errors="backslashreplace"))
 
 
-def limits(config: dict, train: dict, val: dict, test: dict) -> list[str]:
+def limits(val: dict, test: dict) -> list[str]:
     """Return in sentences what the run does not show, from the contents of its JSON files (`test` may be empty)."""
     said = ["One run tells nothing of how much results vary from seed to seed: -s 0,1,2 makes three, with an interval."]
     if (val.get("best_of_epochs") or 1) > 1:
@@ -77,23 +89,17 @@ def limits(config: dict, train: dict, val: dict, test: dict) -> list[str]:
             said.append(f"{without['copies']:,} test images have a copy elsewhere; the accuracy without: {accuracy}.")
     else:
         said.append("The test images were not scored.")
-    said += [f"{one.get('time')}: resumed where {', '.join(one['differences'])} differed."
-             for one in config.get("resumed", []) if one.get("differences")]  # fmt: skip
     notes = dict.fromkeys([*val.get("notes", []), *test.get("notes", [])])
     return said + [f"{note}." for note in notes if not note.startswith("the best of")]  # which is said above
 
 
-def _on_data(config: dict) -> Iterable[str]:
-    images = config["images"]
-    parts = ", ".join(f"{images[name]:,} {what}" for name, what in _PARTS.items())
-    yield _paragraph(f"{config['dataset']}, {len(config['classes'])} classes: {parts} images.")
+def _on_data(config: dict, said: list[str]) -> Iterable[str]:
+    counts = [line for line in said if line.startswith("images: ")][-1:]
+    yield _paragraph("; ".join([f"{config['dataset']}, {len(config['classes'])} classes", *counts]))
     unusual = [f"{count:,} {what}" for what, count in config.get("converted", {}).items()]
     unusual += [f"{len(config['skipped']):,} files skipped"] if config.get("skipped") else []
     if unusual:
         yield _paragraph(f"Converted or left out: {', '.join(unusual)}.")
-
-
-_PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def _on_network(config: dict) -> Iterable[str]:
@@ -107,16 +113,18 @@ def _layers(folder: Path) -> str:
     return _code(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else ""
 
 
-def _on_training(config: dict, train: dict, best: dict) -> Iterable[str]:
-    options, machine = config["options"], config["machine"]
-    names = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "label_smoothing", "seed")
-    yield _table([(name, options.get(name)) for name in names])
+def _on_training(config: dict, told: dict, train: dict, best: dict) -> Iterable[str]:
+    machine = config["machine"]
+    rows = {name: config["options"].get(name) for name in ALWAYS} | told
+    rows["precision"] = f"{machine['precision']} ({config.get('precision_because', 'for a reason that is not known')})"
+    yield _table(list(rows.items()))
     seconds = train["train_time"]
     took = f"{seconds / 60:.1f} minutes" if seconds >= 120 else f"{seconds:.1f} s"
-    where = f"{machine['device_name']}, {machine.get('threads')} thread(s), {machine['precision']}"
+    where = f"{machine['device_name']}, {machine.get('threads')} thread(s)"
     yield _paragraph(f"{len(train['epochs'])} epochs in {took}, on {where}.")
     if best:
-        yield _paragraph(f"Best epoch {best['epoch']}: validation accuracy {best['val_accuracy']:.4f}.")
+        why = "of the highest validation accuracy, the earliest of equals"
+        yield _paragraph(f"Best epoch {best['epoch']}, {why}: {best['val_accuracy']:.4f}.")
 
 
 def _on_result(val: dict, test: dict) -> Iterable[str]:
@@ -148,14 +156,19 @@ def _classes(scores: dict) -> str:
     return _paragraph(f"By F1, the worst first{more}.") + _table(rows, head) if rows else ""
 
 
-def _on_mistakes(folder: Path) -> Iterable[str]:
-    yield _figure(folder, "val_predictions.png", "Validation images: some at random, then the most confident mistakes")
-    yield _figure(folder, "grad_cam.png", "Grad-CAM: which pixels spoke for the predicted class")
+def _command(config: dict) -> str:
+    """Return the command that gives what the page shows, with what the run was asked for when it went on."""
+    command, later = config["command"], [one["command"] for one in config.get("resumed", [])]
+    for name, words in RESUMED.items():
+        option = re.compile(rf" (?:{words})(?:[= ]\w+)?(?= |$)")
+        if any(map(option.search, later)):
+            command = f"{option.sub('', command)} --{name} {config['options'][name]}"
+    return command
 
 
 def _on_reproduction(config: dict, folder: Path) -> Iterable[str]:
     check = shell_line(["python", "verify.py", str(folder), "--rerun", "--trust"])
-    yield _code(f"{config['command']}\n{check}")
+    yield _code(f"{_command(config)}\n{check}")
     versions = ", ".join(f"{name} {version}" for name, version in config.get("versions", {}).items())
     facts = {
         "run": config.get("run_id"), "commit": config.get("git_commit"), "code (SHA-256)": config.get("code_sha256"),
@@ -168,8 +181,9 @@ def _on_reproduction(config: dict, folder: Path) -> Iterable[str]:
     yield _paragraph(f"To cite it: {cited}.")
 
 
-def _pair(folder: Path, *names: str) -> str:
-    return f'<div class="pair">{"".join(_figure(folder, name, name.removesuffix(".png")) for name in names)}</div>'
+def _curves(folder: Path) -> str:
+    pictures = (_figure(folder, f"{name}.png", f"{name}; {CURVES}") for name in ("loss", "accuracy"))
+    return f'<div class="pair">{"".join(pictures)}</div>'
 
 
 def _figure(folder: Path, name: str, caption: str) -> str:
@@ -188,10 +202,6 @@ def _table(rows: Sequence[Sequence], head: Sequence[str] = ()) -> str:
     lines = ["".join(f"<th{kind if place else ''}>{_text(name)}</th>" for place, name in enumerate(head))]
     lines += ("".join(f"<td{kind if at else ''}>{_text(cell)}</td>" for at, cell in enumerate(row)) for row in rows)
     return f'<div class="wide"><table>{"".join(f"<tr>{line}</tr>" for line in lines if line)}</table></div>'
-
-
-def _list(texts: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_text(text)}</li>' for text in texts)}</ul>"
 
 
 def _paragraph(text: str) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from common.data.batches import Batches, make_batches
-from common.data.load import Data, tell_of_counts
+from common.data.load import Data, tell_of_images
 from common.models.cost import summarize
 from common.models.placement import place
 from common.models.precision import choose_precision
@@ -109,7 +109,7 @@ class Run(RunFolder):
             remove_partial_files(self.folder)
             log_to(self.folder / "log.txt")
             info(f"{'resuming' if resume else 'run folder:'} {self.folder}", device_line(config, train.place))
-            tell_of_counts(self.data, self.options)
+            tell_of_images(self.data, train.transform, self.options)
             info(f"precision: {self.machine.precision} ({config['precision_because']})")
             try:
                 if self.is_resumed:

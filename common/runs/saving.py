@@ -209,13 +209,13 @@ class RunFolder:
             self._draw = None
 
     @_main_only
-    def finish(self) -> None:
-        """Record that everything is done."""
+    def finish(self, told: dict | None = None) -> None:
+        """Record that everything is done; of the options the page has those that are `told`, and the usual ones."""
         if self.data.test.checks and "test" not in self.config.get("checks_sha256", {}):  # they were read only now
             self._write_images()
         self._set_status("finished")
         try:
-            write_report(self.folder, _question(self.script))
+            write_report(self.folder, _question(self.script), told or {})
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # of an old or an edited config.json
             info(f"note: no report.html: the records of this run lack something ({type(error).__name__})")
         self._trackers.finish(read_run_json(self.folder / "test.json"), sorted(self.folder.glob("*.png")))

@@ -7,7 +7,7 @@ LARGEST_SIDE = 3 * 4096  # pixels; 4096 is the most that --image_size takes, and
 KINDS = {
     "script": str, "dataset": str, "split_sha256": str, "name": str, "classes": list, "options": dict,
     "earlier_test_evaluations": int, "stored_size": int, "checks_sha256": dict, "versions": dict, "machine": dict,
-    "resumed": list,
+    "resumed": list, "brightness": dict,
 }  # fmt: skip
 
 

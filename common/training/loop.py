@@ -159,17 +159,16 @@ def evaluate(
     with progress(len(batches.split), title) as bar:
         for inputs, labels in batches.epoch(0):
             with machine.autocast():
-                logits = _mean_over_views(model, inputs, views) if views else model(inputs)
+                if views:
+                    logits = torch.stack([model(view(inputs)).float().softmax(1) for view in views]).mean(0).log()
+                else:
+                    logits = model(inputs)
             all_logits.append(logits.float())
             all_labels.append(labels)
             bar.update(len(labels) * machine.processes.world_size)
     mine = (torch.cat(all_logits).cpu(), torch.cat(all_labels).cpu()) if all_logits else None
     logits, labels = zip(*filter(None, machine.processes.gather(mine)), strict=True)
     return torch.cat(logits), torch.cat(labels)
-
-
-def _mean_over_views(model: nn.Module, inputs: torch.Tensor, views: Sequence[Callable]) -> torch.Tensor:
-    return torch.stack([model(view(inputs)).float().softmax(1) for view in views]).mean(0).log()
 
 
 def _set_training_mode(model: nn.Module) -> None:

@@ -27,6 +27,11 @@ class Compose:
         """The normalization among them, which pictures of the inputs have to invert."""
         return next(transform for transform in self.transforms if isinstance(transform, Normalize))
 
+    @property
+    def mirrors(self) -> bool:
+        """Whether one of them mirrors images at random."""
+        return any(getattr(transform, "mirrors", False) for transform in self.transforms)
+
     def __call__(self, images: torch.Tensor, draws: Draws | None = None) -> torch.Tensor:
         for transform in self.transforms:
             images = transform(images, draws)
@@ -103,7 +108,7 @@ class RandomCrop:
 class RandomHorizontalFlip:
     """Mirrors each image left to right with probability `p`."""
 
-    axis = -1
+    axis, mirrors = -1, True
 
     def __init__(self, p: float = 0.5):
         self.p = p
@@ -117,6 +122,8 @@ class AlternatingFlip:
 
     So any two epochs in a row show an image both ways (Jordan, "94% on CIFAR-10 in 3.29 Seconds", 2024).
     """
+
+    mirrors = True
 
     def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
         is_turn = (draws.of_images().integers(2) + draws.epoch) % 2 == 1
@@ -148,7 +155,7 @@ class RandomApply:
 
     def __init__(self, transforms: Sequence, p: float = 0.5):
         self.transforms = Compose(transforms)
-        self.p = p
+        self.mirrors, self.p = self.transforms.mirrors, p
 
     def __call__(self, images: torch.Tensor, draws: Draws) -> torch.Tensor:
         applied = draws.uniform() < self.p

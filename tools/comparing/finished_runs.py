@@ -168,16 +168,23 @@ def _read_run(folder: Path, label: str) -> FinishedRun:
         dataset = data.replace("\\", "/").rstrip("/").rpartition("/")[2] or dataset
     return FinishedRun(
         folder, label, config["script"], dataset, classes=[str(name) for name in config["classes"]],
-        options=_with_all_folds(config["options"]), config=config, diverged=diverged, epochs=records,
+        options=_as_they_acted(config), config=config, diverged=diverged, epochs=records,
         scores=from_test | from_training,
         of_test=frozenset(from_test.keys() - from_training.keys()),
     )  # fmt: skip
 
 
-def _with_all_folds(options: dict) -> dict:
-    """Return the options of a run, of a fold those of the whole cross-validation: its runs belong together."""
-    folds = options.get("folds")
-    return options | {"folds": folds.rpartition("/")[2]} if isinstance(folds, str) else options
+def _as_they_acted(config: dict) -> dict:
+    """Return the options of a run, with the number format that "auto" became.
+
+    Of a fold they are those of the whole cross-validation: its runs belong together.
+    """
+    options, machine = dict(config["options"]), config.get("machine")
+    if isinstance(folds := options.get("folds"), str):
+        options["folds"] = folds.rpartition("/")[2]
+    if isinstance(machine, dict) and isinstance(machine.get("precision"), str):
+        options["precision"] = machine["precision"]
+    return options
 
 
 def _training_scores(config: dict, train: dict, records: list[dict]) -> dict[str, float]:
