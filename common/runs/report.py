@@ -79,8 +79,15 @@ def limits(config: dict, train: dict, val: dict, test: dict) -> list[str]:
         said.append("The test images were not scored.")
     said += [f"{one.get('time')}: resumed where {', '.join(one['differences'])} differed."
              for one in config.get("resumed", []) if one.get("differences")]  # fmt: skip
-    notes = dict.fromkeys([*val.get("notes", []), *test.get("notes", [])])
-    return said + [f"{note}." for note in notes if not note.startswith("the best of")]  # which is said above
+    kinds = {}  # note -> of which images it is
+    for kind, scores in (("test", test), ("validation", val)):
+        for note in scores.get("notes", []):
+            kinds.setdefault(note, []).append(kind)
+    return said + [
+        f"On the {' and '.join(of)} images: {note}."
+        for note, of in kinds.items()
+        if not note.startswith("the best of")  # which is said above
+    ]
 
 
 def _on_data(config: dict) -> Iterable[str]:
