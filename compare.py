@@ -59,7 +59,7 @@ def parse_options(argv=None):
              "test.json, there test_accuracy, test_loss")  # fmt: skip
     add("--figures", type=one_of(PICTURE_KINDS), default="png", metavar="KIND",
         help=f"{', '.join(PICTURE_KINDS)}: the others are for papers, and beside each PNG")  # fmt: skip
-    add("--out", type=path, metavar="DIR", help="where to write (default: outputs/compare/<time>)")
+    add("--out", "--output_dir", type=path, metavar="DIR", help="where to write (default: outputs/compare/<time>)")
     return parser.parse_intermixed_args(argv)
 
 

@@ -25,7 +25,7 @@ from common.system.errors import BadInput
 from tools.comparing import report
 from tools.comparing.contrasts import network_verdict, verdict
 from tools.comparing.estimates import holm, mean
-from tools.comparing.finished_runs import FinishedRun, PassedOver, read_runs
+from tools.comparing.finished_runs import FinishedRun, PassedOver, _labels, read_runs
 from tools.comparing.groups import differing_options
 from tools.comparing.overlays import _curves_of, draw_pictures
 from tools.comparing.overview import Question
@@ -614,6 +614,47 @@ def test_locations(outputs, real, tmp_path, capsys, monkeypatch):
     assert not list((tmp_path / "empty").iterdir())
 
 
+@pytest.mark.parametrize(
+    ("paths", "names"),
+    [
+        (["o/ex_1/digits/1", "o/ex_1/digits/2"], ["1", "2"]),
+        (["h/Anna Müller/out/ex_1/digits/1", "h/Ben/out/ex_1/digits/2"], ["Anna Müller/1", "Ben/2"]),
+        (["h/Anna/ex_1/digits/1", "h/Ben/my/out/ex_1/digits/1"], ["Anna/1", "Ben/1"]),
+        (["o/ex_1/digits/1", "o/ex_2/mnist/1", "o/ex_2/mnist/2"], ["ex_1/1", "ex_2/1", "ex_2/2"]),
+        (["s/trials/3/ex_1/digits/1", "s/trials/12/ex_1/digits/1"], ["3/1", "12/1"]),
+        (["h/Anna/ex_1/digits/1", "h/Ben/ex_1/digits/1", "o/ex_1/digits/1"], ["h/Anna/1", "h/Ben/1", "o/1"]),
+        (["a/b/1", "b/a/1"], ["a/b/1", "b/a/1"]),
+        (["o"], ["o"]),
+        ([], []),
+    ],
+)  # fmt: skip
+def test_the_name_of_a_run_tells_it_from_the_others_and_whose_it_is(paths, names):
+    assert _labels([Path("/", path) for path in paths]) == names
+
+
+def test_hand_ins_of_several_people_are_named_everywhere(real, tmp_path, capsys, monkeypatch):
+    """One of them has a name too long for a table, of which the beginning and the time are left."""
+    times = "2026-11-30_03-21-14", "2026-11-30_03-21-15"
+    people = "Anna Müller", "Benjamin Schmidt_123456_assignsubmission_file"
+    for person, time_of_run, lr in zip(people, times, (0.1, 0.2), strict=True):
+        scored(real[0], tmp_path / "in" / person / "hand_in" / "ex_1" / "digits" / time_of_run, 0.9 - lr, lr=lr)
+    saved = {}
+    monkeypatch.setattr("common.figures.save_figure", lambda figure, path, title="": saved.update({path.name: figure}))
+    folder = main(tmp_path / "in", "--out", tmp_path / "out")
+    names = [f"{person}/{time_of_run}" for person, time_of_run in zip(people, times, strict=True)]
+    cells = [names[0], "Benjamin Schmid…file/2026-11-30_03-21-15"]
+    data, printed = page_data(folder / "report.html"), capsys.readouterr().out.splitlines()
+    assert [run["label"] for run in data["runs"]] == [row["run"] for row in table(folder / "compare.csv")] == names
+    assert data["columns"][0]["texts"] == cells and [len(cell) <= 40 for cell in cells] == [True, True]
+    assert all(line.startswith(cell) for line, cell in zip(printed[1:3], cells, strict=True))
+    assert data["legend"] == [f"1: lr 0.1 ({names[0]})", f"2: lr 0.2 ({names[1]})"]
+    legend = [text.get_text() for text in saved["loss.png"].legends[0].get_texts()][:2]
+    assert legend[0] == data["legend"][0] and legend[1].startswith("2: lr 0.2 (Benjamin Schmidt_")
+    scored(real[0], tmp_path / "in" / people[0] / "hand_in" / "ex_1" / "digits" / "later", 0.8, lr=0.1, seed=1)
+    data = page_data(main(tmp_path / "in", "--out", tmp_path / "out") / "report.html")
+    assert data["legend"][0] == "1: lr 0.1 (Anna Müller, 2 runs)"
+
+
 @pytest.mark.slow
 def test_metric_sorts_and_says_when_it_spoils_the_test(outputs, real, tmp_path, capsys):
     def order(metric):
@@ -891,7 +932,7 @@ def test_numbers_that_are_none(real, tmp_path):
     text = (run / "test.json").read_text()
     (run / "test.json").write_text(text.replace('"auc_score": ', '"auc_score": Infinity, "y": '))
     data = page_data(main(real[0], tmp_path / "runs", "--out", tmp_path / "out") / "report.html")
-    [bad] = [one for one in data["runs"] if one["label"] == "a"]
+    [bad] = [one for one in data["runs"] if one["label"].endswith("/a")]
     assert "auc_score" not in dict(bad["scores"]) and "train_time" not in dict(bad["scores"])
     assert bad["epochs"]["val_loss"] == [None, None]
 
@@ -980,7 +1021,7 @@ def test_names_that_a_person_gave_stand_everywhere(outputs, real, tmp_path, caps
     assert {(row["name"], float(row["lr"])) for row in runs} == {("high & wild", 0.01), ("|calm|", 0.001)}
     said, data = capsys.readouterr().out, page_data(out / "report.html")
     assert "(high & wild)" in said and "(|calm|)" in said
-    assert sorted(name[3:] for name in data["legend"]) == ["high & wild", "|calm|"]
+    assert sorted(name[3:] for name in data["legend"]) == ["high & wild (2 runs)", "|calm| (2 runs)"]
     assert all("high & wild" in run["curve"] or "|calm|" in run["curve"] for run in data["runs"])
     assert r"high \& wild" in (out / "compare.tex").read_text() and r"\|calm\|" in (out / "compare.md").read_text()
 

@@ -96,6 +96,9 @@ def test_a_run_tests_its_last_weights_and_is_resumed_to_the_same_bits(tmp_path):
     )
     without_pictures(["--resume", str(folder)], ex_6)
     assert same_result(folder, whole)
+    rates = [record["lr"] for record in read(folder, "train.json")["epochs"]]
+    assert rates == [record["lr"] for record in read(whole, "train.json")["epochs"]]
+    assert rates == pytest.approx([0.12 / 3, 0.12 * 2 / 3])  # of the filters: of four steps two are the warm-up
     last = torch.load(whole / "last.pth", weights_only=True)["model"]
     assert not last["1.bias" if "1.bias" in last else "2.weight"].isnan().any()
     assert read(whole, "clock.json").keys() == {"training_seconds", "process_seconds"}

@@ -212,9 +212,35 @@ def test_groups_keep_rates_of_their_own(name):
     assert [group["lr"] for group in optimizer.param_groups] == [0.001, 0.01]
     assert sum(len(group["params"]) for group in optimizer.param_groups) == 4
     schedule = Schedule(optimizer, "step", [1] * 10, step_size=1, gamma=0.5)
+    assert schedule.rate == 0.01
     take_step(model, optimizer, points, labels)
     schedule.after_epoch(1.0)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.0005, 0.005])
+    assert schedule.rate == pytest.approx(0.005)
+
+
+# The rates of the groups as ex_6, ex_4 --pretrained and trainB have them, which of them is that of -lr, and none.
+@pytest.mark.parametrize(
+    ("rates", "place"), [([None, 0.014, 70.0], 0), ([0.001, 0.01, LR], 2), ([LR, 0.05, 0.025], 0), ([3.0, 2.0], 0)]
+)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_rate_that_is_told_is_that_of_lr(name, rates, place):
+    def build():
+        groups = [{"params": [nn.Parameter(torch.zeros(1))]} | ({"lr": rate} if rate else {}) for rate in rates]
+        optimizer = build_optimizer(groups, "sgd", LR)
+        return optimizer, Schedule(optimizer, name, [2] * 8, **OPTIONS.get(name, {}))
+
+    optimizer, schedule = build()
+    for epoch in range(8):
+        assert schedule.rate == optimizer.param_groups[place]["lr"]
+        for _ in range(2):
+            optimizer.step()
+            schedule.after_step()
+        schedule.after_epoch(LOSSES[epoch])
+        resumed = build()
+        for part, saved in zip(resumed, (optimizer, schedule), strict=True):
+            part.load_state_dict(copy.deepcopy(saved.state_dict()))
+        optimizer, schedule = resumed
 
 
 def no_work_optimizer(name="sgd", **options):

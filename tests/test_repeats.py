@@ -104,7 +104,7 @@ def test_an_error_in_one_run_is_that_of_all_and_what_is_finished_is_told(tmp_pat
     with pytest.raises(type(error)):
         repeat([{"seed": seed, "folds": None} for seed in (0, 1, 2, 7)], "abcd", train, is_main=True)
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line == f"finished: --seed 0 in {tmp_path / '0'}; not begun: --seed 2, --seed 7"
+    assert line == f"finished: --seed 0 in {tmp_path / '0'}; not finished: --seed 1; not begun: --seed 2, --seed 7"
 
 
 @pytest.mark.slow
@@ -139,9 +139,12 @@ def test_folds_are_runs_of_their_own(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_one_of_several_that_is_interrupted_can_be_resumed(tmp_path):
+def test_one_of_several_that_is_interrupted_can_be_resumed(tmp_path, capsys):
     words = ["--dataset", "digits", "-e", "1", "--limit", "100", "-s", "0,1", "--output_dir", str(tmp_path)]
     folder = interrupt(lambda: without_pictures(words), tmp_path, before_epoch=1)
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("finished: none; not finished: --seed 0 (to go on: ")
+    assert said.endswith(f" --resume {folder}); not begun: --seed 1")
     line = "--seed: the run has 0; leave it out"
     with pytest.raises(BadInput, match=line):
         ex_1.parse_options(["--resume", str(folder), "-s", "0,1"])
@@ -154,4 +157,4 @@ def test_a_command_of_several_seeds_that_diverges_ends_as_that_run_does(tmp_path
     words = [ROOT / "ex_1.py", "--dataset", "digits", "-e", "1", "--limit", "100", "-s", "0,1", "-lr", "1e25"]
     done = command(*words, "--output_dir", tmp_path)
     assert done.returncode == 3 and re.fullmatch("error: .*not finite.*\n", done.stderr)
-    assert done.stdout.splitlines()[-1] == "finished: none; not begun: --seed 1"
+    assert done.stdout.splitlines()[-1] == "finished: none; not finished: --seed 0; not begun: --seed 1"

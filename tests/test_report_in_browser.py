@@ -16,6 +16,7 @@ import compare
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
+PAPER = 1046  # pixels across a page of A4 landscape without its margins
 ATTACKS = [
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',
@@ -256,6 +257,45 @@ def test_it_fits_any_screen_in_light_and_dark(opened, report, scheme, width):
     assert (light > text) == (scheme == "light")
     page.shoot(f"{count}-{scheme}-{width}")
     page.shoot(f"{count}-{scheme}-{width}-full", full_page=True) if count == 3 else None
+
+
+def test_all_of_it_is_on_paper(opened, report):
+    """Printed, no column is cut off, and what one can only click is not there."""
+    count, path = report
+    page = opened(path)
+    page.page.emulate_media(media="print")
+    page.page.set_viewport_size({"width": PAPER, "height": 718})
+    for table in ("#runs", "#groups"):
+        assert page.page.locator(table).evaluate("one => one.getBoundingClientRect().right") <= PAPER
+    assert page.page.evaluate("document.documentElement.scrollWidth") == PAPER
+    assert page.page.locator("#runs tbody tr").last.evaluate("one => one.getBoundingClientRect().bottom") < (
+        page.page.locator("#charts").evaluate("one => one.getBoundingClientRect().top")
+    )
+    for name in ("#filter", "#against", "#each"):
+        assert page.page.locator(name).locator("visible=true").count() == 0
+    assert "config.json is damaged" in page.page.locator("#notes").inner_text()  # what is passed over is opened
+    page.shoot(f"{count}-print", full_page=True)
+    page.page.locator("#details > details").first.evaluate("one => { one.open = true; }")
+    page.page.locator("#details td").first.wait_for()
+    assert page.page.locator("#details > details:visible").count() == 1
+    pdf = page.page.pdf(prefer_css_page_size=True)
+    assert b"/MediaBox [0 0 841" in pdf
+
+
+def test_many_options_are_on_paper_too(opened, run, tmp_path):
+    root = fabricate(run, tmp_path / "runs", 6)
+    for number, path in enumerate(sorted(root.glob("run-*/config.json"))):
+        config = json.loads(path.read_text())
+        config["options"] |= {
+            f"option_{'long' * (place % 4)}_{place}": f"{number * place}th value" for place in range(12)
+        }
+        path.write_text(json.dumps(config))
+    page = opened(compare.main([str(root), "--out", str(tmp_path / "out")]) / "report.html")
+    page.page.emulate_media(media="print")
+    page.page.set_viewport_size({"width": PAPER, "height": 718})
+    assert page.page.locator("#runs th").count() > 20
+    page.shoot("many-options-print", full_page=True)
+    assert page.page.locator("#runs").evaluate("one => one.getBoundingClientRect().right") <= PAPER
 
 
 def test_hostile_names_stay_names(opened, run, tmp_path):

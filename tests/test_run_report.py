@@ -113,6 +113,17 @@ def test_the_command_gives_what_the_page_shows(run, tmp_path):
     assert page_of(copy).count("<pre>python ex_1.py -lr 0.1 --epochs 7 --test True<") == 1
 
 
+def test_notes_say_of_which_images_they_are(run):
+    config, train, val, test = (read(run, f"{name}.json") for name in ("config", "train", "validation", "test"))
+    both, own = "without images, so left out of all means: 1", "never predicted, so with a precision of 0: 2"
+    val["notes"], test["notes"] = ["the best of 2 epochs", f"{own}, 8", both], [own, both]
+    assert limits(config, train, val, test)[-3:] == [
+        f"On the test images: {own}.",
+        f"On the test and validation images: {both}.",
+        f"On the validation images: {own}, 8.",
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 @pytest.mark.parametrize("width", [360, 1280])

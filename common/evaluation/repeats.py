@@ -16,7 +16,8 @@ LEVEL = 0.05  # two-sided: intervals are of 95 %
 def repeat(runs: Sequence[dict], data: Sequence, train: Callable[[dict, object], Path], is_main: bool) -> Path:
     """Train with the options of each of `runs` on its data, say what they come to, and return the last run folder.
 
-    Where one fails, what it raises ends the others that were to come, and it is said which are finished.
+    Where one fails, what it raises ends the others that were to come. It is said which are finished, and, by the notes
+    of the error, how that one goes on.
 
     Args:
         train: trains with options on data, and returns the run folder.
@@ -30,9 +31,13 @@ def repeat(runs: Sequence[dict], data: Sequence, train: Callable[[dict, object],
         info(f"run {number} of {len(runs)}: {name}")
         try:
             folders.append(train(options, images))
-        except BaseException:
+        except BaseException as error:
             done = [f"{one} in {folder}" for one, folder in zip(names, folders, strict=False)]
-            info(f"finished: {', '.join(done) or 'none'}; not begun: {', '.join(names[number:]) or 'none'}")
+            how = f" ({'; '.join(error.__notes__)})" if hasattr(error, "__notes__") else ""
+            info(
+                f"finished: {', '.join(done) or 'none'}; not finished: {name}{how}; "
+                f"not begun: {', '.join(names[number:]) or 'none'}"
+            )
             raise
     if is_main:
         info(*summary(folders))

@@ -165,7 +165,8 @@ class Schedule:
         check_schedule(name, len(steps), warmup_epochs, milestones)
         total, whole = max(1, sum(steps)), int(warmup_epochs)
         warmup_steps = sum(steps[:whole]) + round((warmup_epochs - whole) * sum(steps[whole : whole + 1]))
-        rates = [group["lr"] for group in optimizer.param_groups]
+        rates, lr = [group["lr"] for group in optimizer.param_groups], optimizer.defaults["lr"]
+        self._group_of_lr = rates.index(lr) if lr in rates else 0
         makers = {
             "none": lambda: lr_scheduler.LambdaLR(optimizer, lambda epoch: 1.0),
             "step": lambda: lr_scheduler.StepLR(optimizer, step_size, gamma),
@@ -178,6 +179,14 @@ class Schedule:
         self.scheduler = makers[name]()
         self.by_step, self.by_loss = name in ("cosine", "linear", "onecycle"), name == "plateau"
         self.state_dict, self.load_state_dict = self.scheduler.state_dict, self.scheduler.load_state_dict
+
+    @property
+    def rate(self) -> float:
+        """The rate that -lr has come to: that of the first group that began with it, whatever others have of their own.
+
+        Where none began with it, it is that of the first.
+        """
+        return self.scheduler.optimizer.param_groups[self._group_of_lr]["lr"]
 
     def after_step(self) -> None:
         if self.by_step:

@@ -89,8 +89,15 @@ def limits(val: dict, test: dict) -> list[str]:
             said.append(f"{without['copies']:,} test images have a copy elsewhere; the accuracy without: {accuracy}.")
     else:
         said.append("The test images were not scored.")
-    notes = dict.fromkeys([*val.get("notes", []), *test.get("notes", [])])
-    return said + [f"{note}." for note in notes if not note.startswith("the best of")]  # which is said above
+    kinds = {}  # note -> of which images it is
+    for kind, scores in (("test", test), ("validation", val)):
+        for note in scores.get("notes", []):
+            kinds.setdefault(note, []).append(kind)
+    return said + [
+        f"On the {' and '.join(of)} images: {note}."
+        for note, of in kinds.items()
+        if not note.startswith("the best of")  # which is said above
+    ]
 
 
 def _on_data(config: dict, said: list[str]) -> Iterable[str]:

@@ -283,7 +283,9 @@ class RunFolder:
             info(f"{'the best' if has_weights else 'no'} weights so far are kept in {self.folder}")
         else:
             done = len(self._train_json["epochs"])
-            info(f"{done} epoch(s) are saved; to go on: {self.resume_command()}")
+            how = f"to go on: {self.resume_command()}"
+            info(f"{done} epoch(s) are saved; {how}")
+            error.add_note(how)  # for whoever has more to say of what ended early
         with contextlib.suppress(Exception):  # a picture must not hide what ended the run
             self.draw_now()
 

@@ -62,7 +62,7 @@ def fit(
         if before_epoch is not None:
             before_epoch(epoch)
         torch.manual_seed(epoch_seed(train.seed, epoch) + machine.processes.rank)
-        lr, done = max(group["lr"] for group in optimizer.param_groups), 0
+        lr, done = schedule.rate, 0
         if state.under_way:  # the run was interrupted within this epoch
             lr, done = state.under_way["lr"], state.under_way["meter"]["images"]
         if recipe.save_minutes:

@@ -80,7 +80,7 @@ def train_one_epoch(
                 share = len(labels) / images * machine.processes.world_size  # over all, gradients become their means
                 state.scaler.scale(loss if share == 1 else loss * share).backward()
                 meter.add(loss.detach(), logits.detach(), targets)
-            lr = state.optimizer.param_groups[0]["lr"]
+            lr = state.schedule.rate
             _take_step(state, recipe.clip_grad, step)
             if news := meter.end_step(images, state.scaler.scale(one)):
                 _check(*news, epoch, lr)

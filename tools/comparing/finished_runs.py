@@ -132,12 +132,23 @@ def candidates(root: Path) -> Iterator[Path]:
 
 
 def _labels(paths: list[Path]) -> list[str]:
-    """Return names that tell different paths apart: as few of their last parts as that takes."""
-    count, labels = 0, []
-    while len(set(labels)) < len(paths):
-        count += 1
-        labels = ["/".join(path.parts[-count:]) for path in paths]
-    return labels
+    """Return names that tell different paths apart, and whose runs they are: those of their folders, and their own."""
+    names = _names_of_folders({path.parent for path in paths})
+    return ["/".join([*names[path.parent], path.name]) for path in paths]
+
+
+def _names_of_folders(folders: set[Path]) -> dict[Path, tuple[str, ...]]:
+    """Return of each folder what tells it from the others: none of a single one, of several as few parts as it takes.
+
+    The first of them that not all have in common are taken. Of people's hand-ins these are their names.
+    """
+    common = set.intersection(*(set(folder.parts) for folder in folders)) if folders else set()
+    own = {folder: [part for part in folder.parts if part not in common] for folder in folders}
+    for count in range(max(map(len, own.values()), default=0) + 1):
+        names = {folder: tuple(parts[:count]) for folder, parts in own.items()}
+        if len(set(names.values())) == len(folders):
+            return names
+    return {folder: folder.parts[1:] for folder in folders}  # they have the same parts in another order
 
 
 def _read_run(folder: Path, label: str) -> FinishedRun:

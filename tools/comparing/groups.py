@@ -45,6 +45,15 @@ class Group:
         """A number for each seed, or fold."""
         return list(self.arm.values.values())
 
+    @property
+    def made_of(self) -> str:
+        """How many runs it has and whose they are, in brackets and behind a space; of one no more than a time: ""."""
+        label, folders = self.runs[0].label, {run.label.rpartition("/")[0] for run in self.runs}
+        if len(self.runs) == 1:
+            return f" ({label})" if "/" in label else ""
+        whose = f"{folders.pop()}, " if len(folders) == 1 and "/" in label else ""
+        return f" ({whose}{len(self.runs)} runs)"
+
     def called(self, names: Iterable[str]) -> str:
         """Return what the group is called: its name, or the settings of these names in words."""
         return self.name or words(self.settings, names)

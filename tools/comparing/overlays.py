@@ -210,8 +210,8 @@ def _units(overview: Overview) -> list[Unit]:
     names = short_names(best) if len(overview.groups) > 1 else [best[0].name or best[0].dataset]
     units = []
     for group, name, color in zip(best, names, COLORS, strict=False):
-        count = f" ({len(group.runs)} runs)" if len(group.runs) > 1 else ""
-        units.append((plain(name, LONGEST_LABEL) + count, color, [group.runs]))
+        label = plain(name, LONGEST_LABEL) + plain(group.made_of, LONGEST_LABEL)
+        units.append((label, color, [group.runs]))
     label = f"{len(others)} other groups, validation only"
     return [*units, (label, OTHERS_COLOR, [group.runs for group in others])] if others else units
 

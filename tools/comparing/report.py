@@ -15,7 +15,7 @@ from common.system.log import progress
 from common.system.text import printable
 from tools.comparing.contrasts import network_verdict, verdict
 from tools.comparing.finished_runs import FinishedRun
-from tools.comparing.groups import short_names, shown, words
+from tools.comparing.groups import Group, short_names, shown, words
 from tools.comparing.overview import Overview
 from tools.comparing.tables import Column, explanation, group_columns, run_columns
 
@@ -97,7 +97,7 @@ def _content(overview: Overview) -> dict:
     failed = f" ({diverged} diverged)" if diverged else ""
     return {
         "title": f"{_count(len(overview.runs), 'run')}{failed} in {_count(len(overview.groups), 'group')}",
-        "legend": [printable(name, 80) for name in short_names(overview.groups[:LEGEND])],
+        "legend": _legend(overview.groups[:LEGEND]),
         "metric": overview.metric,
         "passed": [[printable(one.path, 300), one.reason] for one in overview.passed],
         "notes": list(overview.notes),
@@ -114,6 +114,11 @@ def _content(overview: Overview) -> dict:
         "explanation": explanation(overview),
         "runs": [_run(run, overview) for run in overview.runs],
     }
+
+
+def _legend(groups: Sequence[Group]) -> list[str]:
+    names = zip(short_names(groups), groups, strict=True)
+    return [printable(name, 80) + printable(group.made_of, 80) for name, group in names]
 
 
 def _count(count: int, word: str) -> str:

@@ -62,10 +62,16 @@ class Column:
         if value is None:
             return ""
         if isinstance(value, str):
-            return printable(value, LONGEST_CELL, keep_end="/" in value)
+            return _shortened_path(value) if "/" in value else printable(value, LONGEST_CELL)
         if self.places is not None:
             return f"{value:,.{self.places}f}"
         return f"{value:,}" if isinstance(value, int) else shown(value)
+
+
+def _shortened_path(path: str) -> str:
+    """Return a path with its beginning, which may name a person, and its end: of a run the time when it began."""
+    line = printable(path)
+    return line if len(line) <= LONGEST_CELL else f"{line[:15]}…{line[15 + 1 - LONGEST_CELL :]}"
 
 
 def run_columns(overview: Overview) -> list[Column]:
