@@ -18,9 +18,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+from common.evaluation.repeats import mean_in_words
 from common.options.parser import Parser
 from common.options.types import integer, one_of, path
 from common.system.errors import BadInput
+from common.system.files import read_json
 from common.system.log import info
 from common.system.text import shell_line
 from tools.searching.results import Results
@@ -156,10 +158,12 @@ def report(search, experiment):
     if not best:
         what = "trial has finished" if count == 1 else f"configuration has finished with all {count} seeds"
         raise BadInput(f"no {what}; {results.folder / 'trials.csv'} gives the reason of each")
-    results.write_best(experiment.changed_options(search.launcher.option_words(results.configuration_of(best[0]))))
+    words = search.launcher.option_words(results.configuration_of(best[0]))
+    results.write_best(experiment.changed_options(words, results.sweep.searched))
     results.say_best()
     for trial in best:
         search.test(trial, f", {'' if count == 1 else 'of '}the best on validation images")
+    tell_mean(best)
     if search.tests_all:
         for trial in itertools.chain(*results.groups()[1:]):
             search.test(trial)
@@ -169,6 +173,15 @@ def report(search, experiment):
     info(f"to run the best again: {shell_line(command)}")
     if count > 1:
         answer(results)
+
+
+def tell_mean(trials):
+    """Print what the seeds of a configuration come to on the test images, if more than one has a score here."""
+    runs = [run_in(Path(trial.user_attrs["folder"])) for trial in trials]
+    scores = [read_json(run / "test.json")["accuracy"] for run in runs if run and (run / "test.json").is_file()]
+    if len(scores) > 1:
+        mean, interval = mean_in_words(scores)
+        info(f"mean of these {len(scores)} seeds on the test images: {mean} (95 % interval {interval}, of new seeds)")
 
 
 def answer(results):

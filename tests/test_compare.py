@@ -23,11 +23,11 @@ import compare
 from common.evaluation.repeats import t_interval
 from common.system.errors import BadInput
 from tools.comparing import report
-from tools.comparing.contrasts import network_verdict, verdict
-from tools.comparing.estimates import holm, mean
+from tools.comparing.contrasts import in_plain_words, network_verdict, told, verdict
+from tools.comparing.estimates import Arm, holm, interval_of_mean, mean
 from tools.comparing.finished_runs import FinishedRun, PassedOver, _labels, read_runs
 from tools.comparing.groups import differing_options
-from tools.comparing.overlays import _curves_of, draw_pictures
+from tools.comparing.overlays import _curves_of, draw_pictures, side_by_side
 from tools.comparing.overview import Question
 from tools.comparing.overview import compare as compare_runs
 from tools.comparing.predictions import Told, mistakes_of, read_all_predictions, read_predictions
@@ -193,7 +193,7 @@ def test_a_clear_difference_is_significant_and_a_faint_one_is_not(real, tmp_path
     assert clear.title == "group 1 (lr 0.01) against group 3 (lr 1)"
     p = stats.ttest_rel([0.91, 0.92, 0.93], [0.9, 0.93, 0.89]).pvalue
     assert (faint.p, faint.corrected_p) == (pytest.approx(p), 1) and not faint.is_significant
-    assert verdict(faint, "val_accuracy").endswith(": not significant at n = 3")  # what it takes cannot be known yet
+    assert "not significant at n = 3: this interval is too wide" in verdict(faint, "val_accuracy")
     assert clear.corrected_p == pytest.approx(3 * clear.p) and clear.is_significant
     assert verdict(clear, "val_accuracy").endswith(": significant")
 
@@ -1068,3 +1068,58 @@ def test_groups_stand_beside_each_other_where_another_option_differs(real, tmp_p
     assert len({bar[0].get_color() for bar in bars}) == 2
     labels = [text.get_text() for text in saved["by_lr.png"].legends[0].get_texts()]
     assert labels == ["width 32", "width 16", "a run", "mean and std over seeds or folds"]
+
+
+def test_the_interval_that_covers_more_is_never_narrower():
+    """Of 3 seeds the images would make it shorter, as they add degrees of freedom."""
+    values = {"0": 0.70, "1": 0.72, "2": 0.74}
+    moves = np.random.default_rng(0).normal(0, 0.0005, (3, 100)) + np.linspace(-0.001, 0.001, 100)
+    arm = Arm(values, dict(zip(values, moves, strict=True)))
+    (low, high), alone = mean(arm).interval(), t_interval(list(values.values()))
+    assert high - low < alone[1] - alone[0]
+    assert interval_of_mean(arm) == pytest.approx(alone)
+    wide = Arm(values, dict(zip(values, 30 * moves, strict=True)))
+    assert interval_of_mean(wide) == pytest.approx(mean(wide).interval())
+    assert interval_of_mean(Arm({"0": 0.7})) is None
+
+
+def test_a_comparison_ends_with_a_plain_sentence(real, tmp_path, capsys):
+    pairs = [(0.93, 0.90), (0.94, 0.92), (0.95, 0.915)]
+    for seed, (good, bad) in enumerate(pairs):
+        for batch_norm, accuracy in ((True, good), (False, bad)):
+            scored(real[0], tmp_path / "runs" / f"{batch_norm}-{seed}", accuracy, batch_norm=batch_norm, seed=seed)
+    [contrast] = overview_of(tmp_path / "runs", baseline="batch_norm=true").contrasts
+    low, high = contrast.estimate.interval()
+    sentence = (
+        f"with batch_norm false validation accuracy is lower by {-100 * high:.1f} to {-100 * low:.1f} points than with "
+        "batch_norm true"
+    )
+    assert in_plain_words(contrast, "val_accuracy") == sentence
+    assert told(contrast, "val_accuracy")[-1] == sentence
+    main(tmp_path / "runs", "--baseline", "batch_norm=true", "--out", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert sentence in said and "low to high: 95 % interval of the mean, for new seeds and new images" in said
+    assert sentence.replace("_", r"\_") in (tmp_path / "out" / "compare.md").read_text()
+    assert sentence in page_data(tmp_path / "out" / "report.html")["contrasts"][0][1]
+
+
+@pytest.mark.parametrize(
+    ("other", "margin", "is_too_wide"),
+    [([0.9, 0.95, 0.91], None, True), ([0.9301, 0.9302, 0.9296], None, False), ([0.9, 0.95, 0.91], 0.3, False),
+     ([0.9301, 0.9302, 0.9296], 0.0001, True)],
+)  # fmt: skip
+def test_few_seeds_are_told_when_their_interval_decides_nothing(real, tmp_path, other, margin, is_too_wide):
+    for lr, values in ((0.1, [0.93, 0.93, 0.93]), (0.2, other)):
+        for seed, accuracy in enumerate(values):
+            scored(real[0], tmp_path / f"{lr}-{seed}", accuracy, lr=lr, seed=seed)
+    [contrast] = overview_of(tmp_path, margin=margin).contrasts
+    said = verdict(contrast, "val_accuracy")
+    assert "not significant at n = 3" in said
+    assert ("not significant at n = 3: this interval is too wide to decide" in said) == is_too_wide
+    assert "may be lower by up to " in in_plain_words(contrast, "val_accuracy")
+
+
+def test_equal_values_stand_side_by_side():
+    assert side_by_side([0.9, 0.9, 0.8, 0.9]) == [-5, 0, 0, 5]
+    many = side_by_side([1.0] * 100)
+    assert max(many) - min(many) <= 40 and len(set(many)) == 100

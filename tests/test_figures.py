@@ -15,6 +15,7 @@ import ex_1
 import ex_3
 import verify
 from common import figures
+from common.evaluation.metrics import score
 from common.runs import plots
 from common.runs.report import write_report
 from common.system.files import picture_kind, pictures_also_as
@@ -161,3 +162,28 @@ def test_the_gallery_has_every_kind_of_picture_that_its_sheet_shows(tmp_path, mo
     rows = -(-len(shown) // pictures.SHEET_COLUMNS)
     cells = [half for band in np.array_split(sheet, rows) for half in np.array_split(band, pictures.SHEET_COLUMNS, 1)]
     assert all(cell.std() > 10 for cell in cells[: len(shown)])  # none is blank
+
+
+def test_a_matrix_has_one_unit(tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path, title="": saved.append(figure))
+    labels = np.repeat(np.arange(3), 10)
+    plots.draw_confusion_matrix(tmp_path / "m.png", labels, np.eye(3)[labels], ["a", "b", "c"], "test")
+    bar = saved[0].axes[1].yaxis
+    assert bar.get_major_formatter().format_ticks([0.5]) == ["50%"]
+
+
+@pytest.mark.parametrize(("wrong", "is_zoomed"), [(0, True), (3, True), (40, False)])
+def test_roc_curves_in_one_corner_are_enlarged(tmp_path, monkeypatch, wrong, is_zoomed):
+    saved = []
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path, title="": saved.append(figure))
+    labels = np.repeat(np.arange(2), 100)
+    taken = labels.copy()
+    taken[:wrong], taken[100 : 100 + wrong] = 1, 0
+    probabilities = np.eye(2)[taken] * 0.8 + 0.1
+    plots.draw_roc(tmp_path / "r.png", labels, probabilities, score(probabilities, labels, ["a", "b"]), "test")
+    axes = saved[0].axes[0]
+    assert (axes.get_xlim()[1] < 0.5) == (axes.get_ylim()[0] > 0.5) == is_zoomed
+    assert ("corner" in axes.get_title()) == is_zoomed
+    corner = np.maximum(*np.abs(axes.lines[0].get_xydata() - [0, 1]).T).min()
+    assert corner < axes.get_xlim()[1]  # what matters of the curve is seen

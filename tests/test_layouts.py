@@ -272,3 +272,20 @@ def test_animated_pictures_are_told_of(tmp_path, capsys):
     assert data.reading.converted["first frame"] == 3
     note = "note: of 3 picture(s) with several frames (animated, say) the first one is used"
     assert note in capsys.readouterr().out.splitlines()
+
+
+def test_a_hint_names_only_folders_that_hold_class_folders(tmp_path):
+    (tmp_path / "a" / "kit" / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "a" / "kit" / "benchmarks" / "results" / "run.sh").write_text("")
+    (tmp_path / "a" / "kit" / "docs").mkdir()
+    assert "did you mean" not in refusal(tmp_path / "a")
+    write_classes(tmp_path / "a" / "photographs", "ant", "bee")
+    (tmp_path / "a" / "empty").mkdir()
+    (tmp_path / "a" / "kit" / "docs" / "x.png").write_bytes(b"")
+    assert f"did you mean {tmp_path / 'a' / 'photographs'}?" in refusal(tmp_path / "a")
+
+
+def test_one_class_folder_is_told_that_its_parent_is_meant(tmp_path):
+    write_classes(tmp_path / "train", "ant", "bee")
+    line = refusal(tmp_path / "train" / "ant")
+    assert "has no class folders; its parent folder has: did you mean " in line and f"{tmp_path / 'train'}?" in line

@@ -69,7 +69,7 @@ def test_a_look_that_was_cut_off_counts(tmp_path, monkeypatch, capsys):
     [folder] = tmp_path.glob("*/*/*")
     without_pictures(["--resume", str(folder)])
     assert counts(folder) == (2, 2, 2, 1)
-    assert "this was look 2 at these test images, by this recipe alone" in capsys.readouterr().out
+    assert "2 looks at these test images so far, by this recipe alone" in capsys.readouterr().out
 
 
 @pytest.mark.slow

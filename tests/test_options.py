@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -258,6 +259,8 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path):
         (["-e"], ["--epochs", "expected one argument"]),
         (["-e", "three"], ["--epochs", "'three' is not an integer"]),
         (["-e", "2.5"], ["--epochs", "'2.5' is not an integer"]),
+        (["-ep", "5"], ["--epochs", "-ep is read as -e p"]),
+        (["-lr", "0,001"], ["--lr", "'0,001' is not a number; use a point: 0.001"]),
         (["-e", "-1"], ["--epochs", "-1 must be from 0 to 2147483647"]),
         (["-b", "0"], ["--batch_size", "0 must be from 1 to 2147483647"]),
         (["-lr", "0"], ["--lr", "above 0"]),
@@ -362,7 +365,7 @@ def test_a_dataset_that_is_said_is_not_guessed(tmp_path):
 def test_a_file_of_unknown_content_is_asked_about(tmp_path):
     path = config_file(tmp_path, "x")
     line = refusal("--data", path)
-    assert str(path) in line and "--dataset" in line
+    assert str(path) in line and "--dataset" in line and "give the folder of the class folders" in line
 
 
 @BOTH
@@ -583,3 +586,19 @@ def test_an_option_that_does_nothing_here_is_remarked_on(capsys, option, useless
 def test_a_key_without_a_file_of_weights_is_told_of(capsys, words, noted):
     parse("--weights_key", "model_ema", *words)
     assert ("--weights_key does nothing without --weights FILE" in capsys.readouterr().out) == noted
+
+
+def test_a_folder_or_file_without_a_run_is_told_what_can_be_resumed(tmp_path):
+    for number in range(4):
+        folder = tmp_path / "ex_1" / "digits" / str(number)
+        folder.mkdir(parents=True)
+        run_folder(folder)
+        (folder / "train.json").write_text('{"status": "interrupted", "epochs": []}')
+        os.utime(folder / "config.json", (number, number))
+    newest = [str(tmp_path / "ex_1" / "digits" / name) for name in "321"]
+    for above in (tmp_path, tmp_path / "ex_1", tmp_path / "ex_1" / "digits"):
+        line = refusal("--resume", above)
+        assert f"unfinished below it: {', '.join(newest)} (--resume auto" in line
+    assert "it does not exist" in refusal("--resume", tmp_path / "absent")
+    (tmp_path / "best.pth").touch()
+    assert f"it is a file; give its folder, {tmp_path}" in refusal("--resume", tmp_path / "best.pth")

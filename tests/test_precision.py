@@ -100,3 +100,13 @@ def test_it_is_one_line_for_somebody_who_types_it(tmp_path):
                    "--output_dir", tmp_path, env=environment())  # fmt: skip
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "many times slower" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_the_reason_is_plain(monkeypatch):
+    monkeypatch.setattr(precision, "gains_by_bf16", lambda: True)
+    machine = prepare_machine("cpu", "fp32", False)
+    options = {"precision": "auto", "deterministic": False}
+    assert precision._choose(machine, 12_000_000, options, None) == (
+        "bf16", "faster here: this CPU computes it, and the network has 12 million operations an image; "
+        "--precision fp32 for the usual format",
+    )  # fmt: skip

@@ -438,3 +438,22 @@ def test_command_lines(run, photograph):
 
 def test_the_newest_weights_of_a_folder(run):
     assert find_checkpoint(str(run)) == find_checkpoint(str(run / "best.pth")) == run / "best.pth"
+
+
+def test_a_path_with_a_space_needs_quotes(run, photograph, tmp_path):
+    (tmp_path / "my own pictures").mkdir()
+    words = f"{tmp_path}/my own pictures".split()
+    assert "a path with a space needs quotes" in refusal(run, *words)
+    assert "a path with a space needs quotes" in refusal(run, photograph, *words, tmp_path / "absent")
+    assert "quotes" not in refusal(run, *words[:2])
+
+
+def test_the_newest_network_is_named_where_none_is_found(run, photograph, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "the newest is" not in refusal("best.pth", photograph)
+    for number, name in enumerate("ab"):
+        folder = tmp_path / "outputs" / "ex_1" / "digits" / name
+        folder.mkdir(parents=True)
+        (folder / "best.pth").touch()
+        os.utime(folder / "best.pth", (number, number))
+    assert f"the newest is {Path('outputs', 'ex_1', 'digits', 'b', 'best.pth')}" in refusal("best.pth", photograph)

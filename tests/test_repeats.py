@@ -1,6 +1,7 @@
 """Several seeds, each a run of its own, and what they come to together."""
 
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from helpers import ROOT, command, interrupt, read, same_result, small_run, with
 
 import compare
 import ex_1
+import sweep
 from common.evaluation.repeats import repeat, summary, t_interval
 from common.system.errors import BadInput, Diverged
 from common.system.files import write_json
@@ -158,3 +160,17 @@ def test_a_command_of_several_seeds_that_diverges_ends_as_that_run_does(tmp_path
     done = command(*words, "--output_dir", tmp_path)
     assert done.returncode == 3 and re.fullmatch("error: .*not finite.*\n", done.stderr)
     assert done.stdout.splitlines()[-1] == "finished: none; not finished: --seed 0; not begun: --seed 1"
+
+
+def test_a_search_tells_the_mean_of_its_best_seeds_on_the_test_images(tmp_path, capsys):
+    trials = []
+    for number, accuracy in enumerate((0.8, 0.81, 0.82)):
+        folder = tmp_path / str(number) / "ex_1" / "digits"
+        folder.mkdir(parents=True)
+        run_folder(folder / "now", accuracy)
+        trials.append(SimpleNamespace(user_attrs={"folder": str(tmp_path / str(number))}))
+    sweep.tell_mean(trials[:1])
+    assert capsys.readouterr().out == ""
+    sweep.tell_mean(trials)
+    said = capsys.readouterr().out
+    assert "mean of these 3 seeds on the test images: 0.7100 (95 % interval 0.6852 to 0.7348, of new seeds)" in said

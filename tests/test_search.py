@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import optuna
 import pytest
 import yaml
@@ -20,6 +21,7 @@ from optuna.trial import TrialState
 import ex_1
 import sweep
 from common.system.errors import BadInput
+from tools.searching.columns import _correlation
 from tools.searching.spaces import Bands, OneOf
 from tools.searching.storage import JOURNAL, _with_driver, open_storage, try_again
 from tools.searching.sweep_file import COMMAND
@@ -66,8 +68,7 @@ def test_a_grid_is_tried_in_order_and_the_best_alone_is_tested(tmp_path, capsys)
     assert f"toy.py --config '{folder / 'best.yaml'}'" in said
     states = [path.parents[3].name for path in folder.glob("trials/*/*/*/*/last.pth")]
     assert states == ["0001"]  # of the others only what they have found is kept
-    pictures = {f"{name}.png" for name in ("history", "importance", "correlation", "parallel")}
-    assert {*pictures, "log.txt"} <= {path.name for path in folder.iterdir()}
+    assert {"history.png", "parallel.png", "log.txt"} <= {path.name for path in folder.iterdir()}
     assert [(row["option"], row["spearman"], row["n"]) for row in table(folder / "correlation.csv")] == [
         ("lr", "1.0", "3")
     ]
@@ -655,3 +656,25 @@ def test_the_own_work_of_a_search_is_counted(tmp_path, monkeypatch):
     assert growth.by_tenths([0.001 * number**2 for number in range(21)]) == [float(4 * n + 1) for n in range(10)]
     result = growth.main(["--trials", "20"])
     assert len(result["milliseconds_of_a_trial"]) == 10 and min(result["milliseconds_of_a_trial"]) > 0
+
+
+def test_options_that_were_varied_are_in_the_recipe_even_at_their_defaults():
+    experiment = sweep.Experiment("ex_1.py")
+    changed = experiment.changed_options(["--dataset", "digits", "-lr", "0.001"], ["lr", "batch-norm", "output_dir"])
+    assert changed == {"dataset": ["digits"], "lr": 0.001, "batch_norm": True}
+
+
+@pytest.mark.slow
+def test_importance_is_drawn_of_five_configurations_on(tmp_path):
+    folder = search(tmp_path, parameters={"lr": {"values": [0.1, 0.3, 0.2, 0.4]}})
+    assert not (folder / "importance.png").exists() and not (folder / "correlation.png").exists()
+    assert (folder / "parallel.png").exists() and (folder / "correlation.csv").exists()
+    folder = search(tmp_path, parameters={"lr": {"values": [0.1, 0.3, 0.2, 0.4, 0.5]}}, name="five")
+    assert (folder / "importance.png").exists() and (folder / "correlation.png").exists()
+
+
+def test_a_perfect_correlation_has_no_interval():
+    rising, nearly = np.arange(6.0), np.array([0, 1, 2, 3, 5, 4.0])
+    assert _correlation("lr", "", rising, rising).low is None
+    one = _correlation("lr", "", nearly, rising)
+    assert -1 < one.low < one.spearman < one.high < 1

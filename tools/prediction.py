@@ -60,10 +60,12 @@ class Prediction:
 def find_images(locations: list[str], classes: list[str]) -> list[FoundImage]:
     """Return the images among and below `locations`, folders sorted; raise BadInput if one of these has none."""
     images = []
-    for location in locations:
+    for place, location in enumerate(locations):
         path = Path(location)
         if not path.exists():
-            raise BadInput(f"{location}: there is no such image or folder")
+            joined = (" ".join(locations[place:end]) for end in range(place + 2, len(locations) + 1))
+            hint = "; a path with a space needs quotes" if any(Path(one).exists() for one in joined) else ""
+            raise BadInput(f"{location}: there is no such image or folder{hint}")
         try:
             found = list(_images_below(path, classes)) if path.is_dir() else [FoundImage(path)]
         except OSError as error:

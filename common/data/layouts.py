@@ -24,6 +24,7 @@ NO_PICTURES = (
 )  # fmt: skip  # what data sets, phones and programs leave beside their pictures
 NAMES_OF_PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}  # in any case
 TABLE, ANNOTATIONS, COLUMNS = "labels.csv", "val_annotations.txt", ("file", "label")
+PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".heic")  # by which a hint knows them
 IMAGES = "images"  # a folder of this name stands for no class, where a table or nobody knows the classes
 DEEPEST = 3  # folders that hold nothing but another one
 ARCHIVE = re.compile(r"\.(zip|tar|tgz|tbz2|txz|tar\.(gz|bz2|xz))$", re.IGNORECASE)
@@ -156,6 +157,8 @@ def _files_in_class_folders(
         names = []
     if not names and part != "test":
         lacks = f", and its {TABLE} lacks the columns {' and '.join(COLUMNS)}" if (folder / TABLE).exists() else ""
+        if folder.name.lower() not in NAMES_OF_PARTS and _has_class_folders(folder.parent):
+            lacks += f"; its parent folder has: did you mean {folder.parent}?"
         raise BadInput(f"{folder} has no class folders{lacks}")
     loose = [entry.name for entry in folder.iterdir() if entry.is_file() and not _is_ignored(entry.name)]
     if names and loose:
@@ -268,5 +271,12 @@ def _is_picture(path: Path) -> bool:
 
 def _suggestion(root: Path) -> str:
     """Return a hint at a folder below `root` that looks more like what is wanted, or nothing."""
-    inner = [root / name for name in folder_names(root) if folder_names(root / name)]
+    inner = [root / name for name in folder_names(root) if _has_class_folders(root / name)]
     return f"; did you mean {inner[0]}?" if inner else ""
+
+
+def _has_class_folders(folder: Path) -> bool:
+    """Tell whether `folder` has two folders or more, and each of them pictures, or folders of pictures."""
+    inner = [folder / name for name in folder_names(folder)]
+    files = ([*one.glob("*.*"), *one.glob("*/*.*")] for one in inner)
+    return len(inner) > 1 and all(any(file.suffix.lower() in PICTURES for file in some) for some in files)

@@ -145,8 +145,8 @@ def _say_result(result: dict, labels: np.ndarray, looks: Looks) -> None:
     info(f"test accuracy {result['accuracy']:.4f} (95 % interval {low:.4f} to {high:.4f}, {len(labels)} images)")
     if looks.looks_at_images > 1:
         by = f"{looks.recipes_looking} recipes" if looks.recipes_looking > 1 else "this recipe alone"
-        look = f"this was look {looks.looks_at_images} at these test images, by {by}"
-        info(f"{look}; to choose, compare validation accuracies")
+        look = f"{looks.looks_at_images} looks at these test images so far, by {by}"
+        info(f"{look}; to choose, compare validation accuracies (docs/statistics.md says why looks count)")
     chance = np.bincount(labels).max() / len(labels)  # always to say the same
     if low <= chance < 1:
         what = "not significantly better than always answering the most frequent class"

@@ -68,5 +68,6 @@ def _choose(machine: Machine, flops: int | None, options: dict, before: object) 
     if flops is None:
         return "fp32", "bf16 was not measured with layer norms and grouped convolutions"
     if flops < LEAST_OPERATIONS:
-        return "fp32", f"{flops / 1e6:,.1f} million operations an image are too few for bf16 to pay"
-    return "bf16", f"this CPU has it, and {flops / 1e6:,.0f} million operations an image are enough for it to pay"
+        return "fp32", f"{flops / 1e6:,.1f} million operations an image are too few for bf16 to be faster"
+    what = f"this CPU computes it, and the network has {flops / 1e6:,.0f} million operations an image"
+    return "bf16", f"faster here: {what}; --precision fp32 for the usual format"

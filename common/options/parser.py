@@ -12,7 +12,7 @@ from pathlib import Path
 from common.data.layouts import how_to_unpack
 from common.optim.optimizers import OPEN_ENDED, WITH_WARMUP, check_schedule
 from common.options.types import absolute_path, nearest
-from common.runs.folder import read_config, unfinished_runs
+from common.runs.folder import read_config, unfinished_runs, why_no_run
 from common.runs.tracking import check_installed
 from common.system.distributed import is_restarted
 from common.system.errors import BadInput
@@ -53,6 +53,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False, add_help=False)
         self.script = script
         self.works_only_with = dict(WORKS_ONLY_WITH)
+        self._typed: list[str] = []
         self.derived: dict[str, Callable[[argparse.Namespace], object]] = {}
 
     def change(self, option: str, **settings) -> None:
@@ -67,7 +68,11 @@ class Parser(argparse.ArgumentParser):
         return super().format_help()
 
     def error(self, message: str):
-        raise BadInput(f"{message.removeprefix('argument ')} (--help lists all options)")
+        message = message.removeprefix("argument ")
+        for word in self._typed:  # such as -ep, which argparse takes for -e p
+            if message.startswith(f"{word[:2]}/") and word[2:].isalpha() and word not in self._option_string_actions:
+                message += f"; {word} is read as {word[:2]} {word[2:]}"
+        raise BadInput(f"{message} (--help lists all options)")
 
     def parse(self, argv: Sequence[str] | dict | None = None) -> argparse.Namespace:
         """Return all options of the command line `argv` (default: the process's own), or raise `BadInput`.
@@ -77,7 +82,7 @@ class Parser(argparse.ArgumentParser):
         """
         if isinstance(argv, dict):
             return argparse.Namespace(**self._stored(argv, "its options"))
-        typed = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
+        typed = self._typed = [_with_underscores(word) for word in (sys.argv[1:] if argv is None else argv)]
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         first.add_argument("--config", action="append", type=absolute_path, default=[])
         first.add_argument("--override", action="extend", nargs="+", default=[])
@@ -176,7 +181,7 @@ class Parser(argparse.ArgumentParser):
         if len(single_runs(options)) > 1:
             raise BadInput("--resume auto continues one run: give one --seed, and of --folds one, such as 1/5")
         of_here = {"workers": options["workers"]}  # whose default is another one on a machine with more cores
-        for folder in unfinished_runs(Path(options["output_dir"], self.script)):
+        for folder in unfinished_runs(Path(options["output_dir"], self.script), "*/*"):
             with contextlib.suppress(BadInput):  # a run that cannot go on
                 if self._run_in(folder)[1] | of_here == options:
                     return folder
@@ -187,7 +192,7 @@ class Parser(argparse.ArgumentParser):
         """Return the options stored in the run to be resumed; what is `given` must not contradict them."""
         folder = given["resume"] = Path(given["resume"])
         if not (folder / "config.json").is_file():
-            raise BadInput(f"--resume {folder}: there is no run in that folder (no config.json)")
+            raise BadInput(f"--resume {folder}: {why_no_run(folder)}")
         config, stored = self._run_in(folder)
         if config["script"] != self.script:
             raise BadInput(f"--resume {folder}: that run is of {config['script']}.py; resume it with that")
@@ -301,6 +306,6 @@ def _implied_dataset(data: str) -> str:
     if data.endswith(HDF5_ENDINGS) and not Path(data).is_dir():
         return "hdf5"
     if Path(data).is_file():
-        what = how_to_unpack(Path(data)) or "it is a file"
+        what = how_to_unpack(Path(data)) or "it is a file; give the folder of the class folders"
         raise BadInput(f"--data {data}: {what}; or say with --dataset what it holds (such as cifar10, or hdf5)")
     return "folder"

@@ -144,7 +144,7 @@ def _add_run_options(add) -> None:
     add("-s", "--seed", type=one_or_more_seeds, default=0, metavar="N",
         help="of the first weights, the order, the augmentation, and which images --limit takes; several, such as "
              "0,1,2, make a run each, and the mean with its interval at the end")
-    add("--output_dir", type=path, default="outputs", metavar="DIR", help="where the run folders go")
+    add("--output_dir", type=path, default="outputs", metavar="DIR", help="of the run folders, below the current one")
     add("--resume", type=one_of_or_path(["auto"]), metavar="RUN_DIR",
         help="continue that run, with the options stored in it; auto: the newest unfinished run of the same options, "
              "or a new one")
@@ -154,7 +154,7 @@ def _add_run_options(add) -> None:
     add("--device", type=one_of(DEVICES), default="auto", metavar="NAME", help=", ".join(DEVICES))
     add("--precision", type=one_of(PRECISIONS), default="auto", metavar="NAME",
         help=f"{', '.join(PRECISIONS)}; auto is what the device is fast at: half precision on CUDA, and on a CPU that "
-             "has bf16 where the network is large enough for it to pay")
+             "has bf16 where the network is large enough for it to be faster")
     add("--compile", **SWITCH, default=False,
         help="compile the network, which takes a minute; if that fails, go on without")
     add("--sync_bn", **SWITCH, default=False,

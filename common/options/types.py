@@ -42,7 +42,9 @@ def _number(kind: type, what: str, is_allowed: Callable[[float], bool], bounds: 
         try:
             value = kind(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
+            has_comma = kind is float and text.replace(",", "", 1).isdigit()
+            hint = f"; use a point: {text.replace(',', '.')}" if has_comma else ""
+            raise argparse.ArgumentTypeError(f"{text!r} is not {what}{hint}") from None
         if not is_allowed(value):
             raise argparse.ArgumentTypeError(f"{text} must be {bounds}")
         return value

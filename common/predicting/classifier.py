@@ -70,7 +70,9 @@ def find_checkpoint(run: str) -> Path:
         if file.is_file():
             return file
     if not path.is_dir():
-        raise BadInput(f"{run}: there is no such run folder or checkpoint")
+        newest = max(Path("outputs").glob("*/*/*/best.pth"), key=lambda file: file.stat().st_mtime, default=None)
+        hint = f"; the newest is {newest}" if newest else ""
+        raise BadInput(f"{run}: there is no such run folder or checkpoint{hint}")
     if (path / "config.json").is_file():
         raise BadInput(f"{run} has no best.pth: that run has not finished an epoch; resume it")
     inner = sorted(path.glob("*/best.pth"))

@@ -89,16 +89,26 @@ def read_config(folder: Path) -> dict:
     return config
 
 
-def unfinished_runs(parent: Path) -> list[Path]:
-    """Return the folders of the runs in the folders of `parent` that can go on and are not under way, newest first."""
+def unfinished_runs(parent: Path, *patterns: str) -> list[Path]:
+    """Return the runs in `parent` that can go on and are not under way, newest first; `patterns` find their folders."""
     found = []
-    for path in parent.glob("*/*/config.json"):
+    for path in (path for pattern in patterns for path in parent.glob(f"{pattern}/config.json")):
         with contextlib.suppress(BadInput):  # no run, or in use
             read_config(path.parent)
             if read_train_json(path.parent)["status"] in ("running", "interrupted"):
                 with lock(path.parent):
                     found.append(path.parent)
-    return sorted(found, key=lambda folder: folder.stat().st_mtime, reverse=True)
+    return sorted(found, key=lambda folder: (folder / "config.json").stat().st_mtime, reverse=True)
+
+
+def why_no_run(folder: Path) -> str:
+    """Return in words what is there instead of a run, and which runs below it can be resumed."""
+    if folder.is_file():
+        return f"it is a file; give its folder, {folder.parent}"
+    why = "no config.json" if folder.exists() else "it does not exist"
+    if runs := ", ".join(map(str, unfinished_runs(folder, "*", "*/*", "*/*/*")[:3])):
+        why += f"); unfinished below it: {runs} (--resume auto takes the newest with the options of the command"
+    return f"there is no run in that folder ({why})"
 
 
 def read_train_json(folder: Path) -> dict:

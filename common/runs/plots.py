@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.colors import PowerNorm
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
 from common import figures
 from common.data.batches import Batches
@@ -136,7 +136,7 @@ def draw_confusion_matrix(
     norm = PowerNorm(1 if is_named else 0.4, vmin=0, vmax=1 if is_small else shares.max())
     image = axes.imshow(blocks, "Blues", norm, extent=(-0.5, side_of_all - 0.5, side_of_all - 0.5, -0.5))
     written = 10 if is_small else 18  # a large picture is looked at from further away
-    bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02)
+    bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.02, format=PercentFormatter(1))
     of_block = "" if is_named else f", the largest of {block} x {block} classes"
     bar.set_label(f"share of the true class{of_block}", fontsize=written)
     size = 10 if is_small else max(3.0, 7.5 * 100 / max(count, 100))
@@ -181,14 +181,20 @@ def draw_roc(path: Path, labels: np.ndarray, probabilities: np.ndarray, scores: 
     known = sorted((area, place, name) for place, (name, area) in enumerate(areas.items()) if area is not None)
     if not known:  # images of one class alone
         return
-    axes = blank_figure(8.5, 5.2).subplots()
+    axes, farthest = blank_figure(8.5, 5.2).subplots(), 0.0
     for (area, label, name), color in zip(known, COLORS, strict=False):
         false, true, _ = roc_curve(labels == label, probabilities[:, label])
+        farthest = max(farthest, np.maximum(false, 1 - true).min())  # from the upper left corner
         axes.step(
             false, true, where="post", color=color, linewidth=1.2, label=f"{plain(name, LONGEST_ON_AXIS)}: {area:.4f}"
         )
-    axes.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="chance: 0.5")
     few = f"\nthe {len(COLORS)} hardest of {len(known):,} classes" if len(known) > len(COLORS) else ""
+    side = max(0.05, 3 * farthest)
+    if side < 0.5:
+        few += "\nthe upper left corner alone"
+        axes.set(xlim=(-0.03 * side, side), ylim=(1 - side, 1 + 0.03 * side))
+    else:
+        axes.plot([0, 1], [0, 1], color="gray", linestyle="--", linewidth=1, label="chance: 0.5")
     axes.set(xlabel="share of the other classes' images taken for it", ylabel="share of its images recognized",
              title=f"ROC, each class against the rest: {len(labels):,} {kind} images{few}")  # fmt: skip
     title = f"area under the curve\n(mean of all {scores['auc_score']:.4f})"

@@ -22,6 +22,7 @@ from tools.comparing.predictions import Mistakes
 ENOUGH_SEEDS = 3  # what one does without any knowledge of the spread
 SEEDS_FOR_ADVICE = 5  # with fewer the number of seeds that it would take is noise
 SHARES = re.compile("accuracy|_score$")  # scores from 0 to 1
+FEW_SEEDS, TOO_WIDE = 3, 0.02  # an interval of so few that reaches further than this to both sides decides nothing
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,12 @@ class Effect:
         return self.title
 
     @property
+    def sides(self) -> tuple[str, str]:
+        """The two sides in words: what something is said of, and what that is compared with."""
+        one, _, other = self.title.partition(" against ")
+        return one, other
+
+    @property
     def p(self) -> float | None:
         """The p-value, not corrected."""
         return self.estimate.p()
@@ -113,7 +120,13 @@ class Contrast(Effect):
     @property
     def change(self) -> str:
         """What is not the same in the one group, in words."""
-        return self.one.called(_differing(self.one, self.other))
+        return self.sides[0]
+
+    @property
+    def sides(self) -> tuple[str, str]:
+        """The two groups in words, by what is not the same in them."""
+        differing = _differing(self.one, self.other)
+        return self.one.called(differing), self.other.called(differing)
 
     @property
     def label(self) -> str:
@@ -169,7 +182,30 @@ def verdict(one: Effect, metric: str) -> str:
     """Return in words how large the difference is, whether it is significant, and what it would take."""
     low, high = within(one.estimate.interval(), metric)
     interval = "" if low is None else f" (95 % interval {low:+.4f} to {high:+.4f}{_of_what(one.estimate)})"
-    return f"{metric} {one.estimate.value:+.4f}{interval} {_seeds(one)}: {_judgment(one)}{_equivalence(one)}"
+    return f"{metric} {one.estimate.value:+.4f}{interval} {_seeds(one)}: {_judgment(one, metric)}{_equivalence(one)}"
+
+
+def told(one: Effect, metric: str) -> list[str]:
+    """Return all lines on a contrast or an effect, the plain sentence last."""
+    networks = [network_verdict(one)] if isinstance(one, Contrast) else []
+    return [verdict(one, metric), *networks, *filter(None, [in_plain_words(one, metric)])]
+
+
+def in_plain_words(one: Effect, metric: str) -> str:
+    """Return the 95 % interval of a difference as a sentence, "" if there is none."""
+    low, high = within(one.estimate.interval(), metric)
+    if low is None:
+        return ""
+    this, other = one.sides
+    name = metric.replace("val_", "validation ").replace("_", " ")
+    unit, scale = (" points", 100) if SHARES.search(metric) else ("", 1)
+    ends = [f"{abs(end) * scale:.1f}" if abs(end) * scale >= 0.1 else f"{abs(end) * scale:.2g}" for end in (low, high)]
+    if low <= 0 <= high:
+        either = f"lower by up to {ends[0]}{unit}, or higher by up to {ends[1]}{unit},"
+        return f"with {this} {name} may be {either} than with {other}"
+    which, (least, most) = ("higher", ends) if low > 0 else ("lower", ends[::-1])
+    corrected = "" if one.is_significant else f"; one of {one.family.count} tests may well show that by luck"
+    return f"with {this} {name} is {which} by {least} to {most}{unit} than with {other}{corrected}"
 
 
 def network_verdict(one: Contrast) -> str:
@@ -180,11 +216,13 @@ def network_verdict(one: Contrast) -> str:
         [pair] = one.pairs
         what = "significant" if pair.p < LEVEL else "not significant"
         alone = f"{pair.only_one} are correct in the one network alone, {pair.only_other} in the other alone"
-        return f"of {pair.images:,} {pair.kind} images {alone} (McNemar {_p(pair.p)}): {what}"
+        images = f"of these two networks only: of {pair.images:,} {pair.kind} images"
+        return f"{images} {alone} (McNemar {_p(pair.p)}): {what}"
     significant = sum(pair.p < LEVEL for pair in one.pairs)
     repeat = "fold" if all(one.estimate.are_folds) else "seed"
     counts = f"{significant} of {len(one.pairs)} pairs of one {repeat}"
-    return f"in {counts} the networks differ significantly (McNemar, median {_p(np.median([p.p for p in one.pairs]))})"
+    median = _p(np.median([pair.p for pair in one.pairs]))
+    return f"of single networks only: in {counts} they differ significantly (McNemar, median {median})"
 
 
 def advice(estimate: Estimate) -> tuple[int | None, int | None, int | None]:
@@ -243,7 +281,7 @@ def _seeds(one: Effect) -> str:
     return f"{counts}, {one.test} {_p(one.p)}{corrected}"
 
 
-def _judgment(one: Effect) -> str:
+def _judgment(one: Effect, metric: str) -> str:
     estimate, fewest = one.estimate, min(one.estimate.seeds)
     if one.is_significant:
         return "significant"
@@ -257,7 +295,17 @@ def _judgment(one: Effect) -> str:
         repeat = "fold" if all(estimate.are_folds) else "seed"
         return f"every {repeat} gave the same difference, so there is no spread to judge it by"
     count = " and ".join(map(str, dict.fromkeys(estimate.seeds)))
-    return f"not significant at n = {count}{_advice(estimate)}"
+    return f"not significant at n = {count}{_advice(estimate)}{_too_wide(one, metric)}"
+
+
+def _too_wide(one: Effect, metric: str) -> str:
+    """Say of few seeds if their interval has differences of both signs that matter: beyond the margin, or 2 points."""
+    limit = one.margin or (TOO_WIDE if SHARES.search(metric) else np.inf)
+    low, high = one.estimate.interval()
+    if min(one.estimate.seeds) > FEW_SEEDS or not (low < -limit and high > limit):
+        return ""
+    beyond = "the margin" if one.margin else f"{100 * TOO_WIDE:g} points"
+    return f": this interval is too wide to decide (it has more than {beyond} to either side)"
 
 
 def _advice(estimate: Estimate) -> str:

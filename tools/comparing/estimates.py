@@ -103,6 +103,16 @@ def mean(arm: Arm) -> Estimate:
     return _of_one_sample(values, moves, arm.overlap)
 
 
+def interval_of_mean(arm: Arm) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean for new seeds and images, never narrower than that for new seeds alone.
+
+    With 2 or 3 seeds it can be narrower by itself: images add more degrees of freedom than error (see `all_freedom`).
+    """
+    both = mean(arm)
+    ends = [one.interval() for one in (both, replace(both, of_images=None))]
+    return None if None in ends else (min(low for low, _ in ends), max(high for _, high in ends))
+
+
 def luck_of_choosing(curves: np.ndarray, overlap: float = 0.0) -> float:
     """Return at most how much the mean over seeds gains by being that of the best epoch: curves (seeds, epochs).
 

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.transforms import ScaledTranslation
 
 from common import figures
 from common.figures import COLORS, TRAIN_COLOR, blank_figure, plain
@@ -25,6 +26,7 @@ MOST_TICKS = 24  # categories whose names are all written
 
 MOST_DIFFERENCES = 40
 BAND = 0.15  # how opaque it is
+APART, WIDEST = 5.0, 40.0  # points of print between equal values, and at most from the first to the last
 
 Unit = tuple[str, str, list[list[FinishedRun]]]  # label, color, the runs of each of its groups
 
@@ -61,9 +63,7 @@ def _draw_curves(path: Path, units: list[Unit], quantity: str, by_time: bool) ->
         handles.append(Line2D([], [], color="black", label="validation"))
         handles.append(Line2D([], [], color="black", linestyle="--", linewidth=0.8, label="training"))
     if any(len(group) > 1 for _, color, members in units for group in members if color != OTHERS_COLOR):
-        handles.append(
-            Patch(color="black", alpha=BAND, linewidth=0, label="from the lowest to the highest seed, and mean")
-        )
+        handles.append(Patch(color="black", alpha=BAND, linewidth=0, label="lowest to highest value, and mean"))
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     figures.save_figure(figure, path)
 
@@ -87,7 +87,7 @@ def draw_differences(path: Path, overview: Overview) -> None:
         axes.plot(one.estimate.value, row, "o", color="black", markersize=5)
     axes.set_yticks(range(len(effects)), [_wrapped(plain(one.label, 3 * LONGEST_LABEL)) for one in effects], fontsize=8)
     axes.set_ylim(len(effects) - 0.4, -0.6)
-    axes.set_xlabel(f"difference of {plain(overview.metric, LONGEST_LABEL)}; blue: significant")
+    axes.set_xlabel(f"difference of {plain(overview.metric, LONGEST_LABEL)}; blue: significant, gray: not significant")
     axes.grid(alpha=0.3, axis="x")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     figures.save_figure(figure, path)
@@ -173,13 +173,27 @@ def _draw_alike(axes: Axes, groups: list[Group], metric: str, position_of: dict,
         if not values:
             continue
         places = [position_of[run] for run in runs]
-        axes.plot(places, values, "o", color=color, alpha=0.5, markersize=5, markeredgewidth=0)
+        for place, value, step in zip(places, values, side_by_side(values), strict=True):
+            [point] = axes.plot(place, value, "o", color=color, alpha=0.5, markersize=5, markeredgewidth=0)
+            if step:
+                aside = ScaledTranslation(step / 72, 0, axes.figure.dpi_scale_trans)
+                point.set_transform(axes.transData + aside)
         centers.append((places[0], float(np.mean(values))))
         if len(values) > 1 and is_best:
             axes.errorbar(*centers[-1], np.std(values, ddof=1), fmt="_", color=color, markersize=10, capsize=4,
                           markeredgewidth=2)  # fmt: skip
     if len(centers) > 1:
         axes.plot(*zip(*sorted(centers), strict=True), "-", color=color, linewidth=1, alpha=0.7 if is_best else 0.4)
+
+
+def side_by_side(values: Sequence[float]) -> list[float]:
+    """Return by how many points of print each value stands beside its place, so that equal ones are all seen."""
+    written = [f"{value:.4g}" for value in values]
+    aside = []
+    for number, text in enumerate(written):
+        count, before = written.count(text), written[:number].count(text)
+        aside.append(min(APART, WIDEST / count) * (before - (count - 1) / 2))
+    return aside
 
 
 def _positions(values: list) -> tuple[list[float], dict[float, str], bool]:

@@ -13,7 +13,7 @@ from common.runs.page import page
 from common.system.files import write_bytes
 from common.system.log import progress
 from common.system.text import printable
-from tools.comparing.contrasts import network_verdict, verdict
+from tools.comparing.contrasts import Effect, in_plain_words, network_verdict, verdict
 from tools.comparing.finished_runs import FinishedRun
 from tools.comparing.groups import Group, short_names, shown, words
 from tools.comparing.overview import Overview
@@ -104,11 +104,11 @@ def _content(overview: Overview) -> dict:
         "columns": _columns(run_columns(overview)),
         "groups": _columns(group_columns(overview)),
         "contrasts": [
-            [printable(one.title, 300), verdict(one, overview.metric), network_verdict(one), one.is_significant]
+            [printable(one.title, 300), _verdicts(one, overview.metric), network_verdict(one), one.is_significant]
             for one in overview.contrasts
         ]
         + [
-            [printable(f"effect of {one.title}", 300), verdict(one, overview.metric), "", one.is_significant]
+            [printable(f"effect of {one.title}", 300), _verdicts(one, overview.metric), "", one.is_significant]
             for one in overview.effects
         ],
         "explanation": explanation(overview),
@@ -119,6 +119,11 @@ def _content(overview: Overview) -> dict:
 def _legend(groups: Sequence[Group]) -> list[str]:
     names = zip(short_names(groups), groups, strict=True)
     return [printable(name, 80) + printable(group.made_of, 80) for name, group in names]
+
+
+def _verdicts(one: Effect, metric: str) -> str:
+    """Return what is said of the recipes, in figures and in plain words."""
+    return "; ".join(filter(None, (verdict(one, metric), printable(in_plain_words(one, metric), 400))))
 
 
 def _count(count: int, word: str) -> str:

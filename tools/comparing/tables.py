@@ -10,8 +10,17 @@ from typing import Any
 from common.system.files import write_bytes, write_table
 from common.system.log import info
 from common.system.text import printable
-from tools.comparing.contrasts import Effect, advice, network_verdict, p_in_words, verdict, within
-from tools.comparing.estimates import mean
+from tools.comparing.contrasts import (
+    Effect,
+    advice,
+    in_plain_words,
+    network_verdict,
+    p_in_words,
+    told,
+    verdict,
+    within,
+)
+from tools.comparing.estimates import interval_of_mean
 from tools.comparing.finished_runs import is_number
 from tools.comparing.groups import shown
 from tools.comparing.overview import Overview
@@ -111,8 +120,8 @@ def _facts(overview: Overview) -> dict[str, Column]:
 def group_columns(overview: Overview) -> list[Column]:
     """Return the columns of the table of groups; in this one an interval is of the mean over seeds."""
     groups = overview.groups
-    estimates = [mean(group.arm) if group.values else None for group in groups]
-    intervals = [within(one and one.interval(), overview.metric, lowest=0.0) for one in estimates]
+    ends = [interval_of_mean(group.arm) if group.values else None for group in groups]
+    intervals = [within(one, overview.metric, lowest=0.0) for one in ends]
     columns = [
         Column("group", [group.number for group in groups]),
         *_names([group.name for group in groups]),
@@ -154,7 +163,8 @@ def explanation(overview: Overview) -> list[str]:
     """Return what must be said below the tables of groups and contrasts."""
     means = [
         f"mean {overview.metric} over seeds; std with n - 1; low to high is the 95 % interval of the mean (Student), "
-        "for new seeds and new images"
+        "for new seeds and new images, and at least as wide as the one that a run with several seeds prints, which is "
+        "for new seeds alone"
     ]
     means += [ABOUT_FOLDS] if any(group.arm.overlap for group in overview.groups) else []
     margin = [ABOUT_MARGIN] if any(one.margin is not None for one in overview.contrasts) else []
@@ -175,17 +185,21 @@ def print_overview(overview: Overview) -> None:
     if len(overview.groups) < len(overview.runs):
         info("", "runs that differ in the seed alone, or in the fold:")
         _print_table(_without(hidden, group_columns(overview)), "groups, all in compare_groups.csv")
+        info("low to high: 95 % interval of the mean, for new seeds and new images")
     if changes := change_columns(overview):
         info("", "each change from the baseline:")
         _print_table(changes, "changes, all in compare_groups.csv")
+        sentences = [in_plain_words(one, overview.metric) for one in overview.contrasts[:MOST_CONTRASTS]]
+        info(*(printable(sentence, 400) for sentence in sentences if sentence))
     for one in overview.contrasts[: 0 if changes else MOST_CONTRASTS]:
-        info("", printable(one.title, 200), f"  {verdict(one, overview.metric)}", f"  {network_verdict(one)}")
+        info("", printable(one.title, 200), *(f"  {printable(line, 400)}" for line in told(one, overview.metric)))
     if len(overview.contrasts) > MOST_CONTRASTS and not changes:
         info("", f"… and {len(overview.contrasts) - MOST_CONTRASTS} more, all in compare_groups.csv")
     if overview.effects:
-        info("", *(printable(line, 400) for one in overview.effects for line in _effect_lines(one, overview.metric)))
+        info("", *(line for one in overview.effects for line in _effect_lines(one, overview.metric)))
     if overview.contrasts:
-        info("", "t-tests are corrected for their number, McNemar's are not; compare.md says what each means")
+        info("", "Many tests find something by luck. The p-values of t-tests allow for their number.")
+        info("McNemar's do not, and are of two networks, not of two recipes. compare.md explains each test.")
     lines = [f"note: {printable(note, 300)}" for note in overview.notes]
     lines += [f"passed over: {printable(one.path, 150)}: {one.reason}" for one in overview.passed[:MOST_NOTES]]
     if lines:
@@ -194,8 +208,8 @@ def print_overview(overview: Overview) -> None:
         info(f"passed over: {len(overview.passed) - MOST_NOTES} more, all named in compare.md")
 
 
-def _effect_lines(one: Effect, metric: str) -> tuple[str, str]:
-    return f"effect of {one.title}", f"  {verdict(one, metric)}"
+def _effect_lines(one: Effect, metric: str) -> list[str]:
+    return [printable(f"effect of {one.title}", 400), *(f"  {printable(line, 400)}" for line in told(one, metric))]
 
 
 def _print_table(columns: list[Column], what: str) -> None:
@@ -275,10 +289,9 @@ def write_markdown(path: Path, overview: Overview, pictures: list[str]) -> None:
     if changes := change_columns(overview):
         lines += ["Each change from the baseline:", "", *_markdown_table(changes), ""]
     for one in overview.contrasts:
-        title, *verdicts = map(_escaped, (one.title, verdict(one, overview.metric), network_verdict(one)))
-        lines.append(f"- **{title}**: {'; '.join(verdicts)}")
+        lines.append(f"- **{_escaped(one.title)}**: {'; '.join(map(_escaped, told(one, overview.metric)))}")
     for one in overview.effects:
-        lines.append(f"- **effect of {_escaped(one.title)}**: {_escaped(verdict(one, overview.metric))}")
+        lines.append(f"- **effect of {_escaped(one.title)}**: {'; '.join(map(_escaped, told(one, overview.metric)))}")
     lines += ["", *(f"- {_escaped(line)}" for line in explanation(overview)), ""]
     lines += ["## Curves", "", *(f"![{_escaped(Path(name).stem)}]({name})" for name in pictures), ""]
     notes = [f"- {_escaped(note)}" for note in overview.notes]

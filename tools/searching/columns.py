@@ -30,7 +30,8 @@ class Correlation:
     """Spearman's rank correlation of an option, or of whether it has a certain `value`, with the metric.
 
     `low` and `high` are its 95 % interval by Fisher's z with the variance of Bonett and Wright (2000), None with fewer
-    than four configurations. A correlation of what does not vary is None.
+    than four configurations and of a correlation of 1 or -1, where z has no end. A correlation of what does not vary is
+    None.
     """
 
     option: str
@@ -91,10 +92,10 @@ def _correlation(option: str, value: str, values: np.ndarray, metric: np.ndarray
     if len(np.unique(values)) < 2 or len(np.unique(metric)) < 2:
         return Correlation(option, value, None, None, None, count)
     spearman = float(np.corrcoef(rankdata(values), rankdata(metric))[0, 1])
-    if count < 4:
+    if count < 4 or abs(spearman) > 1 - 1e-9:
         return Correlation(option, value, spearman, None, None, count)
     half = norm.ppf(0.975) * np.sqrt((1 + spearman**2 / 2) / (count - 3))
-    middle = np.arctanh(np.clip(spearman, -1 + 1e-9, 1 - 1e-9))
+    middle = np.arctanh(spearman)
     return Correlation(option, value, spearman, float(np.tanh(middle - half)), float(np.tanh(middle + half)), count)
 
 

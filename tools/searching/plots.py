@@ -16,13 +16,14 @@ from tools.searching.results import Results, mean_of, seed_of
 
 COLORMAP = "viridis"
 SPREAD = 0.06  # of the height of an axis, over which the lines of one category are fanned out
+FEWEST = 5  # configurations that an importance, or a correlation, is drawn of; two always have 100 %, and 1 or -1
 MOST_ROWS = 40  # correlations in the picture; the table has all
 SOLID, FAINT = 25, 0.45  # so many lines are opaque; more are less so
 
 
 def draw_search(results: Results) -> None:
-    """Draw `history.png`, and where configurations differ in the metric `importance.png`, `correlation.png` and
-    `parallel.png`; write `correlation.csv`."""
+    """Draw `history.png`, where configurations differ in the metric `parallel.png`, and where they are not too few
+    `importance.png` and `correlation.png`; write `correlation.csv`."""
     metric = metric_of(results)
     title = f"{plain(results.sweep.name, longest=60)}: {len(metric)} configuration{'s' * (len(metric) != 1)}"
     _draw_history(results, title)
@@ -31,9 +32,11 @@ def draw_search(results: Results) -> None:
     columns = columns_of(results)
     if len(np.unique(metric)) < 2 or not columns:
         return  # nothing can be told apart
+    _draw_parallel(results, columns, metric, title)
+    if len(metric) < FEWEST:
+        return
     _draw_importance(results, columns, metric, title)
     _draw_correlations(results, correlations, title)
-    _draw_parallel(results, columns, metric, title)
 
 
 def _draw_history(results: Results, title: str) -> None:
@@ -111,7 +114,8 @@ def _draw_correlations(results: Results, correlations: list[Correlation], title:
     labels = [plain(f"{one.option} = {one.value}" if one.value else one.option, longest=32) for one in shown]
     axes.set_yticks(range(len(shown)), labels)
     better = "higher" if results.storage.sign < 0 else "lower"
-    said = f"Spearman's correlation with {results.sweep.metric} ({better} is better), 95 % interval"
+    interval = ", 95 % interval" if any(one.low is not None for one in shown) else ""
+    said = f"Spearman's correlation with {results.sweep.metric} ({better} is better){interval}"
     axes.set(xlim=(-1.02, 1.02), ylim=(-0.6, len(shown) - 0.4), xlabel=said)
     axes.grid(axis="x", alpha=0.3)
     figures.save_figure(axes.figure, results.folder / "correlation.png", title)

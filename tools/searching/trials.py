@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from common.options.parser import single_runs
@@ -108,10 +108,14 @@ class Experiment:
             raise BadInput(f"{place}: {what}; let them vary: seed: {{values: [0, 1, 2]}}")
         return options
 
-    def changed_options(self, words: list[str]) -> dict:
-        """Return the options that `words` make differ from the script's defaults, as a file for --config holds them."""
+    def changed_options(self, words: list[str], varied: Iterable[str] = ()) -> dict:
+        """Return the options that `words` make differ from the script's defaults, as a file for --config holds them.
+
+        The `varied` ones are there in any case, so that the file says what was chosen of them.
+        """
         default, options = self.options([]), self.options(words)
-        changed = [name for name, value in options.items() if value not in (default[name], None)]
+        kept = {name.replace("-", "_") for name in varied}
+        changed = [name for name, value in options.items() if name in kept or value not in (default[name], None)]
         return {name: options[name] for name in changed if name not in RESERVED}
 
 
