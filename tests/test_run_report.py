@@ -114,10 +114,10 @@ def test_the_command_gives_what_the_page_shows(run, tmp_path):
 
 
 def test_notes_say_of_which_images_they_are(run):
-    config, train, val, test = (read(run, f"{name}.json") for name in ("config", "train", "validation", "test"))
+    val, test = (read(run, f"{name}.json") for name in ("validation", "test"))
     both, own = "without images, so left out of all means: 1", "never predicted, so with a precision of 0: 2"
     val["notes"], test["notes"] = ["the best of 2 epochs", f"{own}, 8", both], [own, both]
-    assert limits(config, train, val, test)[-3:] == [
+    assert limits(val, test)[-3:] == [
         f"On the test images: {own}.",
         f"On the test and validation images: {both}.",
         f"On the validation images: {own}, 8.",
