@@ -49,7 +49,7 @@ def summary(folders: Sequence[Path]) -> list[str]:
     for kind in ("test", "validation"):
         with contextlib.suppress(Unreadable):  # not tested, or without labels
             scores = [read_json(folder / f"{kind}.json") for folder in folders]
-            means[kind] = _mean([one["accuracy"] for one in scores], overlap)
+            means[kind] = mean_in_words([one["accuracy"] for one in scores], overlap)
             epochs = max(one.get("best_of_epochs", 1) for one in scores)
     said = [f"{kind} accuracy {mean} (95 % interval {interval})" for kind, (mean, interval) in means.items()]
     chosen = f"; each the best of {epochs} epochs on these validation images" if epochs > 1 else ""
@@ -71,8 +71,10 @@ def _what_varied(options: dict) -> str:
     return f"what the seeds chose: {chosen}; the intervals are of other seeds, not of other images"
 
 
-def _mean(shares: Sequence[float], overlap: float) -> tuple[str, str]:
+def mean_in_words(shares: Sequence[float], overlap: float = 0.0) -> tuple[str, str]:
     """Return the mean of shares, and its 95 % interval as far as shares can be, in words; see `t_interval`."""
+    if len(shares) < 2:
+        return f"{np.mean(shares):.4f}", "unknown: of one alone"
     low, high = t_interval(shares, overlap)
     has_spread = max(shares) - min(shares) > 1e-12
     interval = f"{max(0, low):.4f} to {min(1, high):.4f}" if has_spread else "unknown: all are equal"
