@@ -78,9 +78,9 @@ def main(argv=None):
         for folder in runs:
             check(folder)
             bar.update()
-    find_copies(runs)
     find_not_handed_in(runs)
     _do_again(options, runs)
+    find_copies(runs)  # behind, as of two equal ones that may be false of which the predictions are not its own
     check_task(task, runs)
     people = people_of(task, folders) if options.task else []
     tell(folders, people)
@@ -97,14 +97,15 @@ def main(argv=None):
 
 def _do_again(options, folders: list[Folder]) -> None:
     """Draw, predict and train again, as far as that is asked for."""
-    for folder in folders:
-        folder.asked_from = len(folder.findings)
+    before = [len(folder.findings) for folder in folders]
     for folder in told(folders, "drawing again") if options.pictures else ():
         guarded(folder, check_drawn)
     for folder in told(folders, "predicting again") if options.predict else ():
         guarded(folder, lambda one: predict_again(one, options.data))
     for folder in told(folders, "training again") if options.rerun is not None else ():
         guarded(folder, lambda one: rerun(one, options.rerun or None, options.this_code, options.data))
+    for folder, count in zip(folders, before, strict=True):
+        folder.asked = folder.findings[count:]
 
 
 if __name__ == "__main__":

@@ -151,7 +151,8 @@ def check_code(folder: Folder) -> None:
     shown = (inside / script).read_bytes() if (inside / script).is_file() else None
     folder.claim(shown == files.get(script), f"code/{script} is not the script in code/project.zip")
     if folder.has_other_code:
-        folder.note(f"made with other code than this tree's: commit {folder.config.get('git_commit') or 'unknown'}")
+        commit = folder.config.get("git_commit") or "unknown"
+        folder.note(f"made with other code than this tree's, commit {commit}: report.html was not compared")
 
 
 def stored_code(folder: Folder) -> dict[str, bytes]:

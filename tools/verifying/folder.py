@@ -17,6 +17,7 @@ from tools.comparing.finished_runs import candidates, expand
 # said about a claim; or it holds, and this should be known besides.
 FALSE, LOOK, NOT_ASKED, UNKNOWN, NOTE = "false", "look at", "not asked for", "not checked", "note"
 OTHER_CODE, OK = "ok, other code", "ok"
+NAMED = 3  # folders or findings that are named in a line; of more the number is told
 VERDICTS = (FALSE, OTHER_CODE, OK, NOT_ASKED)  # in the order in which one reads them
 
 
@@ -39,7 +40,7 @@ class Folder:
         digests: by which copies among other folders are known, {what: digest}.
         computed: the scores that follow from its predictions, by the file that claims them.
         copies: those of its false claims that say only that the run lies in another folder too.
-        asked_from: the findings from this one on are what was asked for besides the checks that are always made.
+        asked: those findings that come of what was asked for besides the checks that are always made.
     """
 
     path: Path
@@ -50,7 +51,7 @@ class Folder:
     digests: dict[str, str] = field(default_factory=dict)
     computed: dict[str, dict] = field(default_factory=dict)
     copies: list[str] = field(default_factory=list)
-    asked_from: int = 0
+    asked: list[tuple[str, str]] = field(default_factory=list)
 
     def claim(self, holds: bool, otherwise: str) -> None:
         """Count a claim; what is to be said if it does not hold is `otherwise`."""
@@ -147,6 +148,11 @@ class Folder:
     def score(self, name: str, key: str) -> object:
         """Return a score as it was computed from the predictions, or as it is claimed where that could not be."""
         return self.computed.get(name, {}).get(key, self.known(name, key))
+
+
+def in_short(names: list[str]) -> str:
+    """Return names in one line, of many the first."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 @cache

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from common.evaluation.repeats import mean_in_words
 from tools.comparing.finished_runs import is_number
-from tools.verifying.folder import FALSE, LOOK, NOT_ASKED, UNKNOWN, Folder
+from tools.verifying.folder import LOOK, NAMED, NOT_ASKED, UNKNOWN, Folder, in_short
 
-COLUMNS = ("person", "task", "missing", "seeds", "n", "test_accuracy", "interval_95", "false", "look_at")
-NAMED = 3  # findings and folders that are named in a line
+COLUMNS_OF_PEOPLE = ("person", "task", "missing", "seeds", "n", "test_accuracy", "interval_95", "false", "look_at")
 
 
 @dataclass
@@ -57,9 +56,8 @@ class Person:
     @property
     def false(self) -> str:
         """Which folders have false claims, in words."""
-        names = [folder.name for folder in self.folders if folder.of_kind(FALSE)]
-        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-        return f"{len(names)} of {len(self.folders)} ({', '.join(names[:NAMED])}{more})" if names else ""
+        names = [folder.path.name for folder in self.folders if not folder.is_as_claimed]
+        return f"{len(names)} of {len(self.folders)} ({in_short(names)})" if names else ""
 
 
 def people_of(task: dict, folders: list[Folder]) -> list[Person]:
@@ -76,11 +74,12 @@ def _person(task: dict, name: str, folders: list[Folder]) -> Person:
         if folder.is_valid and type(seed := folder.known("config.json", "seed")) is int:
             counted.setdefault(seed, folder)
     wanted, missing = task.get("seeds", []), []
-    if absent := [seed for seed in wanted if seed not in counted]:
+    absent = [seed for seed in wanted if seed not in counted]
+    if absent:
         there = f"{_seeds(counted)} there" if counted else "none is there"
         missing.append(f"{_seeds(absent)} missing; {there}")
     least = task.get("min_runs", 1)
-    if len(counted) < least:
+    if len(counted) < least and (not absent or least > len(wanted)):  # else that is said already
         runs = "is 1 valid run" if len(counted) == 1 else f"are {len(counted)} valid runs"
         missing.append(f"the task wants {least} of different seeds; there {runs}")
     return Person(name, folders, missing, counted, wanted)
@@ -105,8 +104,8 @@ def hint_of_several(people: list[Person]) -> str:
     return what if len(inside) > 1 else ""
 
 
-def row_of(person: Person) -> dict:
-    """Return what the table says of a person, by COLUMNS."""
+def row_of_person(person: Person) -> dict:
+    """Return what the table says of a person, by COLUMNS_OF_PEOPLE."""
     accuracies = person.accuracies
     mean, interval = mean_in_words(accuracies) if accuracies else (None, None)
     return {
@@ -124,8 +123,8 @@ def row_of(person: Person) -> dict:
 
 def line_of(person: Person) -> str:
     """Return what the terminal says of a person."""
-    row = row_of(person)
-    parts = [row["missing"], f"valid seeds {row['seeds']}" if row["seeds"] else ""]
+    row = row_of_person(person)
+    parts = [row["missing"] or f"valid seeds {row['seeds']}"]
     if row["n"]:
         parts.append(f"test accuracy {row['test_accuracy']:.4f} (95 % interval {row['interval_95']}, n = {row['n']})")
     parts += [f"FALSE: {row['false']}" if row["false"] else "", f"look at: {row['look_at']}" if row["look_at"] else ""]

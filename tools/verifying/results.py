@@ -10,9 +10,8 @@ from common.system.files import table_text, write_bytes
 from common.system.log import info
 from common.system.text import printable
 from tools.comparing.finished_runs import is_number
-from tools.verifying import people as of_people
 from tools.verifying.folder import FALSE, LOOK, NOT_ASKED, NOTE, OTHER_CODE, UNKNOWN, VERDICTS, Folder
-from tools.verifying.people import Person, hint_of_several, line_of
+from tools.verifying.people import COLUMNS_OF_PEOPLE, Person, hint_of_several, line_of, row_of_person
 
 KINDS = {"problems": FALSE, "look_at": LOOK, "not_asked_for": NOT_ASKED, "not_checked": UNKNOWN, "notes": NOTE}
 COLUMNS = ("folder", "group", "verdict", "checked", "false", "script", "dataset", "seed", "epochs", "val_accuracy",
@@ -20,16 +19,15 @@ COLUMNS = ("folder", "group", "verdict", "checked", "false", "script", "dataset"
 CSS = {FALSE: "false", LOOK: "look", NOT_ASKED: "unknown", UNKNOWN: "unknown", NOTE: "note"}  # kind -> its class
 SHOWN = 3  # folders of which all is told on the terminal, not only what somebody must know
 TEMPLATE = Path(__file__).with_name("page.html")
-PEOPLE_HEAD = ("person", "task", "missing", "valid seeds", "n", "test accuracy", "95 % interval", "false", "look at")
 
 
 def tell(folders: list[Folder], people: list[Person]) -> None:
     """Print a line for each folder, and what somebody must know of it; of few folders all; then a line a person."""
+    width = max(len(folder.verdict) for folder in folders)
     for folder in folders:
-        info(_line_of(folder))
-        ordered = sorted(enumerate(folder.findings), key=lambda one: list(CSS).index(one[1][0]))
-        for number, (kind, text) in ordered:
-            if kind in (FALSE, LOOK, NOT_ASKED) or number >= folder.asked_from or len(folders) <= SHOWN:
+        info(_line_of(folder, width))
+        for kind, text in _ordered(folder):
+            if kind in (FALSE, LOOK, NOT_ASKED) or (kind, text) in folder.asked or len(folders) <= SHOWN:
                 info(f"      {kind}: {text}")
     info("", *map(line_of, people))
     if hint := hint_of_several(people):
@@ -37,15 +35,21 @@ def tell(folders: list[Folder], people: list[Person]) -> None:
     info(summary_of(folders, people))
 
 
-def _line_of(folder: Folder) -> str:
-    row, verdict = row_of(folder), folder.verdict.replace(FALSE, FALSE.upper())
+def _ordered(folder: Folder) -> list[tuple[str, str]]:
+    """Return the findings, the worst first."""
+    return sorted(folder.findings, key=lambda one: list(CSS).index(one[0]))
+
+
+def _line_of(folder: Folder, width: int) -> str:
+    """Return the line of a folder, whose verdict takes so many letters at least."""
+    row, verdict = row_of(folder), folder.verdict.replace(FALSE, FALSE.upper()).ljust(width)
     if not folder.is_run:
-        return f"{verdict:<5} {folder.path}"
+        return f"{verdict}  {folder.path}"
     scores = "".join(
         f", {name} {row[f'{name}_accuracy']:.4f}" for name in ("val", "test") if is_number(row[f"{name}_accuracy"])
     )
     what = f"{row['script']} {row['dataset']}, seed {row['seed']}{scores}"
-    return f"{verdict:<5} {folder.path}: {what}; {folder.checked} claims, {row['false']} false"
+    return f"{verdict}  {folder.path}: {what}; {folder.checked} claims, {row['false']} false"
 
 
 def row_of(folder: Folder) -> dict:
@@ -84,7 +88,7 @@ def write_csv(path: Path, folders: list[Folder]) -> None:
 def write_people(path: Path, people: list[Person]) -> None:
     """Write a row for each person beside the table `path` of folders: grades_people.csv beside grades.csv."""
     beside = path.with_name(f"{path.stem}_people{path.suffix}")
-    _write_table(beside, of_people.COLUMNS, map(of_people.row_of, people))
+    _write_table(beside, COLUMNS_OF_PEOPLE, map(row_of_person, people))
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
@@ -104,9 +108,9 @@ def _page_people(people: list[Person]) -> str:
     """Return the table of people, those who have not fulfilled the task first; nothing without a task."""
     if not people:
         return ""
-    lines = [_cells("th", PEOPLE_HEAD)]
+    lines = [_cells("th", [name.replace("_", " ") for name in COLUMNS_OF_PEOPLE])]
     for person in sorted(people, key=lambda person: person.has_fulfilled):
-        lines.append(_cells("td", of_people.row_of(person).values()))
+        lines.append(_cells("td", row_of_person(person).values()))
     hint = html.escape(printable(hint_of_several(people)))
     return f"<p>{hint}</p>\n<table>\n{''.join(lines)}</table>"
 
@@ -118,15 +122,14 @@ def _cells(kind: str, values: Iterable) -> str:
 
 def _page_row(folder: Folder) -> str:
     row, verdict = row_of(folder), {FALSE: "false", OTHER_CODE: "look"}.get(folder.verdict, "ok")
-    ordered = sorted(folder.findings, key=lambda one: list(CSS).index(one[0]))
-    found = "".join(f'<li class="{CSS[kind]}">{html.escape(printable(text, 400))}</li>' for kind, text in ordered)
+    items = (f'<li class="{CSS[kind]}">{html.escape(printable(text, 400))}</li>' for kind, text in _ordered(folder))
     test = f"{_text(row['test_accuracy'])}<br>{_text(row['interval_95'])}, n = {_text(row['test_images'])}"
     cells = [
         html.escape(printable(folder.path, 300)),
         f"{_text(row['script'])} {_text(row['dataset'])}<br>seed {_text(row['seed'])}, {_text(row['epochs'])} epochs",
         _text(row["val_accuracy"]),
         "not tested" if row["test_accuracy"] is None else test,
-        f'<b class="{verdict}">{folder.verdict}</b>, {folder.checked} claims<ul>{found}</ul>',
+        f'<b class="{verdict}">{folder.verdict}</b>, {folder.checked} claims<ul>{"".join(items)}</ul>',
     ]
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 

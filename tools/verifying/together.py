@@ -5,10 +5,9 @@ from pathlib import PureWindowsPath
 
 from common.system.text import printable
 from tools.verifying.claims import ledger_of, lines_of
-from tools.verifying.folder import LOOK, Folder
+from tools.verifying.folder import LOOK, NAMED, Folder, in_short
 from tools.verifying.options import what_makes_weights
 
-NAMED = 3  # folders that are named in a line; of more the number is told
 BITS = ("weights", "predictions.npz", "val_predictions.npz")  # each alone tells that two runs come from one training
 
 
@@ -16,7 +15,9 @@ def find_copies(folders: list[Folder]) -> None:
     """Name folders that have the same run, weights or predictions, in the findings of each.
 
     A run has one folder. The same weights are honest where the same command ran twice on the same kind of machine.
+    Whose claims are false already, because its predictions were made again, say, tells nothing of what others did.
     """
+    believed = {folder for folder in folders if folder.is_as_claimed}
     for same in _alike(folders, "run_id"):
         for folder in same:
             folder.copies.append(f"this is the same run as {_others(folder, same)}: one of them is a copy; "
@@ -28,7 +29,8 @@ def find_copies(folders: list[Folder]) -> None:
             runs = {folder.digests.get("run_id") for folder in same}
             if len(runs) > 1 and not any(set(same) <= one for one in judged):
                 judged.append(set(same))
-                _judge_equal(same, "weights" if what == "weights" else "predictions")
+                odd = _differing_from_most(same, believed.intersection(same) or set(same))
+                _tell_equal(same, "weights" if what == "weights" else "predictions", odd)
 
 
 def _alike(folders: list[Folder], what: str) -> list[list[Folder]]:
@@ -40,33 +42,35 @@ def _alike(folders: list[Folder], what: str) -> list[list[Folder]]:
     return [same for same in known.values() if len(same) > 1]
 
 
-def _judge_equal(folders: list[Folder], what: str) -> None:
-    """Refute those whose options cannot have made what most have made; if as many say one thing as the other, all."""
-    made = {folder: what_makes_weights(folder) for folder in folders}
-    odd: dict[Folder, list[str]] = defaultdict(list)
-    for name in sorted({name for one in made.values() for name in one}):
-        known = {folder: str(one[name]) for folder, one in made.items() if name in one}
-        (usual, most), *rest = Counter(known.values()).most_common()
-        is_tie = bool(rest) and rest[0][1] == most
-        for folder, value in known.items():
-            if rest and (is_tie or value != usual):
-                there = next(other for other in known.values() if other != value) if value == usual else usual
-                odd[folder].append(f"{name} is {printable(value, 40)} here and {printable(there, 40)} there")
+def _tell_equal(folders: list[Folder], what: str, odd: dict[Folder, list[str]]) -> None:
+    """Refute those whose options are odd for what all of these have, and note of the others that they are equal."""
     for folder in folders:
         others = _others(folder, folders)
         if folder in odd:
-            folder.claim(False, f"the same {what} as {others}, though {', '.join(odd[folder][:3])}")
+            folder.claim(False, f"the same {what} as {others}, though {', '.join(odd[folder][:NAMED])}")
         else:
             folder.note(f"the same bits as {others}: the same command on such a machine gives that, or a copy")
+
+
+def _differing_from_most(folders: list[Folder], believed: set[Folder]) -> dict[Folder, list[str]]:
+    """Return those that claim something else than most of those `believed`, and what; where no most is, all."""
+    made = {folder: what_makes_weights(folder) for folder in folders}
+    found: dict[Folder, list[str]] = defaultdict(list)
+    for name in sorted({name for one in made.values() for name in one}):
+        values = {folder: str(one[name]) for folder, one in made.items() if name in one}  # what is unknown is no other
+        counts = Counter(values[folder] for folder in values if folder in believed).most_common()
+        usual = {value for value, count in counts if count == counts[0][1]}
+        for folder, value in values.items():
+            there = sorted(usual - {value})  # nothing for those who say what most say
+            if there:
+                found[folder].append(f"{name} is {printable(value, 40)} here and {printable(there[0], 40)} there")
+    return found
 
 
 def _others(folder: Folder, same: list[Folder]) -> str:
     """Return the other folders in words, by their short names."""
     names = [other.name for other in same if other is not folder]
-    if len(names) == 1:
-        return names[0]
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{len(names)} other folders ({', '.join(names[:NAMED])}{more})"
+    return names[0] if len(names) == 1 else f"{len(names)} other folders ({in_short(names)})"
 
 
 def _where_written(folder: Folder) -> str:
