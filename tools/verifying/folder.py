@@ -189,7 +189,7 @@ def find_folders(locations: list[str]) -> list[Folder]:
 
 def _common_folder(roots: list[Path]) -> str:
     try:
-        return os.path.commonpath([root.absolute().parent for root in roots])
+        return os.path.commonpath([os.path.dirname(os.path.abspath(root)) for root in roots])
     except ValueError:  # on two drives of Windows
         return ""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from common.evaluation.repeats import mean_in_words
 from tools.comparing.finished_runs import is_number
-from tools.verifying.folder import LOOK, NAMED, NOT_ASKED, UNKNOWN, Folder, in_short
+from tools.verifying.folder import FALSE, LOOK, NAMED, NOT_ASKED, UNKNOWN, Folder, in_short
 
 COLUMNS_OF_PEOPLE = ("person", "task", "missing", "seeds", "n", "test_accuracy", "interval_95", "false", "look_at")
 
@@ -82,6 +82,8 @@ def _person(task: dict, name: str, folders: list[Folder]) -> Person:
     if len(counted) < least and (not absent or least > len(wanted)):  # else that is said already
         runs = "is 1 valid run" if len(counted) == 1 else f"are {len(counted)} valid runs"
         missing.append(f"the task wants {least} of different seeds; there {runs}")
+    if not any(folder.is_run for folder in folders):
+        missing = folders[0].of_kind(FALSE)
     return Person(name, folders, missing, counted, wanted)
 
 
@@ -97,8 +99,8 @@ def hint_of_several(people: list[Person]) -> str:
         return ""
     inside = set()
     for folder in people[0].folders:
-        first = folder.path.relative_to(folder.group).parts[:1]  # else it is a folder that runs themselves make
-        inside |= {*first} - {folder.known("config.json", name) for name in ("script", "dataset")} - {folder.path.name}
+        made_by_runs = {folder.known("config.json", name) for name in ("script", "dataset")} | {folder.path.name}
+        inside |= {*folder.path.relative_to(folder.group).parts[:1]} - made_by_runs
     given = Path(people[0].folders[0].group)
     what = f"all in {given} counts as one person's; if its folders are people's, give {given / '*'}"
     return what if len(inside) > 1 else ""

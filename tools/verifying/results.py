@@ -109,7 +109,7 @@ def _page_people(people: list[Person]) -> str:
     if not people:
         return ""
     lines = [_cells("th", [name.replace("_", " ") for name in COLUMNS_OF_PEOPLE])]
-    for person in sorted(people, key=lambda person: person.has_fulfilled):
+    for person in sorted(people, key=lambda person: (person.has_fulfilled, not person.false)):
         lines.append(_cells("td", row_of_person(person).values()))
     hint = html.escape(printable(hint_of_several(people)))
     return f"<p>{hint}</p>\n<table>\n{''.join(lines)}</table>"
