@@ -1,5 +1,7 @@
 """verify.py: what is honest passes, what was tampered with is named, whatever is in the folder."""
 
+import codecs
+import csv
 import io
 import json
 import shutil
@@ -16,12 +18,16 @@ import ex_1
 import verify
 from common.evaluation.looks import LEDGER
 from common.evaluation.metrics import score
+from common.options.shared import experiment_parser
 from common.runs.folder import read_config, write_config
 from common.runs.state import weights_sha256
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.errors import BadInput
 from common.system.files import write_bytes, write_json
+from tools.verifying.again import _judge
 from tools.verifying.claims import PICTURES, check_scores
+from tools.verifying.folder import Folder, Unknown
+from tools.verifying.options import EQUAL_WEIGHTS
 from tools.verifying.task import read_task
 
 # The ways to tamper, as somebody would who knows the checksums
@@ -93,6 +99,18 @@ def missing(name):
     return lambda run, _: (run / name).unlink()
 
 
+def better_page(run, _):
+    page = (run / "report.html").read_text(encoding="utf-8")
+    accuracy = f"{read(run, 'test.json')['accuracy']:.2%}"
+    assert accuracy in page
+    (run / "report.html").write_text(page.replace(accuracy, "99.99%"), encoding="utf-8")
+
+
+def foreign_picture(run, _):
+    page = (run / "report.html").read_text(encoding="utf-8")
+    (run / "report.html").write_text(page.replace("</main>", '<img src="data:image/png;base64,iVBORw0="></main>'))
+
+
 def perturb(content):
     weights = content["model"].items()
     content["model"] = {name: value + 0.01 if value.is_floating_point() else value for name, value in weights}
@@ -122,15 +140,17 @@ TAMPERED = {
     "the script": (other_script, "code/ex_1.py is not the script in code/project.zip"),
     "looks at the test": (looked_often, "test.json: 1 look(s) at the test images; the account has 2"),
     "a foreign best": (foreign_best, "best.pth belongs to another run"),
-    "no predictions": (missing("predictions.npz"), "missing: predictions.npz"),
+    "no predictions": (missing("predictions.npz"), "predictions.npz is missing"),
     "no test": (missing("test.json"), "there is no test.json"),
-    "no best": (missing("best.pth"), "best.pth"),
-    "no pictures": (missing("loss.png"), "missing: loss.png"),
+    "no best": (missing("best.pth"), "best.pth is missing"),
+    "no pictures": (missing("loss.png"), "loss.png is missing"),
     "no history": (missing("train.json"), "there is no train.json"),
     "an open edit": (edit_json("config.json", {"seed": 3}), "was changed since"),
     "nonsense": (edit_json("train.json", {"epochs": [{"epoch": "x"}]}), "what no run writes"),
     "a list": (lambda run, _: (run / "test.json").write_text("[]"), "test.json is damaged"),
     "deep nesting": (lambda run, _: (run / "test.json").write_text("[" * 100_000), "test.json is damaged"),
+    "the page": (better_page, "report.html does not show what the files beside it say"),
+    "a picture in the page": (foreign_picture, "report.html does not show what the files beside it say"),
     "a bomb": (lambda run, _: (run / "predictions.npz").write_bytes(b"PK" + bytes(100)), "predictions.npz is damaged"),
 }  # fmt: skip
 
@@ -176,12 +196,18 @@ def copied(honest, tmp_path):
 
 def refuted(*argv):
     """Return what verify.py finds false, as one text; everything that it writes is written."""
+    return "\n".join(text for folder in failing(*argv) for text in folder.of_kind("false"))
+
+
+def failing(*argv):
+    """Return the folders that verify.py has verified, where its exit code must be 2."""
     found = []
     tell = verify.tell
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(BadInput, match="false claims"):
-        patch.setattr(verify, "tell", lambda folders: found.extend(folders) or tell(folders))
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(verify, "tell", lambda folders, people: found.extend(folders) or tell(folders, people))
         verify.main([str(word) for word in argv])
-    return "\n".join(text for folder in found for text in folder.of_kind("false"))
+    assert ended.value.code == 2
+    return found
 
 
 def content_of(folder):
@@ -227,7 +253,8 @@ def test_predictions_whose_every_table_was_forged_do_not_show_what_the_pictures_
 def test_a_copy_of_a_run_is_named_in_both_folders(copied, tmp_path):
     shutil.copytree(copied[0], tmp_path / "neighbor")
     text = refuted(copied[0], copied[1], tmp_path / "neighbor")
-    assert text.count("this is the same run as") == 2 and str(tmp_path / "neighbor") in text and str(copied[0]) in text
+    assert text.count("this is the same run as") == 2 and text.count("a person must say which") == 2
+    assert "as neighbor:" in text and copied[0].name in text
 
 
 @pytest.mark.slow
@@ -237,21 +264,29 @@ def test_the_same_weights_are_honest_only_for_the_same_command(tmp_path):
     add_pictures(tmp_path)
     one, two = runs_in(tmp_path)
     for folder in verify.main([str(one), str(two)]):
-        assert any(text.startswith("the same weights as") for text in folder.of_kind("note"))
+        assert [text for text in folder.of_kind("note") if text.startswith("the same bits as")]
     edit_config(options={"lr": 0.5})(two, None)  # those of another homework, over the same weights
-    assert "the same weights as" in refuted(one, two)
+    assert "though --lr is 0.5 here and 0.001 there" in refuted(one, two)
+
+
+def rows_of(path):
+    """Return the rows of a table that begins with the mark by which Excel knows its letters."""
+    assert path.read_bytes().startswith(codecs.BOM_UTF8)
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
 
 
 def test_a_table_and_a_page_tell_of_all_folders(copied, tmp_path, capsys):
     edit_json("test.json", {"accuracy": 0.999})(copied[0], None)
     edit_json("test.json", {"selected_on": "<script>alert(1)</script>"})(copied[1], None)
+    (copied[1] / "report.html").unlink()
     renamed = copied[1].rename(copied[1].with_name("<b>=1+1"))
     refuted(*copied[:1], renamed, "--csv", tmp_path / "a.csv", "--html", tmp_path / "a.html")
-    rows = (tmp_path / "a.csv").read_text().splitlines()
-    assert len(rows) == 3 and '"false"' in rows[1] and '"as claimed"' in rows[2]
+    rows = rows_of(tmp_path / "a.csv")
+    assert [row["verdict"] for row in rows] == ["false", "ok"]
+    assert 0 < float(rows[0]["test_accuracy"]) < 0.999  # what follows from the predictions, not what is claimed
     page = (tmp_path / "a.html").read_text()
-    assert "0.9990" in page and "&lt;b&gt;=1+1" in page and "<b>=1+1" not in page and "<script" not in page
-    assert "2 run(s): 1 as claimed, 1 with false claims" in capsys.readouterr().out
+    assert "accuracy 0.999," in page and "&lt;b&gt;=1+1" in page and "<b>=1+1" not in page and "<script" not in page
+    assert capsys.readouterr().out.endswith("2 folders: 1 ok, 1 false\n")
 
 
 TASK = """
@@ -278,15 +313,18 @@ def test_a_task_that_was_done_is_done(honest, tmp_path):
         ("split_sha256: '00'", "split_sha256 00, not"),
         ("options: {epochs: 10}", "--epochs 10, not 2"),
         ("options: {batch_norm: false}", "--batch_norm False, not True"),
-        ("options: {width: 3}", "--width 3, not None"),
-        ("seeds: [0, 1, 2]", "wants seeds 2 too"),
-        ("min_runs: 3", "wants 3 runs that hold; there are 2"),
+        ("options: {limit: null}", "not asked for: the task wants no --limit"),
+        ("seeds: [0, 1, 2]", "seed 2 is missing; seeds 0 and 1 are there"),
+        ("seeds: [3, 4]", "seeds 3 and 4 are missing; seeds 0 and 1 are there"),
+        ("min_runs: 3", "the task wants 3 of different seeds; there are 2 valid runs"),
         ("min_test_images: 1000", "1000 test images, not"),
     ],
 )
-def test_a_task_that_was_not_done_is_named(honest, tmp_path, line, expected):
+def test_a_task_that_was_not_done_is_named_and_nothing_is_called_false(honest, tmp_path, capsys, line, expected):
     (tmp_path / "task.yaml").write_text(line)
-    assert expected in refuted(honest, "--task", tmp_path / "task.yaml")
+    assert refuted(honest, "--task", tmp_path / "task.yaml") == ""
+    said = capsys.readouterr().out
+    assert expected in said and "NOT FULFILLED once-honest" in said and "FALSE" not in said
 
 
 @pytest.mark.parametrize(
@@ -309,11 +347,33 @@ def test_bad_input_is_one_line(tmp_path, monkeypatch, words, expected):
     assert expected in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["script: 3", "scripts: ex_1", "- a", "seeds: 3", "min_runs: many"])
-def test_a_task_file_that_cannot_be_is_refused(honest, tmp_path, text):
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("script: 3", "script cannot be"),
+        ("scripts: ex_1", "did you mean script"),
+        ("- a", "must hold lines"),
+        ("seeds: 3", "seeds cannot be"),
+        ("seeds: [a]", "seeds cannot be"),
+        ("min_runs: many", "min_runs cannot be"),
+        ("script: ex1", "did you mean ex_1"),
+        ("script: verify", "none of ex_1"),
+        ("dataset: digit", "did you mean digits"),
+        ("code: mine", "none of this tree"),
+        ("options: {batchnorm: false}", "did you mean batch_norm"),
+        ("script: ex_1\noptions: {bn: false}", "long names, such as batch_norm for -bn"),
+    ],
+)
+def test_a_task_file_that_nobody_could_fulfill_is_refused(honest, tmp_path, text, expected):
     (tmp_path / "task.yaml").write_text(text)
-    with pytest.raises(BadInput, match="--task"):
+    with pytest.raises(BadInput, match="--task") as error:
         verify.main([str(honest), "--task", str(tmp_path / "task.yaml")])
+    assert expected in str(error.value)
+
+
+def test_names_in_a_task_file_are_taken_in_any_case(tmp_path):
+    (tmp_path / "task.yaml").write_text("dataset: Digits\nscript: EX_1.py")
+    assert read_task(str(tmp_path / "task.yaml")) == {"dataset": "digits", "script": "ex_1"}
 
 
 @pytest.mark.slow
@@ -389,16 +449,14 @@ def test_of_sixty_folders_the_ten_are_named_and_nobody_else(tmp_path):
     for number, way in enumerate(ways):
         TAMPERED[way][0](runs_in(tmp_path / f"tampered-{number}")[0], runs_in(tmp_path / "person-00")[0])
     shutil.copytree(tmp_path / "person-07", tmp_path / "tampered-9")
-    found = {}
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(BadInput, match="11 of 60"):
-        patch.setattr(verify, "tell", lambda folders: found.update({one.group: one for one in folders}))
-        verify.main([str(path) for path in sorted(tmp_path.iterdir())])
+    found = {folder.group: folder for folder in failing(*sorted(tmp_path.iterdir()))}
+    assert len(found) == 60
     named = sorted(Path(group).name for group, folder in found.items() if not folder.is_as_claimed)
     assert named == ["person-07", *(f"tampered-{number}" for number in range(10))]  # copied: both are named
 
 
 @pytest.mark.slow
-def test_the_task_of_the_course_is_fulfilled_by_its_first_exercise_and_by_nothing_less(tmp_path, monkeypatch):
+def test_the_task_of_the_course_is_fulfilled_by_its_first_exercise_and_by_nothing_less(tmp_path, monkeypatch, capsys):
     """With fewer epochs and seeds; its other lines, the images among them, are as they stand in docs/."""
     task = read_task(str(ROOT / "docs" / "course_task.yaml"))
     assert task["options"].keys() <= vars(ex_1.parse_options(["--dataset", "digits"])).keys()
@@ -409,8 +467,9 @@ def test_the_task_of_the_course_is_fulfilled_by_its_first_exercise_and_by_nothin
     for name in ("ann", "bob"):
         add_pictures(tmp_path / name)
     assert all(folder.is_as_claimed for folder in verify.main([str(tmp_path / "ann"), "--task", "x"]))
-    said = refuted(tmp_path / "bob", "--task", "x")
-    assert "wants --limit None, not 300" in said and "wants split_sha256" in said and "wants seeds 0, 1 too" in said
+    assert refuted(tmp_path / "bob", "--task", "x") == ""
+    said = capsys.readouterr().out
+    assert "no --limit" in said and "split_sha256" in said and "seeds 0 and 1 are missing; none is there" in said
 
 
 def test_a_loss_that_probabilities_are_too_small_to_tell_is_not_called_false(copied):
@@ -427,3 +486,177 @@ def test_a_loss_that_probabilities_are_too_small_to_tell_is_not_called_false(cop
     check_scores(found, "val_")
     assert not [text for text in found.of_kind("false") if "loss" in text]
     assert any("so the loss in validation.json cannot be checked" in text for text in found.of_kind("note"))
+
+
+# Several people
+
+
+@pytest.fixture
+def people(honest, tmp_path):
+    """The folders of Ann and Bob, each with its own copy of the two runs, as two machines would have made them."""
+    for name in ("ann", "bob"):
+        shutil.copytree(honest, tmp_path / "hand-ins" / name / "hand_in")
+        for run in runs_in(tmp_path / "hand-ins" / name) if name == "bob" else ():
+            make_another_run(run, f"bob-{read(run, 'config.json')['seed']}")
+    return tmp_path / "hand-ins"
+
+
+def make_another_run(run, run_id, **options):
+    """Let a run be one of its own that has the same weights, as another machine of the same kind makes it."""
+    own = read_config(run)["run_id"]
+    config = {name: value for name, value in read_config(run).items() if name != "config_sha256"}
+    write_config(run, config | {"run_id": run_id, "options": config["options"] | options})
+    for name in ("best.pth", "last.pth"):
+        content = load_checkpoint(run / name)
+        if "config" in content:
+            content["config"] |= {"run_id": run_id, "options": content["config"]["options"] | options}
+        save_checkpoint(run / name, content | ({"run_id": run_id} if "run_id" in content else {}))
+    ledger = run.parents[2] / LEDGER
+    ledger.write_text(ledger.read_text().replace(own, run_id))
+    (run / "report.html").unlink(missing_ok=True)
+
+
+def test_other_options_that_leave_the_weights_as_they_are_are_no_reason_for_suspicion(people):
+    ann, bob = (runs_in(people / name)[0] for name in ("ann", "bob"))
+    (bob / "images.npz").unlink()
+    make_another_run(bob, "bob", figures="svg", epochs=2, momentum=0.5, output_dir="elsewhere", watch=3, tta=2)
+    folders = verify.main([str(people / "ann"), str(people / "bob")])
+    found = {folder.path: folder for folder in folders}
+    assert "the same bits as bob/" in "".join(found[ann].of_kind("note")) and not found[bob].of_kind("false")
+    assert "\n".join(found[ann].of_kind("note")).count("the same bits as") == 1  # once for weights and predictions
+
+
+def test_who_differs_from_most_with_the_same_weights_is_named_alone(people):
+    ann, bob = (runs_in(people / name)[0] for name in ("ann", "bob"))
+    eve = people / "eve" / "hand_in" / "ex_1" / "digits" / "run"
+    shutil.copytree(bob, eve)
+    shutil.copyfile(bob.parents[2] / LEDGER, eve.parents[2] / LEDGER)
+    make_another_run(eve, "eve", lr=0.5)
+    texts = [folder.of_kind("false") for folder in failing(ann, bob, eve)]
+    assert texts[:2] == [[], []]
+    [text] = texts[2]
+    assert text.startswith("the same weights as 2 other folders") and "--lr is 0.5 here and 0.001 there" in text
+
+
+def test_who_is_false_already_does_not_drag_down_the_one_copied_from(people):
+    ann, bob = (runs_in(people / name)[0] for name in ("ann", "bob"))
+    make_another_run(bob, "bob", lr=0.5)
+    assert [len(folder.of_kind("false")) for folder in failing(ann, bob)] == [1, 1]  # who has copied, nothing tells
+    edit_json("test.json", {"accuracy": 0.999})(bob, None)
+    assert [len(folder.of_kind("false")) for folder in failing(ann, bob)] == [0, 2]
+
+
+def test_every_shared_option_is_known_to_change_weights_or_not_to():
+    changing = """
+        accumulate balanced_sampling batch_schedule batch_size class_weights clip_grad cutmix dataset ema folds gamma
+        label_smoothing lr milestones mixup momentum null_test optimizer plateau_patience schedule seed step_size
+        warmup_epochs weight_decay
+    """
+    shared = experiment_parser("ex_1.py", "")._defaults_of_all().keys()
+    assert shared - {*EQUAL_WEIGHTS} == set(changing.split())
+
+
+def test_a_table_that_excel_has_saved_is_not_false(copied):
+    for name in ("predictions.csv", "val_confusion.csv"):
+        rows = list(csv.reader(io.StringIO((copied[0] / name).read_text(encoding="utf-8"))))
+        lines = [";".join(cell.replace(".", ",") if cell.startswith("0.") else cell for cell in row) for row in rows]
+        (copied[0] / name).write_bytes(codecs.BOM_UTF8 + "\r\n".join([*lines, ""]).encode())
+    assert verify.main([str(copied[0])])[0].is_as_claimed
+
+
+def task_file(folder, text="seeds: [0, 1]"):
+    (folder / "task.yaml").write_text(text)
+    return folder / "task.yaml"
+
+
+def test_each_person_has_a_line_a_row_and_a_verdict(people, tmp_path, capsys):
+    for run in runs_in(people / "bob")[1:]:
+        edit_json("test.json", {"accuracy": 0.999})(run, None)
+    words = ["--task", task_file(tmp_path), "--csv", tmp_path / "grades.csv", "--html", tmp_path / "a.html"]
+    failing(people / "ann", people / "bob", *words)
+    ann, bob = rows_of(tmp_path / "grades_people.csv")
+    assert (ann["person"], ann["task"], ann["seeds"], ann["n"], ann["false"]) == ("ann", "fulfilled", "0, 1", "2", "")
+    assert 0 < float(ann["test_accuracy"]) < 1 and " to " in ann["interval_95"]
+    assert (bob["task"], bob["missing"]) == ("not fulfilled", "seed 1 is missing; seed 0 is there")
+    assert bob["false"] == f"1 of 2 ({runs_in(people / 'bob')[1].name})"
+    said = capsys.readouterr().out.splitlines()
+    assert said[-3].startswith("fulfilled     ann: valid seeds 0, 1; test accuracy 0.")
+    assert said[-2].startswith("NOT FULFILLED bob: seed 1 is missing; seed 0 is there; test accuracy 0.")
+    assert said[-1] == "2 people: 1 fulfilled the task, 1 not; 4 folders: 3 ok, 1 false"
+    page = (tmp_path / "a.html").read_text()
+    assert page.index("<td>bob</td>") < page.index("<td>ann</td>") < page.index("<th>experiment</th>")
+
+
+def test_runs_that_were_not_asked_for_do_not_count_and_harm_nobody(people, tmp_path, capsys):
+    one, other = runs_in(people / "ann")
+    make_another_run(one, "other", epochs=2, lr=0.5)
+    task = task_file(tmp_path, "options: {lr: 0.001}\nseeds: [1]")
+    found = verify.main([str(people / "ann"), "--task", str(task)])
+    assert sorted(folder.verdict for folder in found) == ["not asked for", "ok"]
+    assert "1 person: 1 fulfilled the task, 0 not; 2 folders: 1 not asked for, 1 ok" in capsys.readouterr().out
+
+
+def test_one_seed_twice_is_one_run(people, tmp_path, capsys):
+    failing(people, "--task", task_file(tmp_path, "min_runs: 3"))
+    assert "the task wants 3 of different seeds; there are 2 valid runs" in capsys.readouterr().out
+
+
+def test_a_copied_run_is_false_for_both_and_counts_for_both(people, tmp_path, capsys):
+    shutil.rmtree(people / "bob")
+    shutil.copytree(people / "ann", people / "bob")
+    for run in runs_in(people / "ann"):
+        make_another_run(run, read(run, "config.json")["run_id"], output_dir="of_bob")
+    found = failing(people / "ann", people / "bob", "--task", task_file(tmp_path))
+    assert all(folder.verdict == "false" and len(folder.copies) == 1 and folder.is_valid for folder in found)
+    assert "a person must say which (config.json: written to of_bob, by `" in found[0].copies[0]
+    assert capsys.readouterr().out.count("in another folder too: 2 of 2") == 2
+
+
+def test_other_code_has_a_verdict_of_its_own_and_a_task_can_forbid_it(people, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("tools.verifying.folder.code_of_tree", lambda: "another")
+    assert {folder.verdict for folder in verify.main([str(people / "ann")])} == {"ok, other code"}
+    said = capsys.readouterr().out
+    assert said.count("ok, other code  ") == 2 and said.endswith("2 folders: 2 ok with other code\n")
+    text = refuted(people / "ann", "--task", task_file(tmp_path, "code: this tree"))
+    assert text.count("the task wants the code of this tree") == 2
+
+
+def test_a_result_that_this_tree_s_code_does_not_give_is_told_in_plain_words():
+    folder, record = Folder(ROOT, str(ROOT)), {"epoch": 1, "weights_sha256": "a", "val_accuracy": 0.99}
+    again = record | {"weights_sha256": "b", "val_accuracy": 0.8}
+    with pytest.raises(Unknown, match="as may be: threads was 1, is 2; validation accuracies differ by up to 0.1900"):
+        _judge(folder, [again], [record], {"threads": [1, 2]})
+    assert folder.findings == []
+    _judge(folder, [again], [record], {"code_sha256": ["a", "b"]})
+    [text] = folder.of_kind("look at")
+    assert "the result does NOT come out: validation accuracies differ by up to 0.1900" in text
+
+
+def test_what_is_no_run_among_hand_ins_is_a_row_and_all_others_are_verified(people, tmp_path, capsys):
+    (people / "empty").mkdir()
+    (people / "eve.zip").write_bytes(b"PK")
+    words = ["--task", task_file(tmp_path), "--csv", tmp_path / "a.csv", "--html", tmp_path / "a.html"]
+    found = {folder.person: folder for folder in failing(*sorted(people.iterdir()), *words)}
+    assert found["eve.zip"].of_kind("false") == ["a file: unpack it first"]
+    assert "there is no run in that folder" in found["empty"].of_kind("false")[0]
+    assert found["ann"].is_as_claimed
+    assert "NOT FULFILLED empty: there is no run in that folder" in capsys.readouterr().out
+
+
+def test_a_folder_of_several_people_s_folders_is_noticed(people, tmp_path, capsys):
+    verify.main([str(people), "--task", str(task_file(tmp_path))])
+    assert f"counts as one person's; if its folders are people's, give {people / '*'}" in capsys.readouterr().out
+    verify.main([str(people / "ann"), "--task", str(task_file(tmp_path))])
+    assert "counts as one person's" not in capsys.readouterr().out
+
+
+def test_runs_of_the_account_that_were_not_handed_in_are_counted(people):
+    ledger = people / "ann" / "hand_in" / LEDGER
+    line = json.loads(ledger.read_text().splitlines()[0])
+    for run, script in (("x", "ex_1"), ("y", "ex_1"), ("z", "ex_2")):
+        with open(ledger, "a") as file:
+            file.write(json.dumps(line | {"run": run, "folder": f"outputs\\{script}\\digits\\{run}"}) + "\n")
+    found = verify.main([str(people / "ann")])
+    assert [text for folder in found for text in folder.of_kind("look at")] == [
+        f"{LEDGER} has 2 other runs of ex_1 on these test images, not handed in"
+    ]

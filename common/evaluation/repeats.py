@@ -78,6 +78,8 @@ def _what_varied(options: dict) -> str:
 
 def mean_in_words(shares: Sequence[float], overlap: float = 0.0) -> tuple[str, str]:
     """Return the mean of shares, and its 95 % interval as far as shares can be, in words; see `t_interval`."""
+    if len(shares) < 2:
+        return f"{np.mean(shares):.4f}", "unknown: of one alone"
     low, high = t_interval(shares, overlap)
     has_spread = max(shares) - min(shares) > 1e-12
     interval = f"{max(0, low):.4f} to {min(1, high):.4f}" if has_spread else "unknown: all are equal"

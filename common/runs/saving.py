@@ -215,7 +215,7 @@ class RunFolder:
             self._write_images()
         self._set_status("finished")
         try:
-            write_report(self.folder, _question(self.script), told or {})
+            write_report(self.folder, question_of(self.script), told or {})
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # of an old or an edited config.json
             info(f"note: no report.html: the records of this run lack something ({type(error).__name__})")
         self._trackers.finish(read_run_json(self.folder / "test.json"), sorted(self.folder.glob("*.png")))
@@ -290,7 +290,7 @@ class RunFolder:
             self.draw_now()
 
 
-def _question(script: Path) -> str:
+def question_of(script: Path) -> str:
     """Return what an experiment asks: the first line of its docstring."""
     text = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8"))) or script.stem
     return text.splitlines()[0]

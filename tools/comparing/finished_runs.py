@@ -83,7 +83,7 @@ def read_runs(locations: list[str]) -> tuple[list[FinishedRun], list[PassedOver]
 
     Raise BadInput if a location does not exist, or there is no finished run.
     """
-    roots = [root for location in locations for root in _expand(location)]
+    roots = [root for location in locations for root in expand(location)]
     passed = [PassedOver(root, "a file, no folder") for root in roots if not root.is_dir()]
     found = {}  # real path -> first path that leads there
     for folder in (folder for root in roots for folder in candidates(root)):
@@ -108,7 +108,7 @@ def is_number(value) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
 
 
-def _expand(location: str) -> list[Path]:
+def expand(location: str) -> list[Path]:
     """Return what a path or a pattern means: not every shell expands patterns, and quoted ones stay as they are."""
     matches = [location] if os.path.lexists(location) else sorted(glob.glob(location, recursive=True))
     if not matches:

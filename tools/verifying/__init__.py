@@ -1,1 +1,1 @@
-"""What compare.py is made of: runs are read, grouped by seed, contrasted, and shown as tables, pictures and a page."""
+"""What verify.py is made of: run folders are read, checked, done again, held against a task, and told of."""

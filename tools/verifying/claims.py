@@ -26,6 +26,7 @@ from common.system.errors import BadInput
 from common.system.files import Unreadable, table_text
 from tools.comparing.predictions import Predictions, each_image, read_predictions, tell_loss
 from tools.verifying.folder import FALSE, UNKNOWN, Folder, Refuted, Unknown, as_json
+from tools.verifying.report import check_report
 
 SCORE_TOLERANCE = 1e-6  # of a score that is computed again, relatively: other machines round otherwise
 LOSS_TOLERANCE = 1e-3  # probabilities are stored as float32, so that those near 0 and 1 have lost digits
@@ -40,6 +41,7 @@ def check(folder: Folder) -> None:
     """Check all that a folder claims by itself, and add to its findings."""
     for one in (
         check_config, check_history, check_last, check_best, check_code, check_images, check_looks, check_pictures,
+        check_report,
     ):  # fmt: skip
         guarded(folder, one)
     guarded(folder, lambda folder: check_scores(folder, "val_"))
@@ -120,6 +122,8 @@ def check_best(folder: Folder) -> None:
     record = best_record(folder.history)
     if record is None:
         raise Unknown("no epoch was trained: the weights are those that were given")
+    if not (folder.path / "best.pth").exists():
+        raise Refuted("best.pth is missing")
     weights = load_best(folder.path, folder.config.get("run_id"), record)
     folder.claim(True, "")
     if "weights_sha256" not in record:
@@ -146,8 +150,9 @@ def check_code(folder: Folder) -> None:
     script = f"{folder.config['script']}.py"
     shown = (inside / script).read_bytes() if (inside / script).is_file() else None
     folder.claim(shown == files.get(script), f"code/{script} is not the script in code/project.zip")
-    if code.code_sha256(code.project_code()) != folder.config["code_sha256"]:
-        folder.note(f"made with other code than this tree's: commit {folder.config.get('git_commit') or 'unknown'}")
+    if folder.has_other_code:
+        commit = folder.config.get("git_commit") or "unknown"
+        folder.note(f"made with other code than this tree's, commit {commit}: report.html was not compared")
 
 
 def stored_code(folder: Folder) -> dict[str, bytes]:
@@ -165,7 +170,6 @@ def check_images(folder: Folder) -> None:
     used = UsedImages(folder.path)
     if not used.splits:
         raise Refuted(f"{IMAGES} is damaged")
-    folder.digests["images"] = folder.config["split_sha256"]
     if not all(isinstance(known, set) for known in used.splits.values()):
         raise Unknown("the images of an HDF5 file are not told one by one")
     counts = {name: len(known) for name, known in used.splits.items()}
@@ -183,11 +187,10 @@ def check_looks(folder: Folder) -> None:
     """The test images were not looked at more often than test.json says."""
     if not (folder.path / "test.json").exists():
         return
-    above = [parent / LEDGER for parent in folder.path.resolve().parents[:ABOVE]]
-    ledger = next((path for path in above if path.is_file()), None)
+    ledger = ledger_of(folder)
     if ledger is None:
         raise Unknown(f"looks at the test images: their account, {LEDGER}, is not above the run")
-    lines = [line for line in map(_line, ledger.read_bytes().splitlines()) if line]
+    lines = lines_of(ledger)
     own = [line for line in lines if line.get("run") == folder.config.get("run_id")]
     tests = sum(line.get("what") != "predictions" for line in own)
     said = folder.json("test.json").get("test_evaluations", 0)
@@ -199,10 +202,21 @@ def check_looks(folder: Folder) -> None:
         folder.note(f"these test images were looked at {len(same)} times, by {recipes} recipe(s)")
 
 
+def ledger_of(folder: Folder) -> Path | None:
+    """Return the account of looks at test images above a run, None if there is none."""
+    above = [parent / LEDGER for parent in folder.path.resolve().parents[:ABOVE]]
+    return next((path for path in above if path.is_file()), None)
+
+
+def lines_of(ledger: Path) -> list[dict]:
+    """Return the lines of an account of looks that can be read."""
+    return [line for line in map(_line, ledger.read_bytes().splitlines()) if line]
+
+
 def check_pictures(folder: Folder) -> None:
     """The pictures that every run has are there."""
-    missing = [name for name in PICTURES if not (folder.path / name).is_file()]
-    folder.claim(not missing, f"missing: {', '.join(missing)}")
+    for name in PICTURES:
+        folder.claim((folder.path / name).is_file(), f"{name} is missing")
 
 
 def check_scores(folder: Folder, prefix: str) -> None:
@@ -216,11 +230,11 @@ def check_scores(folder: Folder, prefix: str) -> None:
     except ValueError as error:
         raise Refuted(str(error)) from error
     if stored is None:
-        raise Refuted(f"missing: {npz}, with labels")
+        raise Refuted(f"{npz} {'has no labels' if (folder.path / npz).exists() else 'is missing'}")
     count = folder.config["images"]["val" if prefix else "test"]
     folder.claim(len(stored.labels) == count, f"{npz} is of {len(stored.labels)} images; config.json: {count}")
     labels, probabilities = stored.labels.astype(np.int64), stored.probabilities
-    found = score(probabilities, labels, classes)
+    found = folder.computed[name] = score(probabilities, labels, classes)
     if tell_loss(stored):
         found["loss"] = float(each_image("loss", stored).mean())
     else:
@@ -234,7 +248,8 @@ def check_scores(folder: Folder, prefix: str) -> None:
     for table, rows in tables.items():
         if (folder.path / table).exists():
             folder.claim(_same_table(folder.path / table, rows), f"{table} does not follow from {npz}")
-    folder.digests[npz] = _digest(stored)
+    if folder.history:  # else the weights are those that were given, and many may have tested them
+        folder.digests[npz] = _digest(stored)
     if prefix:
         _check_epoch(folder, said)
 
@@ -278,11 +293,14 @@ def _is_close(said: object, found: object, tolerance: float) -> bool:
 
 
 def _same_table(path: Path, rows: list) -> bool:
-    """Tell whether a CSV file holds these rows; the last digit of a number may differ."""
-    with open(path, encoding="utf-8", newline="") as file:
-        found = list(csv.reader(file))
+    """Tell whether a CSV file holds these rows; the last digit of a number may differ.
+
+    Excel, once it has saved one, leaves a mark at the beginning, and in some countries `;` between the columns.
+    """
+    text = path.read_bytes().decode("utf-8-sig")
     wanted = list(csv.reader(io.StringIO(table_text(rows), newline="")))
-    return len(found) == len(wanted) and all(map(_same_row, found, wanted))
+    tables = (list(csv.reader(io.StringIO(text, newline=""), delimiter=between)) for between in ",;")
+    return any(len(found) == len(wanted) and all(map(_same_row, found, wanted)) for found in tables)
 
 
 def _same_row(found: list[str], wanted: list[str]) -> bool:
@@ -293,7 +311,7 @@ def _same_row(found: list[str], wanted: list[str]) -> bool:
 
 def _is_near(one: str, two: str) -> bool:
     try:
-        return abs(float(one) - float(two)) < 2e-6
+        return abs(float(one.replace(",", ".")) - float(two)) < 2e-6  # a comma for the point goes with `;`
     except ValueError:
         return False
 

@@ -1,18 +1,24 @@
 """One run folder as somebody hands it in: its records, and what is found out about each claim in them."""
 
 import json
+import os
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
+from common.runs import code
 from common.runs.folder import NO_RUNS, read_config
 from common.system.errors import BadInput
 from common.system.files import Unreadable, json_text, read_json
 from common.system.records import check_config
-from tools.comparing.finished_runs import candidates
+from tools.comparing.finished_runs import candidates, expand
 
-# What becomes of a claim: it is refuted; nothing can be said about it; or it holds, and this should be known besides.
-FALSE, UNKNOWN, NOTE = "false", "not checked", "note"
+# What is found: a claim is refuted; somebody must look at this; the run is none that the task wants; nothing can be
+# said about a claim; or it holds, and this should be known besides.
+FALSE, LOOK, NOT_ASKED, UNKNOWN, NOTE = "false", "look at", "not asked for", "not checked", "note"
+OTHER_CODE, OK = "ok, other code", "ok"
+NAMED = 3  # folders or findings that are named in a line; of more the number is told
+VERDICTS = (FALSE, OTHER_CODE, OK, NOT_ASKED)  # in the order in which one reads them
 
 
 class Refuted(Exception):
@@ -23,21 +29,29 @@ class Unknown(Exception):
     """A claim cannot be checked; the text says why."""
 
 
-@dataclass
+@dataclass(eq=False)  # two are equal if they are the same one
 class Folder:
     """A run folder, nothing of which is believed.
 
     Attributes:
         path: of the run. group: what was given on the command line, at or above it: one person's, say.
-        findings: pairs (FALSE, UNKNOWN or NOTE; text), as the checks add them. checked: how many claims held or not.
+        base: the folder that has all that was given, from which short names count; "" if there is none.
+        findings: pairs (kind, text), as the checks add them. checked: how many claims held or not.
         digests: by which copies among other folders are known, {what: digest}.
+        computed: the scores that follow from its predictions, by the file that claims them.
+        copies: those of its false claims that say only that the run lies in another folder too.
+        asked: those findings that come of what was asked for besides the checks that are always made.
     """
 
     path: Path
     group: str
+    base: str = ""
     findings: list[tuple[str, str]] = field(default_factory=list)
     checked: int = 0
     digests: dict[str, str] = field(default_factory=dict)
+    computed: dict[str, dict] = field(default_factory=dict)
+    copies: list[str] = field(default_factory=list)
+    asked: list[tuple[str, str]] = field(default_factory=list)
 
     def claim(self, holds: bool, otherwise: str) -> None:
         """Count a claim; what is to be said if it does not hold is `otherwise`."""
@@ -45,9 +59,9 @@ class Folder:
         if not holds:
             self.findings.append((FALSE, otherwise))
 
-    def note(self, text: str) -> None:
-        """Add what should be known besides."""
-        self.findings.append((NOTE, text))
+    def note(self, text: str, kind: str = NOTE) -> None:
+        """Add what should be known besides, or another kind of finding that is no claim."""
+        self.findings.append((kind, text))
 
     def of_kind(self, kind: str) -> list[str]:
         """Return the texts of the findings of a kind."""
@@ -57,6 +71,44 @@ class Folder:
     def is_as_claimed(self) -> bool:
         """Whether no claim is refuted."""
         return not self.of_kind(FALSE)
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether the run counts for a task: it is what was asked for, and nothing is false but that it was copied.
+
+        Whose run a copy is nobody can tell from the folders, and the one who was copied from must not pay for it.
+        """
+        false, copies = self.of_kind(FALSE), self.copies
+        return self.is_run and not self.of_kind(NOT_ASKED) and all(text in copies for text in false)
+
+    @property
+    def verdict(self) -> str:
+        """Which of VERDICTS the folder deserves."""
+        if not self.is_as_claimed:
+            return FALSE
+        if self.of_kind(NOT_ASKED):
+            return NOT_ASKED
+        return OTHER_CODE if self.has_other_code else OK
+
+    @property
+    def is_run(self) -> bool:
+        """Whether there is a run at all, and not a file or an empty folder in its place."""
+        return any((self.path / name).is_file() for name in ("config.json", "train.json"))
+
+    @property
+    def has_other_code(self) -> bool:
+        """Whether the run says that it was made with other code than this tree's."""
+        return self.known("config.json", "options") is not None and self.config.get("code_sha256") != code_of_tree()
+
+    @property
+    def name(self) -> str:
+        """Its path from the folder that has all that was given."""
+        return os.path.relpath(self.path, self.base) if self.base else str(self.path)
+
+    @property
+    def person(self) -> str:
+        """The short name of what was given on the command line."""
+        return os.path.relpath(self.group, self.base) if self.base else self.group
 
     @cached_property
     def config(self) -> dict:
@@ -93,6 +145,21 @@ class Folder:
         except (BadInput, Unreadable):
             return None
 
+    def score(self, name: str, key: str) -> object:
+        """Return a score as it was computed from the predictions, or as it is claimed where that could not be."""
+        return self.computed.get(name, {}).get(key, self.known(name, key))
+
+
+def in_short(names: list[str]) -> str:
+    """Return names in one line, of many the first."""
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+@cache
+def code_of_tree() -> str:
+    """Return what the code of this tree is known by."""
+    return code.code_sha256(code.project_code())
+
 
 def as_json(content: object) -> object:
     """Return plain values as a JSON file gives them back."""
@@ -100,25 +167,36 @@ def as_json(content: object) -> object:
 
 
 def find_folders(locations: list[str]) -> list[Folder]:
-    """Return the run folders at and below each location; BadInput is raised if there is none at one of them.
+    """Return the run folders at and below each location.
 
-    What only looked at data or at speed is none.
+    Among several locations, one that is a file or has no run is a folder with a false claim, so that the others are
+    verified; BadInput is raised if it is the only one. What only looked at data or at speed is no run.
     """
+    roots = [root for location in locations for root in expand(location)]
+    base = _common_folder(roots)
     found: dict[Path, Folder] = {}
-    for location in locations:
-        if not Path(location).is_dir():
-            raise BadInput(f"{location}: there is no such folder")
-        runs = [
-            one
-            for one in candidates(Path(location))
-            if not any((one / name).exists() for name in NO_RUNS) or _has_trained(one)
-        ]
-        if not runs:
-            raise BadInput(f"{location}: there is no run in that folder (no config.json)")
+    for root in roots:
+        runs = [one for one in candidates(root) if _is_training(one)]
+        if not runs and len(roots) == 1:
+            raise BadInput(f"{root}: {_why_none(root)}")
         for run in runs:
-            found.setdefault(run.resolve(), Folder(run, location))
+            found.setdefault(run.resolve(), Folder(run, str(root), base))
+        if not runs:
+            found[root.resolve()] = folder = Folder(root, str(root), base)
+            folder.claim(False, _why_none(root))
     return list(found.values())
 
 
-def _has_trained(folder: Path) -> bool:
-    return (folder / "train.json").exists()
+def _common_folder(roots: list[Path]) -> str:
+    try:
+        return os.path.commonpath([os.path.dirname(os.path.abspath(root)) for root in roots])
+    except ValueError:  # on two drives of Windows
+        return ""
+
+
+def _why_none(root: Path) -> str:
+    return "there is no run in that folder (no config.json)" if root.is_dir() else "a file: unpack it first"
+
+
+def _is_training(folder: Path) -> bool:
+    return (folder / "train.json").exists() or not any((folder / name).exists() for name in NO_RUNS)

@@ -1,130 +1,151 @@
-"""What verify.py has found: lines for the terminal, a table, a page; and what several folders have in common."""
+"""What verify.py has found: lines for the terminal, tables, a page."""
 
 import html
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from common.runs.page import page
-from common.system.files import write_bytes, write_table
+from common.system.files import table_text, write_bytes
 from common.system.log import info
 from common.system.text import printable
 from tools.comparing.finished_runs import is_number
-from tools.verifying.folder import FALSE, NOTE, UNKNOWN, Folder
+from tools.verifying.folder import FALSE, LOOK, NOT_ASKED, NOTE, OTHER_CODE, UNKNOWN, VERDICTS, Folder
+from tools.verifying.people import COLUMNS_OF_PEOPLE, Person, hint_of_several, line_of, row_of_person
 
-KINDS = {"problems": FALSE, "not_checked": UNKNOWN, "notes": NOTE}  # column -> kind of finding
+KINDS = {"problems": FALSE, "look_at": LOOK, "not_asked_for": NOT_ASKED, "not_checked": UNKNOWN, "notes": NOTE}
 COLUMNS = ("folder", "group", "verdict", "checked", "false", "script", "dataset", "seed", "epochs", "val_accuracy",
            "test_accuracy", "interval_95", "test_images", "looks_of_run", *KINDS)  # fmt: skip
-CSS = {FALSE: "false", UNKNOWN: "unknown", NOTE: "note"}  # kind of finding -> its class in the page
-SHOWN = 3  # folders of which all is told on the terminal, not only what is false
+CSS = {FALSE: "false", LOOK: "look", NOT_ASKED: "unknown", UNKNOWN: "unknown", NOTE: "note"}  # kind -> its class
+SHOWN = 3  # folders of which all is told on the terminal, not only what somebody must know
 TEMPLATE = Path(__file__).with_name("page.html")
 
 
-def find_copies(folders: list[Folder]) -> None:
-    """Name folders that have the same run, weights or predictions, in the findings of each.
-
-    A run has one folder. The same weights are honest where the same command ran twice on the same kind of machine.
-    """
-    known: dict[tuple[str, str], list[Folder]] = defaultdict(list)
+def tell(folders: list[Folder], people: list[Person]) -> None:
+    """Print a line for each folder, and what somebody must know of it; of few folders all; then a line a person."""
+    width = max(len(folder.verdict) for folder in folders)
     for folder in folders:
-        for what, digest in folder.digests.items():
-            if digest and what != "images":
-                known[what, digest].append(folder)
-    for (what, _), same in known.items():
-        if what != "run_id" and len({folder.digests.get("run_id") for folder in same}) == 1:
-            continue  # one run, or copies of it, which are named as such
-        for folder in same if len(same) > 1 else ():
-            others = ", ".join(str(other.path) for other in same if other is not folder)
-            if what == "run_id":
-                folder.claim(False, f"this is the same run as {others}: one is a copy")
-            elif not _is_same_command(same):
-                folder.claim(False, f"the same {what} as {others}, though the options are others")
-            else:
-                folder.note(f"the same {what} as {others}: the same command on such a machine gives that, or a copy")
+        info(_line_of(folder, width))
+        for kind, text in _ordered(folder):
+            if kind in (FALSE, LOOK, NOT_ASKED) or (kind, text) in folder.asked or len(folders) <= SHOWN:
+                info(f"      {kind}: {text}")
+    info("", *map(line_of, people))
+    if hint := hint_of_several(people):
+        info(f"note: {hint}")
+    info(summary_of(folders, people))
 
 
-def _is_same_command(folders: list[Folder]) -> bool:
-    """Tell whether folders say that they were made with the same options, but for where, and of the same images."""
-    told = []
-    for folder in folders:
-        options = folder.known("config.json", "options") or {}
-        places = ("output_dir", "data", "workers", "test", "tensorboard", "wandb")
-        told.append(
-            {name: value for name, value in options.items() if name not in places} | {"": folder.digests.get("images")}
-        )
-    return all(one == told[0] for one in told)
+def _ordered(folder: Folder) -> list[tuple[str, str]]:
+    """Return the findings, the worst first."""
+    return sorted(folder.findings, key=lambda one: list(CSS).index(one[0]))
 
 
-def tell(folders: list[Folder]) -> None:
-    """Print a line for each folder, and what is false of it; of few folders all."""
-    for folder in folders:
-        false, row = folder.of_kind(FALSE), row_of(folder)
-        scores = "".join(
-            f", {name} {row[f'{name}_accuracy']:.4f}" for name in ("val", "test") if is_number(row[f"{name}_accuracy"])
-        )
-        what = f"{row['script']} {row['dataset']}, seed {row['seed']}{scores}"
-        verdict = "FALSE" if false else "ok   "
-        info(f"{verdict} {folder.path}: {what}; {folder.checked} claims, {len(false)} false")
-        info(*(f"      false: {text}" for text in false))
-        if len(folders) <= SHOWN:
-            info(*(f"      {kind}: {text}" for kind, text in folder.findings if kind != FALSE))
-    info("", _summary(folders))
+def _line_of(folder: Folder, width: int) -> str:
+    """Return the line of a folder, whose verdict takes so many letters at least."""
+    row, verdict = row_of(folder), folder.verdict.replace(FALSE, FALSE.upper()).ljust(width)
+    if not folder.is_run:
+        return f"{verdict}  {folder.path}"
+    scores = "".join(
+        f", {name} {row[f'{name}_accuracy']:.4f}" for name in ("val", "test") if is_number(row[f"{name}_accuracy"])
+    )
+    what = f"{row['script']} {row['dataset']}, seed {row['seed']}{scores}"
+    return f"{verdict}  {folder.path}: {what}; {folder.checked} claims, {row['false']} false"
 
 
 def row_of(folder: Folder) -> dict:
     """Return what the table says of a folder, by COLUMNS."""
-    interval = folder.known("test.json", "accuracy_interval_95")
+    interval = folder.score("test.json", "accuracy_interval_95")
     epochs = folder.known("train.json", "epochs")
     values = {
         "folder": str(folder.path),
         "group": folder.group,
-        "verdict": "as claimed" if folder.is_as_claimed else "false",
+        "verdict": folder.verdict,
         "checked": folder.checked,
         "false": len(folder.of_kind(FALSE)),
         **{name: folder.known("config.json", name) for name in ("script", "dataset", "seed")},
         "epochs": len(epochs) if isinstance(epochs, list) else None,
-        "val_accuracy": folder.known("validation.json", "accuracy"),
-        "test_accuracy": folder.known("test.json", "accuracy"),
+        "val_accuracy": folder.score("validation.json", "accuracy"),
+        "test_accuracy": folder.score("test.json", "accuracy"),
         "interval_95": " to ".join(f"{end:.4f}" for end in interval) if _are_numbers(interval) else None,
         "test_images": folder.known("test.json", "images"),
         "looks_of_run": folder.known("test.json", "test_evaluations"),
         **{name: "; ".join(folder.of_kind(kind)) for name, kind in KINDS.items()},
     }
-    return {
-        name: value if isinstance(value, int | float | None) else printable(value) for name, value in values.items()
-    }
+    return {name: _plain(value) for name, value in values.items()}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, int | None):
+        return value
+    return round(value, 4) if isinstance(value, float) else printable(value)
 
 
 def write_csv(path: Path, folders: list[Folder]) -> None:
     """Write a row for each folder."""
-    rows = [["" if value is None else value for value in row_of(folder).values()] for folder in folders]
-    write_table(path, [COLUMNS, *rows])
+    _write_table(path, COLUMNS, map(row_of, folders))
 
 
-def write_page(path: Path, folders: list[Folder]) -> None:
-    """Write one page with a row for each folder, which loads nothing and runs nothing."""
-    rows = "\n".join(map(_page_row, sorted(folders, key=lambda folder: folder.is_as_claimed)))
-    content = page(TEMPLATE, TITLE=_summary(folders), ROWS=rows)
+def write_people(path: Path, people: list[Person]) -> None:
+    """Write a row for each person beside the table `path` of folders: grades_people.csv beside grades.csv."""
+    beside = path.with_name(f"{path.stem}_people{path.suffix}")
+    _write_table(beside, COLUMNS_OF_PEOPLE, map(row_of_person, people))
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Iterable[dict]) -> None:
+    cells = [["" if row[name] is None else row[name] for name in columns] for row in rows]
+    text = table_text([columns, *cells])
+    write_bytes(path, text.encode("utf-8-sig", errors="backslashreplace"))  # by the mark Excel knows letters beyond a-z
+
+
+def write_page(path: Path, folders: list[Folder], people: list[Person]) -> None:
+    """Write one page with a row for each person and each folder, which loads nothing and runs nothing."""
+    rows = "\n".join(map(_page_row, sorted(folders, key=lambda folder: VERDICTS.index(folder.verdict))))
+    content = page(TEMPLATE, TITLE=html.escape(summary_of(folders, people)), PEOPLE=_page_people(people), ROWS=rows)
     write_bytes(path, content.encode("utf-8", errors="backslashreplace"))
 
 
+def _page_people(people: list[Person]) -> str:
+    """Return the table of people, those who have not fulfilled the task first; nothing without a task."""
+    if not people:
+        return ""
+    lines = [_cells("th", [name.replace("_", " ") for name in COLUMNS_OF_PEOPLE])]
+    for person in sorted(people, key=lambda person: (person.has_fulfilled, not person.false)):
+        lines.append(_cells("td", row_of_person(person).values()))
+    hint = html.escape(printable(hint_of_several(people)))
+    return f"<p>{hint}</p>\n<table>\n{''.join(lines)}</table>"
+
+
+def _cells(kind: str, values: Iterable) -> str:
+    cells = (html.escape(printable("" if value is None else value, 400)) for value in values)
+    return f"<tr>{''.join(f'<{kind}>{cell}</{kind}>' for cell in cells)}</tr>\n"
+
+
 def _page_row(folder: Folder) -> str:
-    row, verdict = row_of(folder), "claimed" if folder.is_as_claimed else "false"
-    ordered = sorted(folder.findings, key=lambda one: list(CSS).index(one[0]))
-    found = "".join(f'<li class="{CSS[kind]}">{html.escape(printable(text, 400))}</li>' for kind, text in ordered)
+    row, verdict = row_of(folder), {FALSE: "false", OTHER_CODE: "look"}.get(folder.verdict, "ok")
+    items = (f'<li class="{CSS[kind]}">{html.escape(printable(text, 400))}</li>' for kind, text in _ordered(folder))
     test = f"{_text(row['test_accuracy'])}<br>{_text(row['interval_95'])}, n = {_text(row['test_images'])}"
     cells = [
         html.escape(printable(folder.path, 300)),
         f"{_text(row['script'])} {_text(row['dataset'])}<br>seed {_text(row['seed'])}, {_text(row['epochs'])} epochs",
         _text(row["val_accuracy"]),
         "not tested" if row["test_accuracy"] is None else test,
-        f'<b class="{verdict}">{row["verdict"]}</b>, {folder.checked} claims<ul>{found}</ul>',
+        f'<b class="{verdict}">{folder.verdict}</b>, {folder.checked} claims<ul>{"".join(items)}</ul>',
     ]
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 
-def _summary(folders: list[Folder]) -> str:
-    wrong = sum(not folder.is_as_claimed for folder in folders)
-    return f"{len(folders)} run(s): {len(folders) - wrong} as claimed, {wrong} with false claims"
+def summary_of(folders: list[Folder], people: list[Person]) -> str:
+    """Return how many people and folders there are of each verdict."""
+    counts = Counter(folder.verdict for folder in folders)
+    parts = [f"{counts[one]} {one.replace(',', ' with')}" for one in reversed(VERDICTS) if counts[one]]
+    said = f"{_count(len(folders), 'folder', 'folders')}: {', '.join(parts)}"
+    done = sum(person.has_fulfilled for person in people)
+    of_task = f"{_count(len(people), 'person', 'people')}: {done} fulfilled the task, {len(people) - done} not; "
+    return (of_task if people else "") + said
+
+
+def _count(number: int, one: str, more: str) -> str:
+    return f"{number} {one if number == 1 else more}"
 
 
 def _text(value: object) -> str:
@@ -132,4 +153,4 @@ def _text(value: object) -> str:
 
 
 def _are_numbers(value: object) -> bool:
-    return isinstance(value, list) and all(map(is_number, value))
+    return isinstance(value, list | tuple) and all(map(is_number, value))

@@ -1,67 +1,93 @@
-"""What was asked for: a task file, and whether what a person hands in does it.
+"""What was asked for: a task file, and whether runs are that.
 
     script: ex_1                # the experiment
     dataset: digits             # its name, or split_sha256: of exactly these images and this split
     options: {epochs: 10, batch_norm: true}
+    code: this tree             # made with exactly the code that verifies
     seeds: [0, 1, 2]            # a run with each
-    min_runs: 3                 # the smallest n
+    min_runs: 3                 # the smallest n: runs of different seeds
     min_test_images: 300
 
-Every line may be left out. What is given to verify.py as one folder is what one person hands in.
+Every line may be left out. A run of something else is not asked for, which is no fault of it. What persons have handed
+in altogether is people.py's.
 """
 
-from collections import defaultdict
+import argparse
+import importlib
 
-from common.options.types import nearest
+from common.data.load import DATASETS
+from common.options.types import nearest, one_of
+from common.runs import code
 from common.system.errors import BadInput
 from common.system.files import read_yaml
 from common.system.text import printable
-from tools.verifying.folder import Folder
+from tools.verifying.folder import NOT_ASKED, Folder
 
-KINDS = {"script": str, "dataset": str, "split_sha256": str, "options": dict, "seeds": list, "min_runs": int,
-         "min_test_images": int}  # fmt: skip
+KINDS = {"script": str, "dataset": str, "split_sha256": str, "options": dict, "code": str, "seeds": list,
+         "min_runs": int, "min_test_images": int}  # fmt: skip
 
 
 def read_task(path: str) -> dict:
-    """Return the content of a task file, or raise BadInput."""
+    """Return the content of a task file, with names as they are spelled; BadInput is raised if it asks for nothing."""
     task = read_yaml(path, f"--task {path}") or {}
     if not isinstance(task, dict):
         raise BadInput(f"--task {path} must hold lines such as `script: ex_1`")
     for name, value in task.items():
         if name not in KINDS:
             raise BadInput(f"--task {path}: there is nothing called {name!r}{nearest(name, list(KINDS))}")
-        if type(value) is not KINDS[name]:
+        are_seeds = name != "seeds" or (type(value) is list and all(type(seed) is int for seed in value))
+        if type(value) is not KINDS[name] or not are_seeds:
             raise BadInput(f"--task {path}: {name} cannot be {printable(repr(value), 60)}")
+    known = {"script": _experiments(), "dataset": DATASETS, "code": ["this tree"]}
+    for name in known.keys() & task.keys():
+        try:
+            task[name] = one_of(known[name])(task[name].removesuffix(".py"))
+        except argparse.ArgumentTypeError as error:
+            raise BadInput(f"--task {path}: {name}: {error}") from error
     return task
 
 
+def _experiments() -> list[str]:
+    files = sorted(code.ROOT.glob("*.py"))
+    return [file.stem for file in files if "run_experiment(" in file.read_text(encoding="utf-8")]
+
+
+def check_options(task: dict, folders: list[Folder]) -> None:
+    """Raise BadInput if the task asks for an option that the experiment has not: nobody could fulfill it."""
+    known = {name for folder in folders for name in folder.known("config.json", "options") or {}}
+    if "script" in task:
+        known = vars(importlib.import_module(task["script"]).parse_options([])).keys()
+    for name in task.get("options", {}) if known else ():
+        if name not in known:
+            hint = nearest(name, sorted(known)) or "; it takes the long names, such as batch_norm for -bn"
+            raise BadInput(f"--task: options: there is no option {name!r}{hint}")
+
+
 def check_task(task: dict, folders: list[Folder]) -> None:
-    """Add to the findings of folders where they are not what was asked for; each group is one person's."""
+    """Add to the findings of runs where they are not what was asked for."""
     for folder in folders:
-        _check_run(task, folder)
-    groups = defaultdict(list)
-    for folder in folders:
-        groups[folder.group].append(folder)
-    for group in groups.values():
-        found = sorted(str(folder.known("config.json", "seed")) for folder in group if folder.is_as_claimed)
-        missing = [str(seed) for seed in task.get("seeds", []) if str(seed) not in found]
-        group[0].claim(not missing, f"the task wants seeds {', '.join(missing)} too; those that hold are {found}")
-        wanted = task.get("min_runs", 0)
-        group[0].claim(len(found) >= wanted, f"the task wants {wanted} runs that hold; there are {len(found)}")
+        if folder.known("config.json", "options") is not None:  # else it is false, whatever was asked for
+            if texts := _other_than_asked(task, folder):
+                folder.note(f"the task wants {', '.join(texts)}", NOT_ASKED)
+            elif "code" in task:
+                commit = folder.known("config.json", "git_commit") or "unknown"
+                folder.claim(not folder.has_other_code, f"the task wants the code of this tree; its commit is {commit}")
 
 
-def _check_run(task: dict, folder: Folder) -> None:
+def _other_than_asked(task: dict, folder: Folder) -> list[str]:
+    """Return in words what a run has other than the task wants."""
+    found = []
     for name in ("script", "dataset", "split_sha256"):
-        if name in task:
-            said, wanted = folder.known("config.json", name), task[name].removesuffix(".py")
-            folder.claim(said == wanted, f"the task wants {name} {wanted}, not {printable(said, 80)}")
-    options = folder.known("config.json", "options") or {}
+        said = folder.known("config.json", name)
+        if task.get(name, said) != said:
+            found.append(f"{name} {task[name]}, not {printable(said, 80)}")
     for name, wanted in task.get("options", {}).items():
-        said = options.get(name)
-        folder.claim(_same(said, wanted), f"the task wants --{name} {wanted}, not {printable(said, 80)}")
-    if "min_test_images" in task:
-        count, wanted = folder.known("test.json", "images") or 0, task["min_test_images"]
-        folder.claim(count >= wanted, f"the task wants {wanted} test images, not {count}")
+        said = folder.options.get(name)
+        if not _same(said, wanted):
+            what = f"no --{name}" if wanted is None else f"--{name} {wanted}"
+            found.append(what if wanted is None else f"{what}, not {printable(said, 80)}")
+    count, least = folder.known("test.json", "images") or 0, task.get("min_test_images", 0)
+    return found + [f"{least} test images, not {count}"] * (count < least)
 
 
 def _same(said: object, wanted: object) -> bool:
