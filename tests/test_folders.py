@@ -874,7 +874,6 @@ def test_decoded_images_are_kept_for_the_processes_that_come_after(tmp_path, mon
     for number, name in enumerate("ab"):
         write_class(tmp_path / "images" / name, 5, first_seed=10 * number)
     Image.new("L", (SIZE, SIZE), 7).save(tmp_path / "images" / "a" / "grey.png")
-    (tmp_path / "decoded").mkdir()
     load = functools.partial(load_folder, str(tmp_path / "images"), SIZE, 2)
     plain, told = load()
     monkeypatch.setenv("DECODED_IMAGES", str(tmp_path / "decoded"))

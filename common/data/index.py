@@ -39,8 +39,7 @@ TEXT = ("utf-8", "surrogateescape")
 
 def index_file(output_dir: str | None, folder: Path, size: int, fit: str) -> Path | None:
     """Return where the index of the images in `folder` is, asked for as squares of `size`; None if there is none."""
-    shared = os.environ.get(SHARED)
-    if shared and os.path.isdir(shared):
+    if shared := os.environ.get(SHARED):
         home = Path(shared)
     elif output_dir is not None:
         home = Path(output_dir, IN_OUTPUTS)
