@@ -214,7 +214,8 @@ def test_what_differs_is_said_and_written_down(run, capsys):
 
 def test_where_nothing_differs_nothing_is_said(run, capsys):
     resume(run)
-    assert "note: " not in capsys.readouterr().out
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    assert all("running averages" in note for note in notes)  # three short epochs leave them unready
     assert read(run, "config.json")["resumed"][0]["differences"] == {}
 
 

@@ -69,7 +69,7 @@ def load_published(name: str, location: str | None) -> dict:
     """
     from torchvision import datasets  # 1.4 s of imports that other data does without
 
-    kind, place, parts = SETS[name]
+    kind, place, parts, _ = SETS[name]
     path = Path(location).absolute() if location else DOWNLOAD_FOLDER
     if not path.exists() and path.suffix in (".gz", ".tgz", ".tar", ".zip"):
         raise BadInput(f"--data {path}: there is no such file")
