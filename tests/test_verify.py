@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -385,6 +386,16 @@ def test_predictions_are_made_again(copied, tmp_path):
     assert content_of(copied[0].parents[2]) == before  # and no look at test images is counted
     better_predictions(copied[1], None)
     assert "predictions.npz: made again, the largest difference" in refuted(copied[1], "--predict")
+
+
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_a_script_elsewhere_is_not_executed(copied, tmp_path, is_absolute):
+    """The name in config.json is the folder's own word: no path in it may lead to code that was handed in."""
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    path = tmp_path / "evil"
+    edit_config(script=str(path if is_absolute else os.path.relpath(path, ROOT)))(copied[0], None)
+    assert "config.json: script cannot be" in refuted(copied[0], "--predict")
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.slow
