@@ -241,6 +241,11 @@ def test_what_was_tampered_with_is_named(copied, way):
     assert expected in refuted(copied[0])
 
 
+def test_the_page_of_a_run_is_not_false_where_other_workers_are_usual(honest, monkeypatch):
+    monkeypatch.setattr("common.options.shared.usable_cores", lambda: 1000)
+    assert all(folder.is_as_claimed for folder in verify.main([str(honest)]))
+
+
 @pytest.mark.slow
 def test_predictions_whose_every_table_was_forged_do_not_show_what_the_pictures_show(drawn, tmp_path):
     assert verify.main([str(drawn), "--pictures"])[0].of_kind("not checked") == []
