@@ -156,6 +156,25 @@ TAMPERED = {
 }  # fmt: skip
 
 
+def no_files(run, _):
+    for name in ("config.json", "train.json"):
+        (run / name).unlink()
+        (run / name).symlink_to("nowhere")
+
+
+def strange_account(run, _):
+    with open(run.parents[2] / LEDGER, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"run": [1], "recipe": {}, "images": [], "folder": "outputs/ex_1/digits/run"}) + "\n")
+
+
+STRANGE = {
+    "a number that is a text": (edit_json("test.json", {"images": "many"}), True),
+    "a name that is a list": (edit_config(run_id=[1]), True),
+    "links to nothing": (no_files, True),
+    "an account that no run writes": (strange_account, False),
+}
+
+
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory):
     """A folder of two runs, with seeds 0 and 1; nobody may change it."""
@@ -244,6 +263,15 @@ def test_what_was_tampered_with_is_named(copied, way):
 def test_the_page_of_a_run_is_not_false_where_other_workers_are_usual(honest, monkeypatch):
     monkeypatch.setattr("common.options.shared.usable_cores", lambda: 1000)
     assert all(folder.is_as_claimed for folder in verify.main([str(honest)]))
+
+
+@pytest.mark.parametrize("way", STRANGE)
+def test_whatever_lies_in_one_folder_all_others_are_verified(copied, tmp_path, way):
+    change, is_false = STRANGE[way]
+    change(copied[0], None)
+    words = [*copied, "--csv", tmp_path / "a.csv", "--html", tmp_path / "a.html"]
+    found = failing(*words) if is_false else verify.main(list(map(str, words)))
+    assert [folder.is_as_claimed for folder in found] == [not is_false, True]
 
 
 @pytest.mark.slow

@@ -93,8 +93,8 @@ class Folder:
 
     @property
     def is_run(self) -> bool:
-        """Whether there is a run at all, and not a file or an empty folder in its place."""
-        return any((self.path / name).is_file() for name in ("config.json", "train.json"))
+        """Whether there is a run at all, whatever its files are, and not a file or an empty folder in its place."""
+        return any(os.path.lexists(self.path / name) for name in ("config.json", "train.json"))
 
     @property
     def has_other_code(self) -> bool:

@@ -21,6 +21,7 @@ from common.runs import code
 from common.system.errors import BadInput
 from common.system.files import read_yaml
 from common.system.text import printable
+from tools.comparing.finished_runs import is_number
 from tools.verifying.folder import NOT_ASKED, Folder
 
 KINDS = {"script": str, "dataset": str, "split_sha256": str, "options": dict, "code": str, "seeds": list,
@@ -86,7 +87,8 @@ def _other_than_asked(task: dict, folder: Folder) -> list[str]:
         if not _same(said, wanted):
             what = f"no --{name}" if wanted is None else f"--{name} {wanted}"
             found.append(what if wanted is None else f"{what}, not {printable(said, 80)}")
-    count, least = folder.known("test.json", "images") or 0, task.get("min_test_images", 0)
+    count, least = folder.known("test.json", "images"), task.get("min_test_images", 0)
+    count = count if is_number(count) else 0
     return found + [f"{least} test images, not {count}"] * (count < least)
 
 
