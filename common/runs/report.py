@@ -21,6 +21,7 @@ TEMPLATE = Path(__file__).with_name("page.html")
 MOST_CLASSES = 30  # classes in the table of scores: the worst ones
 LARGEST_PICTURE = 4 * 2**20  # bytes
 NOTED = ("note: ", "warning: ", "null test")  # how lines of log.txt begin that whoever reads the results should know
+LATER = " has failed and is left out: "  # in what is said of trackers, which can be after the page was written
 ALWAYS = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "seed")  # options
 RESUMED = {"epochs": "-e|--epochs", "test": "--test"}  # options of which a run that goes on may be given others
 CURVES = "the star is at the best epoch, that of the highest validation accuracy, the earliest of equals"
@@ -43,7 +44,8 @@ def write_report(folder: Path, question: str, told: dict) -> None:
     best = next((one for one in train["epochs"] if one["epoch"] == train.get("best_epoch")), {})
     log = folder / "log.txt"
     said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    limited = dict.fromkeys([*(line for line in said if line.startswith(NOTED)), *limits(val, test)])
+    noted = (line for line in said if line.startswith(NOTED) and LATER not in line)
+    limited = dict.fromkeys([*noted, *limits(val, test)])
     sections = (
         ("Question", [_paragraph(question), _code(_command(config))]),
         ("Data", [*_on_data(config, said), _figure(folder, "samples.png", "Training images as the network sees them")]),
