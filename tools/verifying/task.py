@@ -39,18 +39,17 @@ def read_task(path: str) -> dict:
         are_seeds = name != "seeds" or (type(value) is list and all(type(seed) is int for seed in value))
         if type(value) is not KINDS[name] or not are_seeds:
             raise BadInput(f"--task {path}: {name} cannot be {printable(repr(value), 60)}")
-    known = {"script": _experiments(), "dataset": DATASETS, "code": ["this tree"]}
+    known = {
+        "script": [name.removesuffix(".py") for name in code.experiments()],
+        "dataset": DATASETS,
+        "code": ["this tree"],
+    }
     for name in known.keys() & task.keys():
         try:
             task[name] = one_of(known[name])(task[name].removesuffix(".py"))
         except argparse.ArgumentTypeError as error:
             raise BadInput(f"--task {path}: {name}: {error}") from error
     return task
-
-
-def _experiments() -> list[str]:
-    files = sorted(code.ROOT.glob("*.py"))
-    return [file.stem for file in files if "run_experiment(" in file.read_text(encoding="utf-8")]
 
 
 def check_options(task: dict, folders: list[Folder]) -> None:
