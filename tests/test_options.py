@@ -13,6 +13,7 @@ import ex_1
 import ex_2
 from common.options.parser import single_runs
 from common.options.shared import experiment_parser
+from common.runs import code
 from common.system.errors import BadInput
 
 BOTH = pytest.mark.parametrize("parse", [ex_1.parse_options, ex_2.parse_options], ids=["ex_1", "ex_2"])
@@ -242,6 +243,16 @@ def test_a_config_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "latin1.yaml").write_bytes(b"output_dir: \xff\n")
     for path in (tmp_path, tmp_path / "absent.yaml", tmp_path / "latin1.yaml"):
         assert f"--config {path}" in refusal("--config", path)
+
+
+def test_whatever_lies_beside_the_scripts_is_no_error(tmp_path, monkeypatch):
+    """An editor's link to nothing, and a file of somebody else, in letters of long ago."""
+    (tmp_path / ".#ex_1.py").symlink_to("nobody@nowhere.1")
+    (tmp_path / "own.py").write_bytes(b"# \xff")
+    (tmp_path / "ex_9.py").write_text('add("--width", ...); run_experiment()')
+    monkeypatch.setattr(code, "ROOT", tmp_path)
+    assert "no option --width; it is one of ex_9.py" in refusal("--width", "3")
+    assert list(code.project_code()) == ["ex_9.py", "own.py"]
 
 
 @pytest.mark.parametrize(

@@ -78,16 +78,27 @@ def test_limits_are_told_in_words(run):
     assert "looked at 7 times, by 3 recipe(s)" in said and "5 test images have a copy elsewhere" in said
 
 
+# As the terminal tells them, and with numbers that are none of config.json
+IMAGES = (
+    "images: 300 training, 143 validation, 359 test (val/)",
+    "images: 90,000 training, 143 validation, 359 test (val/)",
+    "images: 300 training (of 90,000), 143 validation, 359 test",
+)
+
+
 def test_what_the_terminal_has_noted_is_among_the_limits(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     noted = ["note: few images", "warning: look", "null test, with shuffled labels: 0.1", "note: no better than chance"]
-    others = ["device: cpu", "epoch 1/2  note: none", "images: 1 training, 2 validation, 3 test (val/)"]
+    others = ["device: cpu", "epoch 1/2  note: none", *IMAGES]
     (copy / "log.txt").write_text("\n".join([*noted, *others, *noted]))
     write_report(copy, "Why?", {})
     page = page_of(copy)
     [listed] = re.findall(r"<ul>(.*?)</ul>", page, re.DOTALL)
     assert re.findall("<li>(.*?)</li>", listed)[:5] == [*noted, limits({}, {})[0]]
-    assert "digits, 10 classes; images: 1 training, 2 validation, 3 test (val/)" in page
+    assert "digits, 10 classes; images: 300 training, 143 validation, 359 test (val/)</p>" in page
+    (copy / "log.txt").unlink()
+    write_report(copy, "Why?", {})
+    assert "digits, 10 classes; images: 300 training, 143 validation, 359 test</p>" in page_of(copy)
 
 
 def test_running_averages_that_are_not_ready_are_told_of(run):

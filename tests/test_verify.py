@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import os
 import shutil
 import zipfile
 from pathlib import Path
@@ -18,8 +19,10 @@ import ex_1
 import verify
 from common.evaluation.looks import LEDGER
 from common.evaluation.metrics import score
-from common.options.shared import experiment_parser
+from common.options.shared import experiment_parser, told_options
 from common.runs.folder import read_config, write_config
+from common.runs.report import write_report
+from common.runs.saving import question_of
 from common.runs.state import weights_sha256
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.errors import BadInput
@@ -111,6 +114,17 @@ def foreign_picture(run, _):
     (run / "report.html").write_text(page.replace("</main>", '<img src="data:image/png;base64,iVBORw0="></main>'))
 
 
+def shown_beside(before, added):
+    """Add something to a page where what is of another place, or look, is not compared."""
+
+    def tamper(run, _):
+        page = (run / "report.html").read_text(encoding="utf-8")
+        assert before in page
+        (run / "report.html").write_text(page.replace(before, before + added, 1), encoding="utf-8")
+
+    return tamper
+
+
 def perturb(content):
     weights = content["model"].items()
     content["model"] = {name: value + 0.01 if value.is_floating_point() else value for name, value in weights}
@@ -151,8 +165,30 @@ TAMPERED = {
     "deep nesting": (lambda run, _: (run / "test.json").write_text("[" * 100_000), "test.json is damaged"),
     "the page": (better_page, "report.html does not show what the files beside it say"),
     "a picture in the page": (foreign_picture, "report.html does not show what the files beside it say"),
+    "a result in the head": (shown_beside("<head>", "<h1>99 %</h1>"), "report.html does not show what the files"),
+    "a result in a command": (shown_beside("verify.py ", "x</pre><h1>99 %</h1><pre>"), "report.html does not show"),
+    "a large log": (lambda run, _: os.truncate(run / "log.txt", 2**40), "is larger than any run writes"),
     "a bomb": (lambda run, _: (run / "predictions.npz").write_bytes(b"PK" + bytes(100)), "predictions.npz is damaged"),
 }  # fmt: skip
+
+
+def no_files(run, _):
+    for name in ("config.json", "train.json"):
+        (run / name).unlink()
+        (run / name).symlink_to("nowhere")
+
+
+def strange_account(run, _):
+    with open(run.parents[2] / LEDGER, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"run": [1], "recipe": {}, "images": [], "folder": "outputs/ex_1/digits/run"}) + "\n")
+
+
+STRANGE = {
+    "a number that is a text": (edit_json("test.json", {"images": "many"}), True),
+    "a name that is a list": (edit_config(run_id=[1]), True),
+    "links to nothing": (no_files, True),
+    "an account that no run writes": (strange_account, False),
+}
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +274,31 @@ def test_what_was_tampered_with_is_named(copied, way):
     tamper, expected = TAMPERED[way]
     tamper(copied[0], copied[1])
     assert expected in refuted(copied[0])
+
+
+def test_a_page_is_not_false_whatever_its_run_is_called_and_what_trackers_said_later(copied):
+    run = copied[0].rename(copied[0].with_name("a&b; <c>"))
+    write_report(run, question_of(ROOT / "ex_1.py"), told_options("ex_1.py", read(run, "config.json")["options"]))
+    with open(run / "log.txt", "a") as file:
+        file.write("warning: --wandb has failed and is left out: TimeoutError\n")
+    if hasattr(os, "mkfifo"):  # not on Windows
+        os.mkfifo(run / "pipe.png")
+    other = run.rename(run.with_name("other"))
+    assert verify.main([str(other)])[0].is_as_claimed
+
+
+def test_the_page_of_a_run_is_not_false_where_other_workers_are_usual(honest, monkeypatch):
+    monkeypatch.setattr("common.options.shared.usable_cores", lambda: 1000)
+    assert all(folder.is_as_claimed for folder in verify.main([str(honest)]))
+
+
+@pytest.mark.parametrize("way", STRANGE)
+def test_whatever_lies_in_one_folder_all_others_are_verified(copied, tmp_path, way):
+    change, is_false = STRANGE[way]
+    change(copied[0], None)
+    words = [*copied, "--csv", tmp_path / "a.csv", "--html", tmp_path / "a.html"]
+    found = failing(*words) if is_false else verify.main(list(map(str, words)))
+    assert [folder.is_as_claimed for folder in found] == [not is_false, True]
 
 
 @pytest.mark.slow
@@ -385,6 +446,16 @@ def test_predictions_are_made_again(copied, tmp_path):
     assert content_of(copied[0].parents[2]) == before  # and no look at test images is counted
     better_predictions(copied[1], None)
     assert "predictions.npz: made again, the largest difference" in refuted(copied[1], "--predict")
+
+
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_a_script_elsewhere_is_not_executed(copied, tmp_path, is_absolute):
+    """The name in config.json is the folder's own word: no path in it may lead to code that was handed in."""
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    path = tmp_path / "evil"
+    edit_config(script=str(path if is_absolute else os.path.relpath(path, ROOT)))(copied[0], None)
+    assert "config.json: script cannot be" in refuted(copied[0], "--predict")
+    assert not (tmp_path / "executed").exists()
 
 
 @pytest.mark.slow

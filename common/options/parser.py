@@ -12,6 +12,7 @@ from pathlib import Path
 from common.data.layouts import how_to_unpack
 from common.optim.optimizers import OPEN_ENDED, WITH_WARMUP, check_schedule
 from common.options.types import absolute_path, nearest
+from common.runs.code import experiments
 from common.runs.folder import read_config, unfinished_runs, why_no_run
 from common.runs.tracking import check_installed
 from common.system.distributed import is_restarted
@@ -38,7 +39,6 @@ WORKS_ONLY_WITH = {
     "wandb_entity": ("wandb", (True,)),
 }
 HDF5_ENDINGS = (".hdf5", ".h5", ".hdf")
-SCRIPTS = Path(__file__).resolve().parents[2]
 LONGEST_ERROR = 600  # characters: values of a file can be of any length
 _UNSET = object()
 
@@ -284,8 +284,7 @@ def _listed(value) -> list:
 
 def _others_with(option: str) -> str:
     """Return a hint at the experiments that have an option of their own, which stands in them as a text, or nothing."""
-    texts = {path.name: path.read_text(encoding="utf-8") for path in sorted(SCRIPTS.glob("*.py"))}
-    names = [name for name, text in texts.items() if f'"{option}", ' in text and "experiment_parser(" in text]
+    names = [name for name, text in experiments().items() if f'"{option}", ' in text]
     return f"; it is one of {', '.join(names)}" if names else ""
 
 

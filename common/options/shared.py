@@ -51,9 +51,12 @@ def experiment_parser(script: str, description: str, **defaults) -> Parser:
 
 
 def told_options(script: str, options: dict) -> dict:
-    """Return what the page of a run tells of its options: the experiment's own, and shared ones of unusual values."""
+    """Return what the page of a run tells of its options: the experiment's own, and shared ones of unusual values.
+
+    On another machine it must be the same: how many workers are usual depends on the cores.
+    """
     usual = experiment_parser(script, "")._defaults_of_all()
-    usual |= {name: options.get(name) for name in TRACKERS}  # which change nothing of what is shown
+    usual |= {name: options.get(name) for name in (*TRACKERS, "workers")}  # which change nothing of what is shown
     return {name: value for name, value in options.items() if name not in usual or value != usual[name]}
 
 

@@ -19,7 +19,15 @@ GIT_SECONDS = 10
 def project_code() -> dict[str, bytes]:
     """Return all Python files of the scripts and of common/, by their paths: no run needs tools/."""
     paths = sorted([*ROOT.glob("*.py"), *ROOT.glob("common/**/*.py")])
-    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths}
+    # Editors leave links to nothing beside files that are being edited.
+    return {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+
+
+def experiments() -> dict[str, str]:
+    """Return the texts of all experiments, by the names of their files; there may be anything beside them."""
+    files = [path for path in sorted(ROOT.glob("*.py")) if path.is_file()]
+    texts = {path.name: path.read_text(encoding="utf-8", errors="replace") for path in files}
+    return {name: text for name, text in texts.items() if "run_experiment(" in text}
 
 
 def code_sha256(code: dict[str, bytes]) -> str:

@@ -21,6 +21,9 @@ TEMPLATE = Path(__file__).with_name("page.html")
 MOST_CLASSES = 30  # classes in the table of scores: the worst ones
 LARGEST_PICTURE = 4 * 2**20  # bytes
 NOTED = ("note: ", "warning: ", "null test")  # how lines of log.txt begin that whoever reads the results should know
+PARTS = {"train": "training", "val": "validation", "test": "test"}
+ORIGIN = r"\([^()\d]*\)"  # where images come from, which log.txt alone tells; their numbers are those of config.json
+LATER = " has failed and is left out: "  # in what is said of trackers, which can be after the page was written
 ALWAYS = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "seed")  # options
 RESUMED = {"epochs": "-e|--epochs", "test": "--test"}  # options of which a run that goes on may be given others
 CURVES = "the star is at the best epoch, that of the highest validation accuracy, the earliest of equals"
@@ -43,7 +46,8 @@ def write_report(folder: Path, question: str, told: dict) -> None:
     best = next((one for one in train["epochs"] if one["epoch"] == train.get("best_epoch")), {})
     log = folder / "log.txt"
     said = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
-    limited = dict.fromkeys([*(line for line in said if line.startswith(NOTED)), *limits(val, test)])
+    noted = (line for line in said if line.startswith(NOTED) and LATER not in line)
+    limited = dict.fromkeys([*noted, *limits(val, test)])
     sections = (
         ("Question", [_paragraph(question), _code(_command(config))]),
         ("Data", [*_on_data(config, said), _figure(folder, "samples.png", "Training images as the network sees them")]),
@@ -101,8 +105,10 @@ def limits(val: dict, test: dict) -> list[str]:
 
 
 def _on_data(config: dict, said: list[str]) -> Iterable[str]:
-    counts = [line for line in said if line.startswith("images: ")][-1:]
-    yield _paragraph("; ".join([f"{config['dataset']}, {len(config['classes'])} classes", *counts]))
+    counts = [f"{config['images'][name]:,} {what}" for name, what in PARTS.items()]
+    with_origins = re.compile(rf"images: {', '.join(rf'{count}( {ORIGIN})?' for count in counts)}")
+    told = next(filter(with_origins.fullmatch, reversed(said)), f"images: {', '.join(counts)}")
+    yield _paragraph(f"{config['dataset']}, {len(config['classes'])} classes; {told}")
     unusual = [f"{count:,} {what}" for what, count in config.get("converted", {}).items()]
     unusual += [f"{len(config['skipped']):,} files skipped"] if config.get("skipped") else []
     if unusual:

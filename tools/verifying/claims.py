@@ -34,6 +34,7 @@ FLIPPED = 2  # validation images that may be told otherwise at the end: a resume
 LARGEST_CODE = 50 * 2**20  # bytes, unpacked
 PICTURES = ("loss.png", "accuracy.png", "val_confusion_matrix.png", "val_predictions.png")
 NOT_COMPARED = ("notes", "calibration_error_by_chance")
+NAMES_IN_LEDGER = ("run", "recipe", "images")
 ABOVE = 7  # folders above a run in which the account of looks may lie
 
 
@@ -71,7 +72,7 @@ def check_config(folder: Folder) -> None:
     folder.claim(True, "")  # its seal and its kinds
     if "config_sha256" not in config:
         raise Unknown("config.json has no checksum: it is of an earlier version")
-    folder.digests["run_id"] = config.get("run_id", "")
+    folder.digests["run_id"] = str(config.get("run_id", ""))
     for one in config.get("resumed", []):
         folder.note(f"resumed {one.get('time')}; then differed: {', '.join(one.get('differences', {})) or 'nothing'}")
 
@@ -210,7 +211,7 @@ def ledger_of(folder: Folder) -> Path | None:
 
 def lines_of(ledger: Path) -> list[dict]:
     """Return the lines of an account of looks that can be read."""
-    return [line for line in map(_line, ledger.read_bytes().splitlines()) if line]
+    return list(filter(None, map(_line, ledger.read_bytes().splitlines())))
 
 
 def check_pictures(folder: Folder) -> None:
@@ -325,7 +326,8 @@ def _line(text: bytes) -> dict:
         line = json.loads(text)
     except (ValueError, RecursionError):
         return {}
-    return line if isinstance(line, dict) else {}
+    is_line = isinstance(line, dict) and all(isinstance(line.get(name), str | None) for name in NAMES_IN_LEDGER)
+    return line if is_line else {}
 
 
 def _short(value: object) -> str:

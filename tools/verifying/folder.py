@@ -4,13 +4,14 @@ import json
 import os
 from dataclasses import dataclass, field
 from functools import cache, cached_property
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 from common.runs import code
 from common.runs.folder import NO_RUNS, read_config
 from common.system.errors import BadInput
 from common.system.files import Unreadable, json_text, read_json
 from common.system.records import check_config
+from common.system.text import printable
 from tools.comparing.finished_runs import candidates, expand
 
 # What is found: a claim is refuted; somebody must look at this; the run is none that the task wants; nothing can be
@@ -92,8 +93,8 @@ class Folder:
 
     @property
     def is_run(self) -> bool:
-        """Whether there is a run at all, and not a file or an empty folder in its place."""
-        return any((self.path / name).is_file() for name in ("config.json", "train.json"))
+        """Whether there is a run at all, whatever its files are, and not a file or an empty folder in its place."""
+        return any(os.path.lexists(self.path / name) for name in ("config.json", "train.json"))
 
     @property
     def has_other_code(self) -> bool:
@@ -114,6 +115,9 @@ class Folder:
     def config(self) -> dict:
         """The content of config.json; BadInput is raised if it is not what a run has written."""
         check_config(config := read_config(self.path), "config.json")
+        script = config["script"]
+        if PureWindowsPath(script).name != script or not script.strip("."):  # "../x" would be executed by --predict
+            raise BadInput(f"config.json: script cannot be {printable(repr(script), 60)}")
         return config
 
     @cached_property

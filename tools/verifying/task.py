@@ -21,6 +21,7 @@ from common.runs import code
 from common.system.errors import BadInput
 from common.system.files import read_yaml
 from common.system.text import printable
+from tools.comparing.finished_runs import is_number
 from tools.verifying.folder import NOT_ASKED, Folder
 
 KINDS = {"script": str, "dataset": str, "split_sha256": str, "options": dict, "code": str, "seeds": list,
@@ -38,18 +39,17 @@ def read_task(path: str) -> dict:
         are_seeds = name != "seeds" or (type(value) is list and all(type(seed) is int for seed in value))
         if type(value) is not KINDS[name] or not are_seeds:
             raise BadInput(f"--task {path}: {name} cannot be {printable(repr(value), 60)}")
-    known = {"script": _experiments(), "dataset": DATASETS, "code": ["this tree"]}
+    known = {
+        "script": [name.removesuffix(".py") for name in code.experiments()],
+        "dataset": DATASETS,
+        "code": ["this tree"],
+    }
     for name in known.keys() & task.keys():
         try:
             task[name] = one_of(known[name])(task[name].removesuffix(".py"))
         except argparse.ArgumentTypeError as error:
             raise BadInput(f"--task {path}: {name}: {error}") from error
     return task
-
-
-def _experiments() -> list[str]:
-    files = sorted(code.ROOT.glob("*.py"))
-    return [file.stem for file in files if "run_experiment(" in file.read_text(encoding="utf-8")]
 
 
 def check_options(task: dict, folders: list[Folder]) -> None:
@@ -86,7 +86,8 @@ def _other_than_asked(task: dict, folder: Folder) -> list[str]:
         if not _same(said, wanted):
             what = f"no --{name}" if wanted is None else f"--{name} {wanted}"
             found.append(what if wanted is None else f"{what}, not {printable(said, 80)}")
-    count, least = folder.known("test.json", "images") or 0, task.get("min_test_images", 0)
+    count, least = folder.known("test.json", "images"), task.get("min_test_images", 0)
+    count = count if is_number(count) else 0
     return found + [f"{least} test images, not {count}"] * (count < least)
 
 
