@@ -58,7 +58,7 @@ def test_a_run_interrupted_in_its_first_epoch_starts_over(tmp_path, uninterrupte
 
 @pytest.mark.slow
 def test_a_run_killed_before_its_last_file_is_tested_once(interrupted, uninterrupted, monkeypatch):
-    def killed(run):
+    def killed(run, *_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
