@@ -714,6 +714,17 @@ def test_what_is_no_run_among_hand_ins_is_a_row_and_all_others_are_verified(peop
     assert "NOT FULFILLED empty: there is no run in that folder" in capsys.readouterr().out
 
 
+def test_a_link_takes_no_run_from_whose_it_is(people, tmp_path, capsys):
+    (people / "aaron").mkdir()
+    (people / "aaron" / "ex_1").symlink_to(people / "ann" / "hand_in" / "ex_1")
+    found = failing(*sorted(people.iterdir()), "--task", task_file(tmp_path))
+    assert sorted((folder.person, folder.is_as_claimed) for folder in found) == [
+        ("aaron", False), ("ann", True), ("ann", True), ("bob", True), ("bob", True),
+    ]  # fmt: skip
+    assert "NOT FULFILLED aaron: nothing but links to runs of others" in capsys.readouterr().out
+    assert len(verify.main([str(people / "aaron")])) == 2  # alone they are what is given
+
+
 def test_a_folder_of_several_people_s_folders_is_noticed(people, tmp_path, capsys):
     verify.main([str(people), "--task", str(task_file(tmp_path))])
     assert f"counts as one person's; if its folders are people's, give {people / '*'}" in capsys.readouterr().out

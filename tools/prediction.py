@@ -224,7 +224,9 @@ def _report_accuracy(predictions: list[Prediction], classes: list[str]) -> None:
 
 
 def tell_of_brightness(predictions: list[Prediction], known: dict) -> None:
-    """Say how many images are much brighter or darker than all training images, of which this is `known`.
+    """Say how many images are much brighter or darker than all training images that the run has looked at.
+
+    `known` is what it keeps of these, see `brightness` in common/runs/config.py.
 
     Much is more than a standard deviation beyond the last of them: of new images that are like the others a few lie
     just outside, but not so far. Photographs reach so far to both sides that nothing is told of them.
@@ -236,7 +238,7 @@ def tell_of_brightness(predictions: list[Prediction], known: dict) -> None:
     low, high = least - spread, greatest + spread
     for how, count in (("brighter", (means > high).sum()), ("darker", (means < low).sum())):
         if count:
-            are = f"{count:,} of {len(means):,} image(s) are much {how} than any training image"
+            are = f"{count:,} of {len(means):,} image(s) are much {how} than any training image that was looked at"
             info(f"note: {are}: the answers mean little, as a network takes all that it sees for one of its classes")
 
 

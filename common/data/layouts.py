@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from common.system.errors import BadInput
@@ -277,6 +278,9 @@ def _suggestion(root: Path) -> str:
 
 def _has_class_folders(folder: Path) -> bool:
     """Tell whether `folder` has two folders or more, and each of them pictures, or folders of pictures."""
-    inner = [folder / name for name in folder_names(folder)]
-    files = ([*one.glob("*.*"), *one.glob("*/*.*")] for one in inner)
+    try:
+        inner = [folder / name for name in folder_names(folder)]
+    except OSError:  # above what was given there may be what nobody may read
+        return False
+    files = (chain(one.glob("*.*"), one.glob("*/*.*")) for one in inner)
     return len(inner) > 1 and all(any(file.suffix.lower() in PICTURES for file in some) for some in files)

@@ -44,7 +44,7 @@ def describe(script: str, options: dict, data: Data, model: nn.Module, train: Ba
 
 
 def brightness(train: Split) -> dict[str, float]:
-    """Return the least and the greatest mean of a training image, from 0 to 1, and how far the means spread."""
+    """Return the least and the greatest mean of some training images, from 0 to 1, and how far the means spread."""
     count = max(1, min(LOOKED_AT, PIXELS // train.dataset.size**2, len(train)))
     some = train.subset(torch.linspace(0, len(train) - 1, count).long().tolist())
     means = torch.cat([images.flatten(1).float().mean(1) / 255 for images, _ in some.blocks()])

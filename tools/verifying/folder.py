@@ -178,16 +178,18 @@ def find_folders(locations: list[str]) -> list[Folder]:
     """
     roots = [root for location in locations for root in expand(location)]
     base = _common_folder(roots)
+    runs = {root: [one for one in candidates(root) if _is_training(one)] for root in roots}
+    if len(roots) == 1 and not runs[roots[0]]:
+        raise BadInput(f"{roots[0]}: {_why_none(roots[0])}")
+    is_link = {one: not one.resolve().is_relative_to(root.resolve()) for root in runs for one in runs[root]}
     found: dict[Path, Folder] = {}
-    for root in roots:
-        runs = [one for one in candidates(root) if _is_training(one)]
-        if not runs and len(roots) == 1:
-            raise BadInput(f"{root}: {_why_none(root)}")
-        for run in runs:
-            found.setdefault(run.resolve(), Folder(run, str(root), base))
-        if not runs:
+    pairs = [(root, one) for root in runs for one in runs[root]]
+    for root, run in sorted(pairs, key=lambda pair: is_link[pair[1]]):
+        found.setdefault(run.resolve(), Folder(run, str(root), base))  # a link takes no run from whose it is
+    for root in runs:
+        if all(is_link[one] and found[one.resolve()].group != str(root) for one in runs[root]):
             found[root.resolve()] = folder = Folder(root, str(root), base)
-            folder.claim(False, _why_none(root))
+            folder.claim(False, "nothing but links to runs of others" if runs[root] else _why_none(root))
     return list(found.values())
 
 
