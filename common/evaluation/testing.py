@@ -49,7 +49,7 @@ def _evaluate(
     _evaluate_validation(run, model, val, is_chosen)
     if not run.config["options"]["test"]:
         info(f"the test images are left alone; to test: {run.resume_command()} --test True")
-        run.finish(told_options(run.script, run.config["options"]))
+        _finish(run)
         return
     looks = run.processes.broadcast(lambda: note_look(run, test.split, "images as they are"))
     started = time.perf_counter()
@@ -85,6 +85,10 @@ def _evaluate(
         from common.inside.plots import look_inside
 
         look_inside(run.folder, model, run.state.watch, test, probabilities, classes)
+    _finish(run)
+
+
+def _finish(run: Run) -> None:
     run.finish(told_options(run.script, run.config["options"]))
 
 

@@ -60,6 +60,7 @@ class Effect:
     """A difference that is told: its size, its error, and its p-values; None is what cannot be known."""
 
     title: str
+    sides: tuple[str, str]  # in words: what something is said of, and what that is compared with
     estimate: Estimate
     family: Family
     corrected_p: float | None
@@ -70,12 +71,6 @@ class Effect:
     def label(self) -> str:
         """What a picture calls it."""
         return self.title
-
-    @property
-    def sides(self) -> tuple[str, str]:
-        """The two sides in words: what something is said of, and what that is compared with."""
-        one, _, other = self.title.partition(" against ")
-        return one, other
 
     @property
     def p(self) -> float | None:
@@ -123,12 +118,6 @@ class Contrast(Effect):
         return self.sides[0]
 
     @property
-    def sides(self) -> tuple[str, str]:
-        """The two groups in words, by what is not the same in them."""
-        differing = _differing(self.one, self.other)
-        return self.one.called(differing), self.other.called(differing)
-
-    @property
     def label(self) -> str:
         """What a picture calls it: against a baseline the change says it all."""
         return self.title if self.family.is_chosen else self.change
@@ -164,8 +153,10 @@ def find_contrasts(
         estimates = [difference(one.arm, other.arm) for one, other in sides]
         corrected = family.corrected_p_values(estimates, margin)
         for (one, other), estimate, (p, p_equivalent) in zip(sides, estimates, corrected, strict=True):
-            numbers = (_title(one, other), estimate, family, p, margin, p_equivalent)
-            contrasts.append(Contrast(*numbers, one, other, against, _pairs(one, other, mistakes)))
+            differing = _differing(one, other)
+            words = _title(one, other), (one.called(differing), other.called(differing))
+            numbers = estimate, family, p, margin, p_equivalent
+            contrasts.append(Contrast(*words, *numbers, one, other, against, _pairs(one, other, mistakes)))
     return contrasts
 
 

@@ -23,16 +23,18 @@ def find_effects(
         known = [group for group in groups if group.dataset == dataset and group.values]
         named = next((group for group in baseline if group in known), None)
         found = [one for option in options for one in _of_option(known, option, named)]
-        estimates = [difference(*arms) for _, arms in found]
+        estimates = [difference(*arms) for *_, arms in found]
         family = Family(sum(one.has_test for one in estimates), is_chosen=False)
         corrected = family.corrected_p_values(estimates, margin)
-        for (title, _), estimate, (p, p_equivalent) in zip(found, estimates, corrected, strict=True):
-            effects.append(Effect(title, estimate, family, p, margin, p_equivalent))
+        for (title, sides, _), estimate, (p, p_equivalent) in zip(found, estimates, corrected, strict=True):
+            effects.append(Effect(title, sides, estimate, family, p, margin, p_equivalent))
     return effects
 
 
-def _of_option(groups: Sequence[Group], option: str, named: Group | None) -> list[tuple[str, tuple[Arm, Arm]]]:
-    """Return the title and the two arms of each effect of an option."""
+def _of_option(
+    groups: Sequence[Group], option: str, named: Group | None
+) -> list[tuple[str, tuple[str, str], tuple[Arm, Arm]]]:
+    """Return of each effect of an option the title, the two sides in words, and their two arms."""
     value_of = {group: group.settings[option] for group in groups}
     order = sorted(set(value_of.values()), key=_in_order)
     first = value_of[named] if named else next(iter(order), None)
@@ -45,7 +47,7 @@ def _of_option(groups: Sequence[Group], option: str, named: Group | None) -> lis
         arms = _mean_arms(pairs)
         if value != first and arms[0].values:
             over = f", mean over {len(pairs)} settings of the rest" if len(pairs) > 1 else ""
-            effects.append((f"{option} {value} against {first}{over}", arms))
+            effects.append((f"{option} {value} against {first}{over}", (f"{option} {value}", first), arms))
     return effects
 
 
