@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.data.load import DATASETS
 from common.optim.optimizers import OPTIMIZERS, SCHEDULES
-from common.options.parser import TRACKERS, Parser
+from common.options.parser import MAY_DIFFER_ON_RESUME, Parser
 from common.options.types import (
     SWITCH,
     absolute_path,
@@ -53,10 +53,11 @@ def experiment_parser(script: str, description: str, **defaults) -> Parser:
 def told_options(script: str, options: dict) -> dict:
     """Return what the page of a run tells of its options: the experiment's own, and shared ones of unusual values.
 
-    On another machine it must be the same: how many workers are usual depends on the cores.
+    On another machine it must be the same: how many workers are usual depends on the cores. Where things lie is nobody
+    else's business.
     """
     usual = experiment_parser(script, "")._defaults_of_all()
-    usual |= {name: options.get(name) for name in (*TRACKERS, "workers")}  # which change nothing of what is shown
+    usual |= {name: options.get(name) for name in (*MAY_DIFFER_ON_RESUME, "output_dir", "resume", "figures")}
     return {name: value for name, value in options.items() if name not in usual or value != usual[name]}
 
 
