@@ -46,7 +46,7 @@ def edit_json(name, change):
 def edit_config(**changes):
     def tamper(run, _):
         config = {name: value for name, value in read_config(run).items() if name != "config_sha256"}
-        options = config["options"] | changes.pop("options", {})
+        options = config["options"] | changes.get("options", {})
         write_config(run, config | changes | {"options": options})
 
     return tamper
