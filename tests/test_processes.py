@@ -421,6 +421,26 @@ def test_a_process_that_is_stuck_inside_a_library_ends_at_a_signal():
     assert (process.returncode, said) == (143, "process 1: ended while it waited for another one\n")
 
 
+ENDING_PROGRAM = """
+import atexit, os, sys
+from common.system import start
+atexit.register(os.write, 1, b"Python is taken down\\n")
+
+def main():
+    print("all is said", end="")
+
+start.run_script(main)
+"""
+
+
+def test_one_of_several_ends_without_taking_python_down():
+    places = environment(RANK="0", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="1")
+    ended = command("-c", ENDING_PROGRAM, cwd=ROOT, env=places)
+    assert (ended.returncode, ended.stdout) == (0, "all is said")
+    alone = command("-c", ENDING_PROGRAM, cwd=ROOT, env=environment())
+    assert (alone.returncode, alone.stdout) == (0, "all is saidPython is taken down\n")
+
+
 def test_cores_are_those_of_the_job_divided_among_its_processes(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
     assert usable_cores() == 12

@@ -58,6 +58,10 @@ def run_script(main) -> None:
             for number, handler in before.items():
                 signal.signal(number, handler or signal.SIG_DFL)  # None: it was not Python's
         leave()
+        if is_one_of_several:
+            from common.system.ending import end_at_once
+
+            end_at_once(0)
     except BaseException as error:
         explained = explain(error)
         if isinstance(error, SystemExit) or (explained is None and not is_one_of_several):
