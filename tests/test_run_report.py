@@ -116,7 +116,7 @@ def test_the_page_has_own_options_and_those_that_are_not_as_usual(run):
 def test_the_command_gives_what_the_page_shows(run, tmp_path):
     copy, config = shutil.copytree(run, tmp_path / "copy"), read(run, "config.json")
     resumed = ["python ex_1.py --resume r", "python ex_1.py --resume r --test -e 7"]
-    config |= {"command": "python ex_1.py -e 3 -lr 0.1 --test=False", "resumed": [{"command": one} for one in resumed]}
+    config |= {"command": "python ex_1.py -e3 -lr 0.1 --test=False", "resumed": [{"command": one} for one in resumed]}
     config["options"] |= {"epochs": 7, "test": True}
     write_json(copy / "config.json", config)
     write_report(copy, "Why?", {})

@@ -25,7 +25,9 @@ PARTS = {"train": "training", "val": "validation", "test": "test"}
 ORIGIN = r"\([^()\d]*\)"  # where images come from, which log.txt alone tells; their numbers are those of config.json
 LATER = " has failed and is left out: "  # in what is said of trackers, which can be after the page was written
 ALWAYS = ("epochs", "batch_size", "optimizer", "lr", "weight_decay", "schedule", "seed")  # options
-RESUMED = {"epochs": "-e|--epochs", "test": "--test"}  # options of which a run that goes on may be given others
+RESUMED = {  # options of which a run that goes on may be given others, as they are typed
+    "epochs": r"-e[= ]?\d\w*|--epochs[= ]\w+", "test": r"--test(?:[= ]\w+)?",
+}  # fmt: skip
 CURVES = "the star is at the best epoch, that of the highest validation accuracy, the earliest of equals"
 MISTAKES = {
     "val_predictions.png": "Validation images: some at random, then the most confident mistakes",
@@ -173,7 +175,7 @@ def _command(config: dict) -> str:
     """Return the command that gives what the page shows, with what the run was asked for when it went on."""
     command, later = config["command"], [one["command"] for one in config.get("resumed", [])]
     for name, words in RESUMED.items():
-        option = re.compile(rf" (?:{words})(?:[= ]\w+)?(?= |$)")
+        option = re.compile(rf" (?:{words})(?= |$)")
         if any(map(option.search, later)):
             command = f"{option.sub('', command)} --{name} {config['options'][name]}"
     return command
