@@ -51,17 +51,16 @@ def _evaluate(
         info(f"the test images are left alone; to test: {run.resume_command()} --test True")
         _finish(run)
         return
-    looks = run.processes.broadcast(lambda: note_look(run, test.split, "images as they are"))
+    count = run.options["tta"]
+    what = "images as they are" + (f", and {count} views of each" if count > 1 else "")
+    looks = run.processes.broadcast(lambda: note_look(run, test.split, what))
     started = time.perf_counter()
     logits, labels = evaluate(model, test, run.machine, "testing")
     testing_time = time.perf_counter() - started
     if test.split.checks:
         test.split.checks.share(run.processes.gather)
     has_labels = bool((labels >= 0).all())
-    of_views = {}
-    if run.options["tta"] > 1 and has_labels:
-        looks = run.processes.broadcast(lambda: note_look(run, test.split, f"{run.options['tta']} views"))
-        of_views = _score_views(run, model, test)
+    of_views = _score_views(run, model, test, count) if count > 1 and has_labels else {}
     if not run.processes.is_main:
         return
     probabilities, classes = logits.softmax(1).numpy(), run.config["classes"]
@@ -157,9 +156,8 @@ def _say_result(result: dict, labels: np.ndarray, looks: Looks) -> None:
         info(f"note: the test accuracy is {what}, which is right in {chance:.4f}")
 
 
-def _score_views(run: Run, model: nn.Module, test: Batches) -> dict:
-    """Return the entry "tta" of test.json: what the mean over several views of each image would score."""
-    count = run.options["tta"]
+def _score_views(run: Run, model: nn.Module, test: Batches, count: int) -> dict:
+    """Return the entry "tta" of test.json: what the mean over `count` views of each image would score."""
     logits, labels = evaluate(model, test, run.machine, f"testing {count} views", views(count))
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     info(f"test accuracy of {count} views together: {accuracy:.4f}")
