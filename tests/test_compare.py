@@ -434,3 +434,25 @@ def test_equal_values_stand_side_by_side():
     assert side_by_side([0.9, 0.9, 0.8, 0.9]) == [-5, 0, 0, 5]
     many = side_by_side([1.0] * 100)
     assert max(many) - min(many) <= 40 and len(set(many)) == 100
+
+
+def test_how_often_a_run_saves_does_not_split_a_group(real, tmp_path):
+    altered(real[0], tmp_path / "a", save_minutes=None)
+    altered(real[0], tmp_path / "b", seed=1, save_minutes=10.0)
+    [group] = overview_of(tmp_path).groups
+    assert len(group.runs) == 2
+
+
+def test_a_list_is_named_as_it_is_typed(real, tmp_path):
+    altered(real[0], tmp_path / "a", filter_size=[5, 5, 3])
+    altered(real[0], tmp_path / "b", filter_size=[3])
+    for text in ("filter_size=5,5,3", "filter_size=[5, 5, 3]"):
+        [contrast] = overview_of(tmp_path, baseline=text).contrasts
+        assert contrast.other.settings["filter_size"] == "[5, 5, 3]"
+
+
+def test_a_baseline_without_a_number_is_refused(real, tmp_path):
+    altered(real[0], tmp_path / "a")
+    altered(real[0], tmp_path / "b", lr=0.5)
+    bad = altered(real[0], tmp_path / "c", train={"status": "diverged", "epochs": []}, test=None, lr=0.7)
+    assert refusal_of_compare(tmp_path, "--baseline", bad).endswith("no run of it has val_accuracy")
