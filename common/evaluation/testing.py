@@ -23,6 +23,9 @@ from common.system.log import info
 from common.training.loop import evaluate
 from common.transforms.tta import views
 
+EARLIER = "earlier_test"  # the folder within a run's for a test that is no longer of its weights
+OF_A_TEST = ("test", "submission", "predictions", "confusion", "confusion_matrix", "roc", "class_predictions")  # files
+
 
 def evaluate_last(run: Run, model: nn.Module, val: Batches, test: Batches) -> None:
     """Evaluate the weights that the training has ended with, as `evaluate_best` does with the best."""
@@ -49,6 +52,8 @@ def _evaluate(
     _evaluate_validation(run, model, val, is_chosen)
     if not run.config["options"]["test"]:
         info(f"the test images are left alone; to test: {run.resume_command()} --test True")
+        if run.processes.is_main:
+            _set_earlier_test_aside(run.folder)
         _finish(run)
         return
     count = run.options["tta"]
@@ -87,16 +92,23 @@ def _evaluate(
     _finish(run)
 
 
+def _set_earlier_test_aside(folder: Path) -> None:
+    """Move what a test has left in `folder` to one within: that was of the weights before more epochs."""
+    if left := [path for path in folder.iterdir() if path.is_file() and path.stem in OF_A_TEST]:
+        (folder / EARLIER).mkdir(exist_ok=True)
+        for path in left:
+            path.replace(folder / EARLIER / path.name)
+        info(f"note: what the test before has left is in {folder / EARLIER} now")
+
+
 def _finish(run: Run) -> None:
     run.finish(told_options(run.script, run.config["options"]))
 
 
 def _selected_on(run: Run, is_chosen: bool) -> str:
     """Return which images have chosen the weights that are tested."""
-    if not is_chosen:
-        return "nothing: the last epoch"
     if run.epochs_trained():
-        return "validation"
+        return "validation" if is_chosen else "nothing: the last epoch"
     return f"not known: {Path(run.weights).name} as it was given" if run.weights else "nothing: no epoch was trained"
 
 
