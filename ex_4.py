@@ -32,7 +32,7 @@ from common.transforms.trivial_augment import TrivialAugmentWide
 SHARED = {"dataset": ["cifar100"], "epochs": 200, "batch_size": 128, "optimizer": "sgd", "lr": 0.1,
           "weight_decay": 5e-4, "schedule": "step", "step_size": 50}  # fmt: skip
 SMALL, PADDING = 32, 4  # CIFAR's own side, and by how much crops of it move
-LARGE, CROPPED_FROM = 224, 256  # what ImageNet's networks were trained on
+LARGE, UNCROPPED = 224, 256  # what ImageNet's networks were trained on
 CIFAR_MEAN, CIFAR_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # of CIFAR-100's training pixels
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 JITTER = 0.2  # brightness, contrast and saturation by up to a fifth, with --pretrained
@@ -64,7 +64,7 @@ def build_transforms(options):
     trivial = [TrivialAugmentWide()] if options.trivial_augment else []
     erasing = [RandomErasing(options.erasing)] if options.erasing else []
     if options.pretrained:
-        resize, normalize = Resize((CROPPED_FROM, CROPPED_FROM)), Normalize(IMAGENET_MEAN, IMAGENET_STD)
+        resize, normalize = Resize((UNCROPPED, UNCROPPED)), Normalize(IMAGENET_MEAN, IMAGENET_STD)
         jitter = ColorJitter(JITTER, JITTER, JITTER)
         train = [RandomHorizontalFlip(), *trivial, jitter, resize, RandomCrop(LARGE), normalize, *erasing]
         return Compose(train), Compose([resize, CenterCrop(LARGE), normalize])
@@ -91,7 +91,7 @@ def parameter_groups(model, options):
     shares |= dict.fromkeys([*late.parameters(), *model.get_submodule(head_of(model)).parameters()], 1.0)
     groups = {share: [each for each in model.parameters() if shares.get(each, EARLY) == share]
               for share in (EARLY, MIDDLE, 1.0)}  # fmt: skip
-    return [{"params": group, "lr": share * options.lr} for share, group in groups.items()]
+    return [{"params": group, "lr": share * options.lr} for share, group in groups.items() if group]
 
 
 def train_and_test(run, options):
@@ -108,7 +108,7 @@ def train_and_test(run, options):
 def main(argv=None):
     """Run the experiment on each data set, and return the last run folder."""
     options = parse_options(argv)
-    return run_experiment(__file__, options, train_and_test, LARGE if options.pretrained else SMALL, VAL_FRACTION)
+    return run_experiment(__file__, options, train_and_test, UNCROPPED if options.pretrained else SMALL, VAL_FRACTION)
 
 
 if __name__ == "__main__":

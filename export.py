@@ -59,7 +59,7 @@ def main(argv=None):
     files = [image.path for image in find_images(options.images, classifier.classes)] if options.images else []
     validation = exporting.validation_images(checkpoint.parent, config, config["options"], options.data, options.check)
     about = {name: config.get(name) for name in ("name", "run_id", "git_commit", "code_sha256")}
-    about["classes"] = json.dumps(classifier.classes, ensure_ascii=False)
+    about["classes"] = json.dumps(classifier.classes)  # in ASCII: a name may be no text
     network = exporting.Exportable(classifier.model, classifier.transform)
     model = exporting.build_onnx(network, classifier.stored_size, classifier.fit, about)
     comparisons = [exporting.squares(validation, classifier.probabilities)]

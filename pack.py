@@ -49,7 +49,7 @@ def main(argv=None):
     options = parse_options(argv)
     target = Path(options.file)
     splits = find_splits(options.folder, options.size, options.fit, options.workers)
-    pixels = options.size**2 * sum(map(len, splits.values()))
+    pixels = sum(split.dataset.size**2 * len(split) for split in splits.values())
     check_target(target, Path(options.folder), options.overwrite, 3 * pixels)
     report(target, pack(splits, target, options.skip_unreadable))
     return target

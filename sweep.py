@@ -196,6 +196,11 @@ def answer(results):
             info("the defaults have not finished here with all seeds, so that nothing can be compared with them")
             return
         words = ["--baseline", str(run)]
+    runs = [run_in(Path(trial.user_attrs["folder"])) for group in groups for trial in group]
+    if None in runs:
+        info(f"{runs.count(None)} of {len(runs)} runs are on other machines, and are not compared here")
+    if not any(runs):
+        return
     compare([str(results.folder / "trials"), *words, "--out", str(results.folder / "comparison")])
 
 

@@ -49,6 +49,7 @@ WORKS_ONLY_WITH = {  # options of single strategies
     "stage_lr_factor": ("strategy", ("last",)),
     "stage_epochs": ("strategy", ("staged", "rescale")),
     "views": ("strategy", ("head", "staged")),
+    "cutmix": ("strategy", ("last", "staged", "all", "rescale")),  # it pastes parts of images, not of features
 }
 
 
@@ -135,8 +136,8 @@ def train_and_test(run, options):
         train_only(model, trained_parts(model, options, epoch))
 
     before_epoch(1)
-    train = FeatureBatches(train, model.extractor, run.machine, views=options.views if options.augment else 1)
-    val = FeatureBatches(val, model.extractor, run.machine)
+    train = FeatureBatches(train, model.extractor, run, views=options.views if options.augment else 1)
+    val = FeatureBatches(val, model.extractor, run)
     ever_trained = trained_parts(model, options, epoch=math.inf)
     rates = discriminative_lrs(ever_trained, options.lr, options.stage_lr_factor)
     optimizer, schedule = run.optimizer(rates, train)

@@ -97,13 +97,14 @@ def main(argv=None):
 
 def _do_again(options, folders: list[Folder]) -> None:
     """Draw, predict and train again, as far as that is asked for."""
+    folders = [folder for folder in folders if folder.is_finished]
     before = [len(folder.findings) for folder in folders]
     for folder in told(folders, "drawing again") if options.pictures else ():
         guarded(folder, check_drawn)
     for folder in told(folders, "predicting again") if options.predict else ():
-        guarded(folder, lambda one: predict_again(one, options.data))
+        guarded(folder, predict_again, options.data)
     for folder in told(folders, "training again") if options.rerun is not None else ():
-        guarded(folder, lambda one: rerun(one, options.rerun or None, options.this_code, options.data))
+        guarded(folder, rerun, options.rerun or None, options.this_code, options.data)
     for folder, count in zip(folders, before, strict=True):
         folder.asked = folder.findings[count:]
 

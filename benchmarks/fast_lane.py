@@ -1,12 +1,13 @@
 """Run a script of the fast lane by its rules (docs/fast_lane.md): several seeds, the last weights, two clocks.
 
-    python benchmarks/fast_lane.py ex_6.py --seeds 5 -- --data cifar-10-python.tar.gz --target 0.80
+    python benchmarks/fast_lane.py ex_6.py --seeds 5 -- --dataset cifar10 --data cifar-10-python.tar.gz --target 0.80
 
 What stands behind -- goes to every run. A run that the folder has already is not run again, so that an interrupted
 series goes on.
 """
 
 import argparse
+import hashlib
 import json
 import statistics
 import subprocess
@@ -28,7 +29,10 @@ def main(argv=None):
     options = parser.parse_args(words[:end])
     if options.seeds < 2:
         parser.error("--seeds: an interval needs two or more")
-    runs = [run(options.script, seed, words[end + 1 :], Path(options.output_dir)) for seed in range(options.seeds)]
+    rest = words[end + 1 :]
+    series = hashlib.sha256(repr(rest).encode()).hexdigest()[:8]  # other options are another series
+    folder = Path(options.output_dir, f"{Path(options.script).stem}-{series}")
+    runs = [run(options.script, seed, rest, folder) for seed in range(options.seeds)]
     result = row(runs)
     print(json.dumps(result, indent=2))
     return result

@@ -41,7 +41,7 @@ def run_experiment(
     if is_finished(options.resume, options.epochs, options.test):
         return options.resume
     machine = _machine(options)
-    is_new = not (options.explore or has_checkpoint(options.resume) or options.weights in (None, "none"))
+    is_new = not (options.explore or options.weights in (None, "none") or has_checkpoint(options.resume))
     weights = find_weights(options.weights, vars(options).get("model")) if is_new else None
     runs = single_runs(vars(options))
     loaded = [read.divide_for_each(runs, val_fraction) for read in Source.of(runs[0]).read(image_size, fit)]

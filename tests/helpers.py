@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import pkgutil
+import re
 import socket
 import subprocess
 import sys
@@ -26,9 +27,15 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock
 
 import common
+import compare
 import ex_1
 from common.data.arrays import ArrayDataset, Split
+from common.system.errors import BadInput
 from common.training import fit as training
+from tools.comparing.finished_runs import read_runs
+from tools.comparing.overview import Question
+from tools.comparing.overview import compare as compare_runs
+from tools.comparing.predictions import Told
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = ["--dataset", "digits", "-e", "2", "--limit", "300"]
@@ -36,6 +43,8 @@ TIMES = ("seconds", "images_per_second", "peak_memory_mb", "process_memory_mb", 
 LOOKS = ("test_evaluations", "looks_of_recipe", "looks_at_images", "recipes_looking")  # one that is cut off counts
 SIDE = 12  # pixels of a written picture
 SAFETENSORS = {torch.float16: "F16", torch.float32: "F32", torch.int64: "I64", torch.bool: "BOOL"}
+COMPARED = {"report.html", "compare.md", "compare.tex", "compare.csv", "compare_groups.csv"}
+CURVES = {"loss.png", "accuracy.png", "accuracy_by_time.png"}
 FEATURES = 16  # of TinyResNet; fills the registers, see common/models/batch_norm.py
 
 
@@ -256,3 +265,73 @@ def closed_port():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return unused.getsockname()[1]
+
+
+# Comparisons
+
+
+def altered(run, folder, config=(), train=(), test=(), **options):
+    """Copy the JSON files and predictions of `run` to `folder`, with changes; an option that is ... is left out."""
+    folder.mkdir(parents=True)
+    old = read(run, "config.json")
+    kept = {name: value for name, value in (old["options"] | options).items() if value is not ...}
+    (folder / "config.json").write_text(json.dumps(old | {"options": kept} | dict(config)))
+    (folder / "train.json").write_text(json.dumps(read(run, "train.json") | dict(train)))
+    if test is not None:
+        (folder / "test.json").write_text(json.dumps(read(run, "test.json") | dict(test)))
+        (folder / "val_predictions.npz").write_bytes((run / "val_predictions.npz").read_bytes())
+    return folder
+
+
+def scored(run, folder, accuracy, **options):
+    """Copy a run with another best validation accuracy."""
+    record = read(run, "train.json")["epochs"][0] | {"val_accuracy": accuracy}
+    return altered(run, folder, train={"epochs": [record], "best_epoch": 1, "best_val_accuracy": accuracy}, **options)
+
+
+def folds(real, folder, **values):
+    """Copy a run for each fold of cross-validations, by learning rate; 270 images train and 30 validate."""
+    for lr, accuracies in values.items():
+        for number, accuracy in enumerate(accuracies, 1):
+            options = {"lr": lr, "folds": f"{number}/{len(accuracies)}", "split_seed": 0, "seed": 0}
+            images = {"images": {"train": 270, "val": 30, "test": 0}}
+            scored(real[0], folder / f"{lr}-{number}", accuracy, config=images, **options)
+
+
+def many(real, folder, *settings, seeds=3):
+    """Copy a run for each seed and each of the `settings` (accuracy of the seed, options)."""
+    for number, (accuracy, options) in enumerate(settings):
+        for seed in range(seeds):
+            scored(real[0], folder / f"{number}-{seed}", accuracy(seed), seed=seed, **options)
+
+
+def curve(real, folder, accuracies, **options):
+    records = [{"epoch": epoch, "val_accuracy": one, "val_loss": 1.0} for epoch, one in enumerate(accuracies, 1)]
+    best = max(accuracies)
+    train = {"epochs": records, "best_epoch": accuracies.index(best) + 1, "best_val_accuracy": best}
+    return altered(real[0], folder, train=train, epochs=len(accuracies), **options)
+
+
+def npz(path, **arrays):
+    np.savez(path, **arrays)
+    return path
+
+
+def page_data(path):
+    [text] = re.findall(r'<script type="application/json" id="data">(.*?)</script>', path.read_text(), re.DOTALL)
+    return json.loads(text)
+
+
+def run_compare(*words):
+    return compare.main([str(word) for word in words])
+
+
+def refusal_of_compare(*words):
+    with pytest.raises(BadInput) as error:
+        run_compare(*words)
+    return str(error.value)
+
+
+def overview_of(*folders, metric="val_accuracy", **wishes):
+    runs, _ = read_runs([str(folder) for folder in folders])
+    return compare_runs(runs, Question(metric, **wishes), Told(), [])

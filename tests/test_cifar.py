@@ -292,3 +292,16 @@ def test_all_images_arrive_in_their_parts(tmp_path):
     assert np.array_equal(images[0].numpy(), raw["data"][3].reshape(3, 32, 32))
     assert labels.tolist() == [raw["labels"][3]]
     assert data.test.dataset.ids[3] == "test/3"
+
+
+def test_an_archive_in_a_folder_that_cannot_be_written_is_extracted_once(tmp_path, monkeypatch):
+    shared, own = tmp_path / "shared", tmp_path / "data"
+    shared.mkdir()
+    (shared / "archive.tar.gz").write_bytes(ARCHIVE)
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(shared))
+    monkeypatch.setattr("common.data.published.DOWNLOAD_FOLDER", own)
+    extracted = set()
+    for _ in range(2):
+        check(load_published("cifar10", str(shared / "archive.tar.gz")))
+        extracted.add((own / FOLDER).stat().st_ino)
+    assert len(extracted) == 1 and [path.name for path in own.iterdir()] == [FOLDER]

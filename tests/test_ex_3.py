@@ -358,3 +358,17 @@ def test_a_batch_norm_that_cannot_take_one_image_starts_with_two(tmp_path, monke
 def test_options_of_throughput_are_pointless_without_it(capsys):
     ex_3.parse_options(["--max_batch", "8"])
     assert "--max_batch does nothing without --throughput" in capsys.readouterr().out
+
+
+def test_attention_is_counted():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, images):
+            tokens = images.flatten(2)  # (N, 6 tokens, 8)
+            return self.attention(tokens, tokens, tokens, need_weights=False)[0]
+
+    projections, attention = 6 * 8 * (24 + 8), 2 * 6 * 6 * 8
+    assert operations(Attention(), (6, 2, 4)) == 2 * (projections + attention)

@@ -6,6 +6,7 @@ from helpers import read, without_pictures, write_class
 from torch import nn
 
 import ex_4
+from common.optim.optimizers import build_optimizer
 from common.system.errors import BadInput
 from common.transforms.color import ColorJitter
 from common.transforms.erasing import RandomErasing
@@ -111,3 +112,19 @@ def test_a_run_from_the_weights_of_another(tmp_path, capsys):
     again = without_pictures([*DIGITS, "--weights", str(first / "best.pth"), "--output_dir", str(tmp_path)], ex_4)
     assert "122 of 122 tensors are from" in capsys.readouterr().out
     assert read(again, "train.json")["status"] == "finished"
+
+
+def test_networks_of_two_stages_have_an_optimizer(capsys):
+    options = ex_4.parse_options(["--pretrained", "-lr", "0.04", "--model", "alexnet"])
+    with torch.device("meta"):
+        model = ex_4.build_model(options, 100)
+    optimizer = build_optimizer(ex_4.parameter_groups(model, options), "sgd", 0.04)
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.02, 0.04])
+
+
+@pytest.mark.parametrize(("words", "side"), [(["--pretrained"], 256), ([], 32)])
+def test_photographs_are_kept_as_large_as_crops_need_them(monkeypatch, words, side):
+    asked = []
+    monkeypatch.setattr(ex_4, "run_experiment", lambda *arguments: asked.append(arguments))
+    ex_4.main(words)
+    assert asked[0][3] == side

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 import ex_1
 import export
 import predict
+from common.data.arrays import ArrayDataset, whole
 from common.system.errors import BadInput
 
 COLORS = {"ant": (255, 0, 0), "bee": (0, 255, 0), "cat": (0, 0, 255)}
@@ -109,3 +111,21 @@ def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnx" else find(name))
     with pytest.raises(BadInput, match="export.py needs onnx: pip install -r requirements-extras.txt"):
         export.main(["run", "m.onnx"])
+
+
+@pytest.mark.parametrize("has_own", [True, False])
+def test_images_to_compare_on_are_validation_images_also_where_names_repeat(run, tmp_path, monkeypatch, has_own):
+    pytest.importorskip("onnx")
+    from tools.exporting import validation_images
+
+    def split(pixel):
+        ids = [str(number) for number in range(30)]  # as in an HDF5 file that has no names
+        return whole(ArrayDataset(np.full((30, 8, 8, 3), pixel, np.uint8), [0] * 30, ["a", "b"], ids))
+
+    splits = {"train": split(1), "test": split(2)} | ({"val": split(3)} if has_own else {})
+    monkeypatch.setattr("common.data.load.Source.read", lambda *_: [SimpleNamespace(splits=splits)])
+    ids = np.array([str(number) for number in range(5)])
+    np.savez(tmp_path / "val_predictions.npz", ids=ids)
+    config = {"dataset": "hdf5", "stored_size": 8}
+    found = validation_images(tmp_path, config, {"data": "x", "workers": 1}, None, 4)  # options of an older run
+    assert len(found) == 4 and found.dataset.batch(found.indices)[0].unique().tolist() == [3 if has_own else 1]

@@ -512,3 +512,25 @@ def test_squashing_keeps_all_of_the_picture():
     pixels[:, :15], pixels[:, 15:] = RED, BLUE
     squashed = frame(Image.fromarray(pixels), 10, "squash")
     assert tuple(squashed[5, 0]) == RED and tuple(squashed[5, 9]) == BLUE
+
+
+def test_a_picture_with_damaged_exif_is_read(tmp_path):
+    picture = Image.fromarray(np.full((4, 4, 3), 200, np.uint8))
+    picture.save(tmp_path / "a.jpg", exif=b"Exif\0\0" + b"garbage that is no TIFF header")
+    assert abs(np.asarray(read_image(tmp_path / "a.jpg")[0]).astype(int) - 200).max() < 3
+
+
+def tiff_of_16_bits(values, white_is_zero):
+    """Return the bytes of a gray TIFF, as scanners write it."""
+    height, width = values.shape
+    entries = [(256, width), (257, height), (258, 16), (259, 1), (262, 0 if white_is_zero else 1),
+               (273, 8 + 2 + 9 * 12 + 4), (277, 1), (278, height), (279, values.nbytes)]  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    return struct.pack("<2sHIH", b"II", 42, 8, len(entries)) + directory + bytes(4) + values.astype("<u2").tobytes()
+
+
+@pytest.mark.parametrize("white_is_zero", [False, True])
+def test_16_bits_in_which_0_is_white_are_no_negative(tmp_path, white_is_zero):
+    values = np.array([[0, 65535], [256, 32768]], np.uint16)
+    (tmp_path / "a.tiff").write_bytes(tiff_of_16_bits(65535 - values if white_is_zero else values, white_is_zero))
+    assert np.asarray(read_image(tmp_path / "a.tiff")[0])[..., 0].tolist() == [[0, 255], [1, 128]]

@@ -502,3 +502,41 @@ def test_values_that_are_all_zero_or_not_there_are_drawn(figures):
         draw_gradients(None, [{"epoch": 1, "layers": {"a": dict.fromkeys(KEYS)}}], {})
     with pytest.raises(NotThere, match="no outputs"):
         draw_activations(None, [], {})
+
+
+class Turned(nn.Module):
+    """Swaps the places of the channels of an output, as ConvNeXt and Swin do."""
+
+    def __init__(self, to_last):
+        super().__init__()
+        self.dims = (0, 2, 3, 1) if to_last else (0, 3, 1, 2)
+
+    def forward(self, inputs):
+        return inputs.permute(self.dims)
+
+
+def twins():
+    """Return two networks that compute the same, with the channels second and last in their middle."""
+    torch.manual_seed(0)
+    stem, head = nn.Conv2d(3, 6, 3), nn.Linear(5, 4)
+    wide = nn.Linear(6, 5)
+    narrow = nn.Conv2d(6, 5, 1)
+    narrow.weight.data, narrow.bias.data = wide.weight.data[:, :, None, None], wide.bias.data
+    end = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
+    second = nn.Sequential(stem, nn.Identity(), narrow, nn.GELU(), nn.Identity(), *end)
+    return second, nn.Sequential(stem, Turned(True), wide, nn.GELU(), Turned(False), *end)
+
+
+def test_networks_with_their_channels_last_are_looked_into_like_others():
+    second, last = twins()
+    images = torch.randn(3, 3, 10, 12)
+    assert last_spatial_layer(second, images) == last_spatial_layer(last, images) == "3"
+    for layer in (None, "2", "4"):
+        torch.testing.assert_close(grad_cam(last, images, layer=layer), grad_cam(second, images, layer=layer))
+    one, other = feature_maps(second, images[0]), feature_maps(last, images[0])
+    torch.testing.assert_close(one["3"], other["3"])
+    assert feature_maps(last, images[0], ["2"])["2"].shape == (5, 8, 10)
+    for network in twins():
+        with torch.no_grad():
+            network[2].bias[:2] = -1000  # two of five units are dead
+        assert Watch(network, 1).end_epoch(1, images)["layers"]["3"]["dead_share"] == pytest.approx(2 / 5)

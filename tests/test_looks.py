@@ -36,6 +36,24 @@ def test_another_seed_is_another_look_by_the_same_recipe(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_recipe_is_the_same_whether_its_run_was_resumed_or_its_network_used(tmp_path):
+    weights = str(small_run(tmp_path / "first", "-e", "1", "--test", "False") / "best.pth")
+    words = "-e", "1", "--weights", weights
+    assert counts(small_run(tmp_path, *words)) == (1, 1, 1, 1)
+    later = small_run(tmp_path, *words, "-s", "1", "--test", "False")
+    without_pictures(["--resume", str(later), "--test", "True"])
+    assert counts(later) == (1, 2, 2, 1)
+    line = looks.note_look_at(later, read(later, "config.json"), lines(tmp_path)[0]["images"], "predictions")
+    assert (line.looks_at_images, line.recipes_looking) == (3, 1)
+
+
+def test_how_often_a_run_saves_makes_no_other_recipe(tmp_path):
+    config = {"script": "ex_1", "options": {"lr": 0.1, "save_minutes": None}}
+    often = config | {"options": config["options"] | {"save_minutes": 5.0}}
+    assert looks._recipe(config) == looks._recipe(often)
+
+
+@pytest.mark.slow
 def test_runs_of_a_search_are_counted_where_the_search_says(tmp_path, monkeypatch):
     monkeypatch.setenv(looks.FOLDER, str(tmp_path / "all"))
     small_run(tmp_path / "trial")
@@ -43,9 +61,9 @@ def test_runs_of_a_search_are_counted_where_the_search_says(tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_several_views_are_another_look(tmp_path):
-    assert counts(small_run(tmp_path, "--tta", "2")) == (2, 2, 2, 1)
-    assert [line["what"] for line in lines(tmp_path)] == ["images as they are", "2 views"]
+def test_views_are_a_part_of_the_look(tmp_path):
+    assert counts(small_run(tmp_path, "--tta", "2")) == (1, 1, 1, 1)
+    assert [line["what"] for line in lines(tmp_path)] == ["images as they are, and 2 views of each"]
 
 
 @pytest.mark.slow

@@ -268,3 +268,9 @@ def test_many_images_of_many_classes_are_scored_and_drawn_soon(tmp_path):
         seconds.append(time.process_time() - started)
     print(f"scored in {seconds[0]:.1f} s, drawn in {seconds[1]:.1f} s")
     assert seconds[0] < 4 and seconds[1] < 6
+
+
+def test_classes_that_are_equally_probable_share_the_last_places_among_five():
+    probabilities = np.zeros((2, 8))
+    probabilities[:, 0] = 1.0  # a network that is sure, and wrong: seven classes share four places
+    assert score(probabilities, np.array([1, 2]), names(8))["top5_accuracy"] == pytest.approx(4 / 7)

@@ -459,7 +459,7 @@ ANOTHER = {
     "dataset": "cifar10", "limit": "5", "epochs": "3", "batch_size": "5", "optimizer": "sgd", "lr": "0.5",
     "weight_decay": "0.5", "momentum": "0.5", "schedule": "step", "warmup_epochs": "1", "step_size": "5",
     "milestones": "1,2", "gamma": "0.5", "plateau_patience": "5", "label_smoothing": "0.5", "clip_grad": "5",
-    "class_weights": "auto", "balanced_sampling": "true",
+    "class_weights": "auto", "balanced_sampling": "true", "compile": "true",
     "accumulate": "5", "patience": "5", "weights": "x.pth", "weights_key": "ema", "seed": "5",
     "output_dir": "elsewhere", "device": "cuda", "precision": "bf16", "deterministic": "true", "dropout": "0.5",
     "batch_norm": "false",
@@ -468,7 +468,7 @@ ANOTHER = {
     "split_seed": "5", "folds": "2/5", "null_test": "true", "figures": "svg",
 }  # fmt: skip
 FREE = {
-    "data": "elsewhere", "workers": "5", "save_every": "5", "save_minutes": "5", "print_every": "5", "compile": "true",
+    "data": "elsewhere", "workers": "5", "save_every": "5", "save_minutes": "5", "print_every": "5",
     "test": "false", "tensorboard": "true", "wandb": "true", "wandb_project": "another", "wandb_entity": "somebody",
 }  # fmt: skip
 
@@ -613,3 +613,18 @@ def test_a_folder_or_file_without_a_run_is_told_what_can_be_resumed(tmp_path):
     assert "it does not exist" in refusal("--resume", tmp_path / "absent")
     (tmp_path / "best.pth").touch()
     assert f"it is a file; give its folder, {tmp_path}" in refusal("--resume", tmp_path / "best.pth")
+
+
+@pytest.mark.parametrize(
+    ("words", "is_told"),
+    [
+        (["--schedule", "step", "-e", "20"], True),
+        (["--schedule", "step", "--step_size", "5", "-e", "20"], False),
+        (["--schedule", "multistep", "--milestones", "30,40", "-e", "30"], True),
+        (["--schedule", "multistep", "--milestones", "30,40", "-e", "31"], False),
+        (["-e", "20"], False),
+    ],
+)
+def test_a_schedule_that_never_lowers_the_rate_is_told(capsys, words, is_told):
+    parse(*words)
+    assert ("the schedule does nothing: it lowers the rate after epoch 30" in capsys.readouterr().out) == is_told

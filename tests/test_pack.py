@@ -25,10 +25,10 @@ from tools import packing
 SIZE = SIDE
 
 
-def write_parts(root, *parts, count=4):
+def write_parts(root, *parts, count=4, width=SIDE):
     for place, part in enumerate(parts):
         for label, name in enumerate(("Ant", "bee")):
-            write_class(root / part / name, count, 1000 * place + 100 * label)
+            write_class(root / part / name, count, 1000 * place + 100 * label, width=width)
     return root
 
 
@@ -322,7 +322,7 @@ def test_a_new_user_packs_from_elsewhere_and_is_told_what_to_do(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="needs limits on the size of files")
 def test_a_full_disk_leaves_nothing(tmp_path):
-    write_parts(tmp_path / "data", "train", "val", count=10)
+    write_parts(tmp_path / "data", "train", "val", count=10, width=SIDE + 1)
     words = f"ulimit -f 60; '{sys.executable}' '{ROOT / 'pack.py'}' data a.hdf5 --size 64"
     done = subprocess.run(["bash", "-c", words], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 4
@@ -346,7 +346,7 @@ def test_writing_errors_of_the_library_are_errors_of_the_system(tmp_path):
 )
 @pytest.mark.parametrize("parts", [("train", "val"), pytest.param(("train",), marks=pytest.mark.long)])
 def test_an_interruption_at_any_moment_leaves_no_half_file_under_the_name(tmp_path, ended_by, code, parts):
-    write_parts(tmp_path / "data", *parts, count=600)
+    write_parts(tmp_path / "data", *parts, count=600, width=SIDE + 1)  # no squares, which would be kept so small
     ended = []
     for place in range(5):
         target = tmp_path / f"out {place}.hdf5"
@@ -390,3 +390,15 @@ def test_a_pack_removes_what_killed_ones_left_and_keeps_others_out(tmp_path):
         assert left.exists() and not target.exists()
     pack.main([str(root), str(target), "--size", str(SIZE)])
     assert {path.name for path in tmp_path.iterdir() if path.name[0] == "."} == {others.name}
+
+
+def test_small_squares_keep_their_size_and_their_place_in_the_split(tmp_path):
+    for number, name in enumerate("ab"):
+        write_class(tmp_path / "data" / name, 12, first_seed=100 * number, height=8, width=8)
+    file = pack.main([str(tmp_path / "data"), str(tmp_path / "data.hdf5"), "--size", "16"])
+    options = {"seed": 0, "workers": 1}
+    one, other = (
+        Source([kind], data=str(place), **options).load(16, 0.25)[0]
+        for kind, place in (("folder", tmp_path / "data"), ("hdf5", file))
+    )
+    assert one.train.hashes == other.train.hashes and one.val.hashes == other.val.hashes

@@ -3,11 +3,12 @@ import json
 import os
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, command, read, safetensors, small_run, table, without_pictures
+from helpers import ROOT, command, read, safetensors, small_run, table, without_pictures, write_class
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -457,3 +458,13 @@ def test_the_newest_network_is_named_where_none_is_found(run, photograph, tmp_pa
         (folder / "best.pth").touch()
         os.utime(folder / "best.pth", (number, number))
     assert f"the newest is {Path('outputs', 'ex_1', 'digits', 'b', 'best.pth')}" in refusal("best.pth", photograph)
+
+
+def test_a_file_that_is_no_picture_is_counted_once(tmp_path):
+    write_class(tmp_path / "a", 1)
+    (tmp_path / "a" / "0.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no picture")
+    told = []
+    with mock.patch("tools.prediction.tell_passed_over", told.extend):
+        assert len(find_images([str(tmp_path)], ["a"])) == 1
+    assert sorted(path.name for path in told) == ["0.txt", "notes.txt"]

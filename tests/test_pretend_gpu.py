@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -81,7 +82,7 @@ def train(steps, transform=PLAIN, precision="auto", deterministic=False, frozen=
     model = place(network(), machine)
     if frozen:
         model.backbone.requires_grad_(False)
-        source = FeatureBatches(source, model.extractor, machine, views=1)
+        source = FeatureBatches(source, model.extractor, SimpleNamespace(machine=machine), views=1)
     optimizer, schedule = recipe.build([p for p in model.parameters() if p.requires_grad], source)
     state = TrainState.of(model, optimizer, schedule, recipe, machine)
     mix = Mix(recipe.mixup, recipe.cutmix, len(CLASSES), seed=0)

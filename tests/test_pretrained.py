@@ -530,3 +530,22 @@ def test_a_network_that_is_no_resnet_is_fine_tuned_and_predicts(tmp_path, capsys
     assert "242 of 246 tensors are from " in capsys.readouterr().out
     predict.main([str(folder), str(tmp_path / "images" / "a" / "000.png")])
     assert trainB.main(["--resume", str(folder)]) == folder
+
+
+class TwoHeads(nn.Module):
+    """Tells the classes by the mean of two layers, as distilled networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.one, self.two = nn.Linear(6, 9), nn.Linear(6, 9)
+
+    def forward(self, inputs):
+        features = self.body(inputs)
+        return (self.one(features) + self.two(features)) / 2
+
+
+def test_a_network_with_two_heads_is_refused_as_a_backbone(monkeypatch):
+    monkeypatch.setattr("common.models.pretrained.named_network", lambda *_: TwoHeads())
+    with pytest.raises(BadInput, match="its last layer does not tell the classes alone"):
+        backbone_of("timm:deit_tiny_distilled_patch16_224", 32)

@@ -1,14 +1,17 @@
 """Several processes end where one does, and one that dies takes the others with it."""
 
+import contextlib
 import importlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -20,8 +23,11 @@ from PIL import Image
 from pretend_gpu import PretendGPU
 from torch import nn
 
+import ex_3
 from common.data.batches import Batches
+from common.runs.folder import lock, unfinished_runs
 from common.runs.run import _check_equal
+from common.runs.saving import RunFolder
 from common.system.device import Machine, prepare_machine
 from common.system.distributed import Processes, join, usable_cores
 from common.system.errors import BadInput
@@ -70,8 +76,8 @@ def test_each_process_extracts_features_of_its_share_and_has_those_of_all(monkey
 
     def of_rank(rank, count):
         machine = Machine(torch.device("cpu"), None, Processes(rank, count))
-        images = Batches(part(50), lambda inputs, _: inputs.float(), 8, machine, seed=0, training=True)
-        return FeatureBatches(images, extractor, machine, views=2)
+        images = Batches(part(50), lambda inputs, _: inputs.float() / 255, 8, machine, seed=0, training=True)
+        return FeatureBatches(images, extractor, SimpleNamespace(machine=machine), views=2)
 
     extractor.register_forward_hook(lambda _, inputs, outputs: seen.append(len(outputs)))
     monkeypatch.setattr(Processes, "gather", lambda self, value: shares.append(value) or [value])
@@ -435,10 +441,10 @@ start.run_script(main)
 
 def test_one_of_several_ends_without_taking_python_down():
     places = environment(RANK="0", WORLD_SIZE="2", MASTER_ADDR="localhost", MASTER_PORT="1")
-    ended = command("-c", ENDING_PROGRAM, cwd=ROOT, env=places)
+    ended = command("-c", ENDING_PROGRAM, cwd=ROOT, env=places | {"PYTHONUNBUFFERED": ""})
     assert (ended.returncode, ended.stdout) == (0, "all is said")
-    alone = command("-c", ENDING_PROGRAM, cwd=ROOT, env=environment())
-    assert (alone.returncode, alone.stdout) == (0, "all is saidPython is taken down\n")
+    alone = command("-c", ENDING_PROGRAM, cwd=ROOT, env=environment(PYTHONUNBUFFERED=""))
+    assert (alone.returncode, alone.stdout) == (0, "Python is taken down\nall is said")
 
 
 def test_cores_are_those_of_the_job_divided_among_its_processes(monkeypatch):
@@ -579,3 +585,43 @@ def test_a_process_that_dies_while_it_decodes_ends_the_others_with_a_line(tmp_pa
     lines = done.stderr.partition("Traceback")[0].splitlines()
     own = [line for line in lines if line[:1] not in "WE"]  # the others are torchrun's
     assert own == ["another process of this run has ended or hangs, so this one ends too; see what it said, and resume"]
+
+
+def test_features_are_extracted_in_the_number_format_that_the_run_settles_on():
+    formats = []
+    extractor = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 5)).requires_grad_(False)
+    extractor.register_forward_hook(lambda *_: formats.append(torch.is_autocast_enabled("cpu")))
+    run = SimpleNamespace(machine=Machine(torch.device("cpu"), None))
+    images = Batches(part(50), lambda inputs, _: inputs.float(), 50, run.machine, seed=0, training=True)
+    features = FeatureBatches(images, extractor, run)
+    run.machine = Machine(torch.device("cpu"), torch.bfloat16)  # as opening a run does
+    next(features.epoch(1))
+    assert formats == [True]
+
+
+def test_the_command_that_goes_on_is_that_of_each_machine(monkeypatch):
+    run = RunFolder()
+    run.script, run.folder, run.processes = Path("ex_1.py"), Path("run"), Processes(0, 8)
+    places = {"RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "1"}
+    for name, value in ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4"} | places).items():
+        monkeypatch.setenv(name, value)
+    assert run.resume_command() == "torchrun --nnodes=2 --nproc_per_node=4 ex_1.py --resume run"
+
+
+@pytest.mark.parametrize("option", ["explore", "throughput"])
+def test_what_one_process_should_do_is_refused_with_several(monkeypatch, option):
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=f"--{option} is the work of one process: start it without torchrun"):
+        ex_3.parse_options(["--dataset", "digits", f"--{option}"])
+
+
+def test_processes_that_ask_at_once_which_run_goes_on_find_the_same(tmp_path, monkeypatch, finished_run):
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "train.json").write_text(json.dumps(read(run, "train.json") | {"status": "interrupted"}))
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("time.sleep", lambda _: held.close())
+    held = contextlib.ExitStack()
+    held.enter_context(lock(run))  # as another one does for a moment
+    assert unfinished_runs(tmp_path, "*") == [run]

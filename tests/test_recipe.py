@@ -16,6 +16,7 @@ from common.options.types import batch_schedule
 from common.runs.state import compiled
 from common.system.device import Machine
 from common.system.errors import BadInput
+from common.training.loop import evaluate
 from common.transforms.mixup import Mix
 from common.transforms.tta import MOST_VIEWS, views
 
@@ -292,3 +293,13 @@ def test_features_can_be_mixed_like_images():
     features, labels = torch.randn(8, 5), torch.arange(8) % 4
     mixed, shares = Mix(1.0, 0.0, 4, 0)(features, labels, 1, 1)
     assert mixed.shape == (8, 5) and shares.shape == (8, 4) and not torch.equal(mixed, features)
+
+
+def test_the_loss_of_several_views_is_finite_however_sure_a_network_is():
+    class Sure(nn.Module):
+        def forward(self, inputs):
+            return torch.tensor([[500.0, -500.0]]).expand(len(inputs), 2) + 0 * inputs.mean((1, 2, 3))[:, None]
+
+    images = Batches(part(20), lambda inputs, _: inputs.float(), 10, CPU, seed=0, training=False)
+    logits, _ = evaluate(Sure(), images, CPU, "testing", views(2))
+    assert logits.isfinite().all() and logits[0].tolist() == pytest.approx([0, -1000], abs=1e-3)

@@ -314,3 +314,40 @@ def test_the_test_can_be_left_out_and_made_up_for(tmp_path, finished_run, capsys
     without_pictures(["--resume", str(folder), "--test", "True"])
     assert same_result(folder, finished_run)
     assert read(folder, "test.json")["test_evaluations"] == 1
+
+
+@pytest.mark.slow
+def test_a_test_of_other_weights_is_set_aside_and_the_new_ones_can_be_tested(tmp_path, capsys):
+    run = small_run(tmp_path)
+    before = read(run, "test.json")
+    resume(run, "-e", "3", "--test", "False")
+    assert "what the test before has left is in" in capsys.readouterr().out
+    assert read(run / "earlier_test", "test.json") == before
+    assert not (run / "test.json").exists() and not (run / "predictions.npz").exists()
+    assert "The test images were not scored." in (run / "report.html").read_text()
+    resume(run, "--test", "True")
+    assert read(run, "test.json")["test_evaluations"] == 2
+
+
+def test_a_run_that_is_stopped_while_its_page_is_written_is_finished(tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("common.runs.saving.write_report", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        small_run(tmp_path, "-e", "1")
+    [path] = tmp_path.glob("*/*/*/train.json")
+    assert json.loads(path.read_text())["status"] == "finished" and (path.parent / "test.json").exists()
+
+
+def test_a_script_that_is_edited_while_it_runs_does_not_matter(tmp_path, monkeypatch):
+    def edited(*_):
+        path.write_text("def broken(")
+        return honest(*_)
+
+    path, honest = tmp_path / "ex_1.py", ex_1.evaluate_best
+    path.write_text((ROOT / "ex_1.py").read_text())
+    monkeypatch.setattr(ex_1, "__file__", str(path))
+    monkeypatch.setattr(ex_1, "evaluate_best", edited)
+    run = small_run(tmp_path / "out", "-e", "1")
+    assert read(run, "train.json")["status"] == "finished" and (run / "report.html").exists()

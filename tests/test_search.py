@@ -487,10 +487,12 @@ def test_a_torn_journal_loses_no_whole_line(tmp_path):
 
 def flips(whole, count):
     """Yield the number of a line, and a journal in which one bit of that line differs."""
-    chance = random.Random(0)
+    chance, name = random.Random(0), whole.find(b"crc32", 0, whole.find(b"\n"))
     for place in chance.sample(range(len(whole) - 2), count):  # the last record may be lost, as if it were cut off
         damaged = bytearray(whole)
         damaged[place] ^= 1 << chance.randrange(8)
+        if name <= place < name + 5:
+            continue  # without the name of its checksum the first line is one of an earlier version, and is whole
         if damaged.lower() == whole.lower() and b"\\u" in whole[place - 5 : place]:
             continue  # a digit of an escaped letter in the other case: nothing has changed
         yield whole[:place].count(b"\n") + 1, bytes(damaged)
@@ -678,3 +680,46 @@ def test_a_perfect_correlation_has_no_interval():
     assert _correlation("lr", "", rising, rising).low is None
     one = _correlation("lr", "", nearly, rising)
     assert -1 < one.low < one.spearman < one.high < 1
+
+
+@pytest.mark.slow
+def test_a_crashed_trial_that_two_machines_found_is_tried_again_once(tmp_path, monkeypatch):
+    parameters = {"kind": {"values": ["crashes once", "good"]}}
+    assert [row["state"] for row in trials(search(tmp_path, parameters=parameters))] == ["failed", "finished"]
+    twice = lambda *arguments: [try_again(*arguments) for _ in range(2)]  # noqa: E731
+    monkeypatch.setattr("tools.searching.search.try_again", twice)
+    rows = trials(search(tmp_path, parameters=parameters))
+    assert [(row["kind"], row["state"]) for row in rows] == [("good", "finished"), ("crashes once", "finished")]
+
+
+def test_what_a_run_has_stored_is_not_said_again_when_it_goes_on(tmp_path, monkeypatch):
+    command = ["${interpreter}", "${program}", "--strategy", "all", "${args}"]
+    launcher, words = Launcher(command, Path("trainB.py"), []), []
+    monkeypatch.setattr("tools.searching.trials.TrialProcess", lambda said, *_: words.append(said[1:]))
+    launcher.start({"strategy": "head"}, tmp_path, 0)
+    earlier = tmp_path / "trainB" / "nature" / "now"
+    earlier.mkdir(parents=True)
+    (earlier / "config.json").write_text("{}")
+    launcher.start({"strategy": "head"}, tmp_path, 0, test=True)
+    first, second = words
+    assert first[1:4] == ["--strategy", "all", "--strategy=head"]
+    assert second == ["trainB.py", f"--resume={earlier}", "--test=True"]
+
+
+@pytest.mark.slow
+def test_the_best_epoch_is_that_of_the_best_value(tmp_path):
+    metric = {"name": "val_loss", "goal": "minimize"}
+    rows = trials(search(tmp_path, metric=metric))
+    assert {row["best_epoch"] for row in rows} == {"1"}  # the toy's loss rises
+
+
+def test_seeds_that_only_good_configurations_get_do_not_move_the_bands():
+    study = optuna.create_study(direction="maximize", pruner=Bands([1], 3))
+    for number, value in enumerate((0.9, 0.88, 0.89, 0.5)):
+        trial = study.ask()
+        trial.set_user_attr("seed", number if number < 3 else 0)
+        trial.report(value, 1)
+        study.tell(trial, value)
+    trial = study.ask()
+    trial.report(0.7, 1)  # the second of three configurations, of which the better half goes on
+    assert not trial.should_prune()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from optuna.trial import FixedTrial
 
 from common.system.errors import BadInput
+from tools.searching.spaces import multiples_between
 from tools.searching.sweep_file import parse_sweep, read_sweep
 
 REPORT = """
@@ -335,3 +336,16 @@ def test_steps_stay_between_the_bounds(low, width, q, place):
     rounding = 1e-6 * max(abs(low), abs(low + width), q)
     assert low - rounding <= value <= low + width + rounding
     assert value / q == pytest.approx(round(value / q), abs=1e-3)
+
+
+@pytest.mark.parametrize(("low", "high", "multiples"), [(0.1, 0.3, (1, 3)), (0.1, 0.7, (1, 7)), (0.25, 0.3, (3, 3))])
+def test_multiples_at_the_bounds_are_drawn(low, high, multiples):
+    assert multiples_between(low, high, 0.1) == multiples
+    form = sweep_of(parameters={"dropout": {"min": low, "max": high, "q": 0.1}}).parameters["dropout"]
+    assert form.value(high) == pytest.approx(0.1 * multiples[1])
+
+
+@pytest.mark.parametrize(("strict", "is_strict"), [(0, False), (False, False), (1, True), (None, True)])
+def test_a_zero_means_not_strict(strict, is_strict):
+    words = {"type": "hyperband", "min_iter": 3} | ({} if strict is None else {"strict": strict})
+    assert sweep_of(early_terminate=words).is_strict == is_strict

@@ -348,3 +348,10 @@ def test_without_network_a_command_says_which_file_to_fetch_and_where_to_put_it(
     assert "https://download.pytorch.org/models/resnet18-f37072fd.pth" in done.stderr
     assert str(tmp_path / "torch" / "hub" / "checkpoints" / "resnet18-f37072fd.pth") in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cutmix_on_kept_features_is_said_to_do_nothing(capsys):
+    trainB.parse_options(["--cutmix", "0.5"])
+    assert "note: --cutmix does nothing with --strategy head" in capsys.readouterr().out
+    trainB.parse_options(["--cutmix", "0.5", "--strategy", "all"])
+    assert "does nothing" not in capsys.readouterr().out

@@ -4,6 +4,7 @@ import importlib
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import toy
@@ -217,3 +218,10 @@ def test_a_search_with_one_run_each_is_answered_without_differences(tmp_path, mo
     assert "2 finished, 1 stopped early" in text and "sweep.py sweeps/trainA.yaml" in text
     assert f"{read(finished_run, 'test.json')['accuracy']:.4f}" in text
     assert (tmp_path / "search.png").read_bytes() == b"a picture"
+
+
+def test_a_search_whose_runs_are_on_other_machines_is_answered_there(tmp_path, capsys):
+    groups = [[SimpleNamespace(user_attrs={"folder": str(tmp_path / name)})] for name in "ab"]
+    results = SimpleNamespace(groups=lambda: groups, sweep=SimpleNamespace(points=None), folder=tmp_path)
+    sweep.answer(results)
+    assert "2 of 2 runs are on other machines, and are not compared here" in capsys.readouterr().out

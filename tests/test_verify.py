@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import errno
 import io
 import json
 import os
@@ -12,10 +13,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from helpers import ROOT, SMALL, command, made_once, read, small_run, without_pictures
+from helpers import ROOT, SMALL, command, made_once, read, small_run, without_pictures, write_class
 from PIL import Image
 
 import ex_1
+import ex_6
 import verify
 from common.evaluation.looks import LEDGER
 from common.evaluation.metrics import score
@@ -27,8 +29,8 @@ from common.runs.state import weights_sha256
 from common.system.checkpoints import load_checkpoint, save_checkpoint
 from common.system.errors import BadInput
 from common.system.files import write_bytes, write_json
-from tools.verifying.again import _judge
-from tools.verifying.claims import PICTURES, check_scores
+from tools.verifying.again import _compare, _judge
+from tools.verifying.claims import CURVES, OF_VIEWS, PICTURES, check_scores
 from tools.verifying.folder import Folder, Unknown
 from tools.verifying.options import EQUAL_WEIGHTS
 from tools.verifying.task import read_task
@@ -59,6 +61,21 @@ def edit_checkpoint(name, change):
         save_checkpoint(run / name, content)
 
     return tamper
+
+
+def hidden_test(run, _):
+    """A score that nothing follows from, as the test images seem to have no labels."""
+    (run / "submission.csv").touch()
+    (run / "report.html").unlink()
+    write_json(run / "test.json", read(run, "test.json") | {"accuracy": 0.99})
+
+
+def claimed_test(run, _):
+    """A score of a run that was not to be tested."""
+    edit_config(options={"test": False})(run, None)
+    for name in ("predictions.npz", "predictions.csv", "confusion.csv", "report.html"):
+        (run / name).unlink()
+    write_json(run / "test.json", {"accuracy": 1.0, "images": 359})
 
 
 def better_predictions(run, _):
@@ -156,6 +173,8 @@ TAMPERED = {
     "a foreign best": (foreign_best, "best.pth belongs to another run"),
     "no predictions": (missing("predictions.npz"), "predictions.npz is missing"),
     "no test": (missing("test.json"), "there is no test.json"),
+    "a test without labels": (hidden_test, "test.json beside submission.csv: no run writes both"),
+    "a test that was not made": (claimed_test, "predictions.npz is missing"),
     "no best": (missing("best.pth"), "best.pth is missing"),
     "no pictures": (missing("loss.png"), "loss.png is missing"),
     "no history": (missing("train.json"), "there is no train.json"),
@@ -363,6 +382,89 @@ min_test_images: 50
 def test_a_task_that_was_done_is_done(honest, tmp_path):
     (tmp_path / "task.yaml").write_text(TASK)
     assert all(folder.is_as_claimed for folder in verify.main([str(honest), "--task", str(tmp_path / "task.yaml")]))
+
+
+def test_a_run_that_has_not_come_to_its_end_is_not_called_false_and_does_not_count(copied, tmp_path, capsys):
+    edit_json("train.json", {"status": "interrupted"})(copied[0], None)
+    (copied[0] / "test.json").unlink()
+    folders = verify.main([str(run) for run in copied])
+    assert [folder.verdict for folder in folders] == ["not finished", "ok"] and not folders[0].is_valid
+    assert "the run has not come to its end" in capsys.readouterr().out
+    (tmp_path / "task.yaml").write_text("seeds: [0, 1]")
+    assert refuted(copied[0].parent, "--task", tmp_path / "task.yaml") == ""
+    assert "seed 0 is missing; seed 1 is there" in capsys.readouterr().out
+
+
+def test_a_machine_that_is_full_accuses_nobody(copied, monkeypatch):
+    def full(folder):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    full.__name__ = "check_report"
+    monkeypatch.setattr("tools.verifying.claims.check_report", full)
+    [folder] = verify.main([str(copied[0])])
+    assert any("this machine could not check report: OSError" in text for text in folder.of_kind("not checked"))
+
+
+def test_a_run_that_has_trained_no_epoch_has_no_curves(copied, tmp_path):
+    run = small_run(tmp_path / "none", "--weights", str(copied[0] / "best.pth"), "-e", "0")
+    add_pictures(tmp_path / "none")
+    for name in CURVES:
+        (run / name).unlink()
+    assert [folder.of_kind("false") for folder in verify.main([str(run)])] == [[]]
+
+
+def test_copies_in_the_validation_images_of_a_data_set_are_to_be_looked_at(tmp_path):
+    for part in ("train", "val", "test"):
+        for number, name in enumerate(("a", "b")):
+            write_class(tmp_path / "data" / part / name, 8, first_seed=100 * number + 10 * len(part))
+    copy = tmp_path / "data" / "val" / "a" / "copy.png"
+    shutil.copyfile(tmp_path / "data" / "train" / "a" / "000.png", copy)
+    words = ["--data", str(tmp_path / "data"), "-e", "1", "-b", "8", "--output_dir", str(tmp_path / "out")]
+    run = without_pictures(words)
+    add_pictures(tmp_path / "out")
+    [folder] = verify.main([str(run)])
+    assert any("1 validation images have a copy among the training" in text for text in folder.of_kind("look at"))
+
+
+@pytest.mark.slow
+def test_a_run_that_tests_its_last_weights_is_known_without_its_clock(tmp_path):
+    run = small_run(tmp_path, "--widths", "8,8,8", script=ex_6)
+    add_pictures(tmp_path)
+    (run / "clock.json").unlink()  # as in a run that was resumed
+    assert [folder.of_kind("false") for folder in verify.main([str(run)])] == [[]]
+
+
+@pytest.mark.slow
+def test_the_score_of_several_views_is_made_again(tmp_path):
+    run = small_run(tmp_path, "--tta", "2")
+    add_pictures(tmp_path)
+    [folder] = verify.main([str(run), "--predict"])
+    assert not folder.of_kind("not checked")
+    tta = read(run, "test.json")["tta"]
+    edit_json("test.json", {"tta": tta | {"accuracy": 0.999}})(run, None)
+    (run / "report.html").unlink()
+    [folder] = verify.main([str(run)])
+    assert folder.of_kind("not checked") == [OF_VIEWS]
+    assert "test.json: tta 0.9990, made again" in refuted(run, "--predict")
+
+
+@pytest.mark.parametrize(
+    ("by", "reasons", "is_false"), [(0.01, [], True), (0.01, ["cpu"], False), (0.6, ["cpu"], True)]
+)
+def test_predictions_of_coarse_numbers_may_differ_on_another_machine(copied, tmp_path, by, reasons, is_false):
+    with np.load(copied[0] / "predictions.npz") as file:
+        stored = dict(file)
+    right = np.eye(10)[stored["labels"]]
+    sure = 0.9 * right + 0.01
+    np.savez(copied[0] / "predictions.npz", **stored | {"probabilities": sure})
+    np.savez(tmp_path / "again.npz", **stored | {"probabilities": sure - by * right + by * np.roll(right, 1, axis=1)})
+    folder = Folder(copied[0], "")
+    if is_false:
+        _compare(folder, "predictions.npz", tmp_path / "again.npz", reasons)
+        assert any("made again" in text for text in folder.of_kind("false"))
+    else:
+        with pytest.raises(Unknown, match="cpu was another, and the network is not in float32"):
+            _compare(folder, "predictions.npz", tmp_path / "again.npz", reasons)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ file is all that another program needs. The graph is that of ONNX's operator set
 import io
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -184,15 +185,16 @@ def validation_images(run: Path, config: dict, options: dict, data: str | None, 
 
     BadInput is raised if they are not there.
     """
-    source = Source.of(options | {"dataset": [config["dataset"]]} | ({"data": data} if data else {}))
+    known = {field.name: options[field.name] for field in fields(Source) if field.name in options}  # of older runs few
+    source = Source(**known | {"dataset": [config["dataset"]]} | ({"data": data} if data else {}))
     (images,) = source.read(config["stored_size"], config.get("fit", "crop"))
     try:
         with open(run / "val_predictions.npz", "rb") as file:
             wanted = set(np.load(io.BytesIO(file.read()), allow_pickle=False)["ids"].astype(str).tolist())
     except Exception as error:  # whatever is damaged in it
         raise BadInput(f"{run / 'val_predictions.npz'} cannot be read: which images validated is not known") from error
-    for split in images.splits.values():
-        places = [place for place, one in enumerate(split.dataset.ids) if str(one) in wanted][:at_most]
-        if places:
-            return Split(split.dataset, torch.tensor(places), split.hashes)
+    split = images.splits.get("val", images.splits["train"])  # names can be the same in both
+    places = [place for place, one in enumerate(split.dataset.ids) if str(one) in wanted][:at_most]
+    if places:
+        return Split(split.dataset, torch.tensor(places), split.hashes)
     raise BadInput(f"the validation images of {run} are not in its data set any more: say with --data where they are")

@@ -17,6 +17,7 @@ from common.data.folders import (
     LISTED,
     FolderDataset,
     check_unreadable,
+    stored_size,
     tell_of_converted,
 )
 from common.data.hdf5 import open_hdf5
@@ -36,11 +37,18 @@ FORMAT = ("v108", "v108")  # every HDF5 library since 2008 reads it; the one bef
 def find_splits(location: str, size: int, fit: str, workers: int) -> dict[str, Split]:
     """Return the parts of the folder by what they are called; the other arguments are of FolderDataset.
 
-    BadInput is raised as `find_images` does.
+    Much smaller squares keep their own size, as in a run on the folder, which knows images by these pixels. BadInput is
+    raised as `find_images` does.
     """
     layout, splits = find_images(location), {}
+    indexes = {
+        name: Index(layout.folders[name], [path for path, _ in of_part]) for name, of_part in layout.files.items()
+    }
+    wanted, size = size, stored_size(sum((index.sizes() for index in indexes.values()), Counter()), size)
+    if size != wanted:
+        info(f"note: all pictures have {size}x{size} pixels and keep them; a run enlarges them")
     for name, files in layout.files.items():
-        index = Index(layout.folders[name], [path for path, _ in files])
+        index = indexes[name]
         dataset = FolderDataset(index, [label for _, label in files], layout.classes, size, fit, workers)
         splits[name] = Split(dataset, torch.arange(len(files)))
     return splits

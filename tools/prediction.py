@@ -27,6 +27,7 @@ from tools.outputs import check_writable
 THREADS = 8  # that decode files; decoding releases the interpreter lock, and slow disks need more than there are cores
 BATCH_PIXELS = 64 * 512 * 512  # of all images that the network is shown at a time, however large a run has them
 MONTAGE_IMAGES = 64
+EXPLAINED = 8  # images at a time, as what the network computes of them is kept
 LONGEST_PATH, LONGEST_NAME = 60, 24  # characters that columns of the terminal are aligned to
 
 
@@ -82,6 +83,7 @@ def _images_below(folder: Path, classes: list[str]) -> Iterator[FoundImage]:
     below = image_files(folder, passed_over)  # files of the folder itself come first
     loose = takewhile(lambda path: path.parent == folder, below)
     yield from (FoundImage(path, is_stray=has_class_folders) for path in loose)
+    passed_over[:] = [path for path in passed_over if path.parent == folder]  # it has looked further for the next one
     for name in names:  # each on its own, as in training, so that a link to a class folder is followed
         true = name if name in classes else None
         for path in image_files(folder / name, passed_over):
@@ -134,8 +136,7 @@ class Encounters:
             self._look = 0
             try:
                 config = read_config(self._folder)
-                began_with = config["options"].get("weights")
-                look = note_look_at(self._folder, config, began_with, self._used.test_sha256, "predictions")
+                look = note_look_at(self._folder, config, self._used.test_sha256, "predictions")
                 self._look = look.looks_at_images
             except BadInput as error:  # a copy of a run, say, that cannot be written to
                 warn(f"warning: this look at test images is not counted ({error})")
@@ -287,7 +288,8 @@ def _explained(classifier: Classifier, inputs: torch.Tensor, shown: list[Predict
 
     answers = torch.tensor([one.probabilities.argmax() for one in shown])
     try:
-        heats = grad_cam(classifier.model, inputs, answers).numpy()
+        parts = zip(inputs.split(EXPLAINED), answers.split(EXPLAINED), strict=True)
+        heats = torch.cat([grad_cam(classifier.model, *part) for part in parts]).numpy()
     except NotThere as reason:
         raise BadInput(f"--explain: {reason}") from reason
     more, more_titles = [], []

@@ -62,7 +62,7 @@ def read_images(
     Every image is decoded here, so that a damaged one is found before training starts; but not again what an index in
     `output_dir` knows of an earlier start, see `Index`. The processes of a machine divide them.
 
-    Images become squares of this `size` in the way `fit` of FITS; see `_stored_size` for the exception. `workers` are
+    Images become squares of this `size` in the way `fit` of FITS; see `stored_size` for the exception. `workers` are
     threads that decode. With `skip_unreadable` files that cannot be read are left out, and listed.
 
     BadInput is raised if files cannot be read.
@@ -73,7 +73,7 @@ def read_images(
         paths = [path for path, _ in of_split]
         indexes[split] = Index(layout.root, paths, index_file(output_dir, folders[split], size, fit))
     sizes = sum((index.sizes() for index in indexes.values()), Counter())
-    size = _stored_size(sizes, size)
+    size = stored_size(sizes, size)
     if all(width == height for width, height in sizes):
         fit = "crop"  # of squares, all fits are the same
     stored_bytes = sum(3 * math.prod(stored_shape(*shape, size, fit)) * count for shape, count in sizes.items())
@@ -100,7 +100,7 @@ def tell_of_converted(converted: Counter) -> None:
         info(f"warning: {what}: with 12 bits in 16 they are nearly black here; scale them by 16 beforehand")
 
 
-def _stored_size(sizes: Counter, size: int) -> int:
+def stored_size(sizes: Counter, size: int) -> int:
     """Return the side of the stored squares: `size`, or the images' own if all are squares of half that or less.
 
     Enlarging those in every epoch costs less than four times the memory.

@@ -10,6 +10,7 @@ count it.
 
 import contextlib
 import ctypes
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
@@ -30,6 +31,7 @@ MEMORY_SHARE, LEAST_MEMORY = 0.25, 2**30  # of the free memory, for all pictures
 LARGE = 1 / 64  # of that memory, for one picture: then decoding takes longer than getting the memory anew
 TIFF_TILE = (322, 323)  # tags: width and height of a tile
 EXIF_ORIENTATION = 0x0112  # 1 is upright
+TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 KINDS = {"1": "greyscale", "L": "greyscale", "LA": "greyscale", "P": "palette", "PA": "palette", "CMYK": "CMYK"}
 DIM = "16-bit, none above 4095"
 FIRST = "first frame"  # of several
@@ -199,8 +201,12 @@ def _upright_rgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
         raise ValueError(f"it has {what} numbers, and nobody can know which is white: convert it to 8 or 16 bits")
     kinds += ["16-bit"] if has_16_bits and image.format != "BMP" else []  # which has five bits of a color in ";16"
     image.load()
-    is_turned = image.getexif().get(EXIF_ORIENTATION, 1) != 1
-    ImageOps.exif_transpose(image, in_place=True)
+    is_turned = False
+    with contextlib.suppress(SyntaxError, struct.error, ValueError, TypeError):  # EXIF may be damaged, or be none
+        is_turned = image.getexif().get(EXIF_ORIENTATION, 1) != 1
+        ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I;16") and getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO:
+        image = Image.fromarray(65535 - np.asarray(image))  # which Pillow does for 8 bits alone
     rgb, more = _to_rgb(image)
     return rgb, kinds + more + ["rotated"] * is_turned
 

@@ -4,6 +4,7 @@ Addresses, checksums, layout and the reading of labels are torchvision's; the do
 common/system/download.py), and what is extracted gets its name when it is whole.
 """
 
+import atexit
 import contextlib
 import hashlib
 import os
@@ -133,7 +134,7 @@ def _fetch(name: str, kind: type, root: Path, given: Path | None) -> Path:
     is_new, place = not root.exists(), SETS[name].place
     try:
         root.mkdir(parents=True, exist_ok=True)
-        target = root if os.access(root, os.W_OK) else Path(tempfile.mkdtemp(prefix=f"{name}-"))
+        target = _writable(root, name)
         with lock(target / f".{name}.lock", str(target), wait=True):
             for left in target.glob(f".extracting-{name}-*"):  # by processes that were killed
                 shutil.rmtree(left, ignore_errors=True)
@@ -148,6 +149,18 @@ def _fetch(name: str, kind: type, root: Path, given: Path | None) -> Path:
             with contextlib.suppress(OSError):  # it is not empty
                 root.rmdir()
     return target
+
+
+def _writable(root: Path, name: str) -> Path:
+    """Return where a data set can be extracted: in `root`, in data/ beside the experiments, or in a new folder."""
+    for folder in (root, DOWNLOAD_FOLDER):
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            if os.access(folder, os.W_OK):
+                return folder
+    temporary = Path(tempfile.mkdtemp(prefix=f"{name}-"))
+    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
+    return temporary
 
 
 def _extract(name: str, kind: type, partial: Path, root: Path, given: Path | None) -> None:

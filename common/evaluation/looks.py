@@ -42,15 +42,13 @@ def note_look(run: Run, test: Split, what: str) -> Looks:
     BadInput is raised where that cannot be written: then nobody looks.
     """
     images = split_digest(test=(test.labels, test.hashes))
-    return note_look_at(run.folder, run.config, run.weights, images, what)
+    return note_look_at(run.folder, run.config, images, what)
 
 
-def note_look_at(run_folder: Path, config: dict, weights: str | None, images: str, what: str) -> Looks:
-    """Do what `note_look` does for the run in a folder, given its config.json, the file that it began with, and the
-    digest of its test `images`.
-    """
+def note_look_at(run_folder: Path, config: dict, images: str, what: str) -> Looks:
+    """Do what `note_look` does for the run in a folder, given its config.json and the digest of its test `images`."""
     path = Path(os.environ.get(FOLDER) or _output_folder(run_folder, config)) / LEDGER
-    own = {"run": config.get("run_id", str(run_folder)), "recipe": _recipe(config, weights), "images": images}
+    own = {"run": config.get("run_id", str(run_folder)), "recipe": _recipe(config), "images": images}
     now = datetime.now().astimezone().isoformat(timespec="seconds")
     try:
         _append(path, own | {"what": what, "time": now, "folder": str(run_folder)})
@@ -76,10 +74,13 @@ def _output_folder(folder: Path, config: dict) -> Path:
     return folder.parents[2] if folder.parent.parent.name == config["script"] else folder.parent
 
 
-def _recipe(config: dict, weights: str | None) -> str:
+def _recipe(config: dict) -> str:
     """Return a digest that two runs share if they differ in nothing but seed, machine and place."""
     options = {name: value for name, value in config["options"].items() if name not in NOT_OF_A_RECIPE}
-    start = {"weights": weights and Path(weights).name, "script": config["script"]}
+    if "save_minutes" in options:  # changes nothing, and was counted in earlier versions
+        options["save_minutes"] = None
+    weights = config["options"].get("weights")
+    start = {"weights": None if weights in (None, "none") else Path(weights).name, "script": config["script"]}
     return hashlib.sha256(json_text(options | start, sort_keys=True).encode(errors="backslashreplace")).hexdigest()[:32]
 
 

@@ -107,9 +107,10 @@ def _auc_of_classes(probabilities: np.ndarray, labels: np.ndarray, images: np.nd
 
 
 def _top5_accuracy(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of images on which fewer than five classes are more probable than the true one."""
+    """Return the share of images whose true class is among the five most probable; equals share the last places."""
     own = np.take_along_axis(probabilities, labels[:, None], axis=1)
-    return float(((probabilities > own).sum(1) < 5).mean())
+    above, equal = (probabilities > own).sum(1), (probabilities == own).sum(1)
+    return float(((5 - above) / equal).clip(0, 1).mean())
 
 
 def _notes(classes: list[str], images: np.ndarray, predictions: np.ndarray) -> list[str]:

@@ -23,6 +23,9 @@ from common.system.log import info
 from common.training.loop import evaluate
 from common.transforms.tta import views
 
+EARLIER = "earlier_test"  # the folder within a run's for a test that is no longer of its weights
+OF_A_TEST = ("test", "submission", "predictions", "confusion", "confusion_matrix", "roc", "class_predictions")  # files
+
 
 def evaluate_last(run: Run, model: nn.Module, val: Batches, test: Batches) -> None:
     """Evaluate the weights that the training has ended with, as `evaluate_best` does with the best."""
@@ -49,19 +52,20 @@ def _evaluate(
     _evaluate_validation(run, model, val, is_chosen)
     if not run.config["options"]["test"]:
         info(f"the test images are left alone; to test: {run.resume_command()} --test True")
+        if run.processes.is_main:
+            _set_earlier_test_aside(run.folder)
         _finish(run)
         return
-    looks = run.processes.broadcast(lambda: note_look(run, test.split, "images as they are"))
+    count = run.options["tta"]
+    what = "images as they are" + (f", and {count} views of each" if count > 1 else "")
+    looks = run.processes.broadcast(lambda: note_look(run, test.split, what))
     started = time.perf_counter()
     logits, labels = evaluate(model, test, run.machine, "testing")
     testing_time = time.perf_counter() - started
     if test.split.checks:
         test.split.checks.share(run.processes.gather)
     has_labels = bool((labels >= 0).all())
-    of_views = {}
-    if run.options["tta"] > 1 and has_labels:
-        looks = run.processes.broadcast(lambda: note_look(run, test.split, f"{run.options['tta']} views"))
-        of_views = _score_views(run, model, test)
+    of_views = _score_views(run, model, test, count) if count > 1 and has_labels else {}
     if not run.processes.is_main:
         return
     probabilities, classes = logits.softmax(1).numpy(), run.config["classes"]
@@ -88,16 +92,23 @@ def _evaluate(
     _finish(run)
 
 
+def _set_earlier_test_aside(folder: Path) -> None:
+    """Move what a test has left in `folder` to one within: that was of the weights before more epochs."""
+    if left := [path for path in folder.iterdir() if path.is_file() and path.stem in OF_A_TEST]:
+        (folder / EARLIER).mkdir(exist_ok=True)
+        for path in left:
+            path.replace(folder / EARLIER / path.name)
+        info(f"note: what the test before has left is in {folder / EARLIER} now")
+
+
 def _finish(run: Run) -> None:
     run.finish(told_options(run.script, run.config["options"]))
 
 
 def _selected_on(run: Run, is_chosen: bool) -> str:
     """Return which images have chosen the weights that are tested."""
-    if not is_chosen:
-        return "nothing: the last epoch"
     if run.epochs_trained():
-        return "validation"
+        return "validation" if is_chosen else "nothing: the last epoch"
     return f"not known: {Path(run.weights).name} as it was given" if run.weights else "nothing: no epoch was trained"
 
 
@@ -157,9 +168,8 @@ def _say_result(result: dict, labels: np.ndarray, looks: Looks) -> None:
         info(f"note: the test accuracy is {what}, which is right in {chance:.4f}")
 
 
-def _score_views(run: Run, model: nn.Module, test: Batches) -> dict:
-    """Return the entry "tta" of test.json: what the mean over several views of each image would score."""
-    count = run.options["tta"]
+def _score_views(run: Run, model: nn.Module, test: Batches, count: int) -> dict:
+    """Return the entry "tta" of test.json: what the mean over `count` views of each image would score."""
     logits, labels = evaluate(model, test, run.machine, f"testing {count} views", views(count))
     accuracy = (logits.argmax(1) == labels).double().mean().item()
     info(f"test accuracy of {count} views together: {accuracy:.4f}")

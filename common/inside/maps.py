@@ -88,6 +88,38 @@ def hooked(
         yield
 
 
+@contextmanager
+def hooked_maps(
+    model: nn.Module, see: Callable[[str, nn.Module, torch.Tensor, bool], torch.Tensor | None],
+    more: dict[str, nn.Module] | None = None,
+) -> Iterator[None]:  # fmt: skip
+    """Let `see` have, of each use of a layer without layers in it, and of `more`, what `hooked` gives, and whether the
+    channels are last in it: (N, h, w, channels), as of layers that work on the last dimension, and behind them.
+    """
+    channels, is_last, was_last = 0, False, False
+
+    def note(name: str, layer: nn.Module, output: torch.Tensor) -> torch.Tensor | None:
+        nonlocal channels, is_last, was_last
+        if is_visible(layer) and (own := _channels_of(layer)):
+            channels, is_last = own, isinstance(layer, nn.Linear) or type(layer) is nn.LayerNorm
+            was_last = was_last or (is_last and output.dim() == 4)
+        if was_last and (output.shape[1] == channels) != (output.shape[-1] == channels):  # it has been permuted, say
+            is_last = output.shape[-1] == channels
+        return see(name, layer, output, is_last and output.dim() == 4)
+
+    leaves = find_layers(model, lambda layer: not list(layer.children()) or isinstance(layer, nn.Conv2d))
+    with hooked(leaves | (more or {}), note):
+        yield
+
+
+def _channels_of(layer: nn.Module) -> int:
+    """Return how many channels a layer with parameters gives, 0 if it does not say."""
+    if isinstance(layer, nn.LayerNorm):
+        return layer.normalized_shape[-1]
+    names = ("out_channels", "out_features", "num_features", "num_channels")
+    return next((getattr(layer, name) for name in names if hasattr(layer, name)), 0)
+
+
 def first_filters(model: nn.Module) -> torch.Tensor:
     """Return a copy (filters, channels, h, w), on the CPU, of the weights of the first `nn.Conv2d`."""
     for layer in model.modules():
@@ -104,17 +136,16 @@ def feature_maps(model: nn.Module, image: torch.Tensor, layers: Sequence[str] | 
     """
     if image.dim() != 3:
         raise ValueError(f"the image has the shape {tuple(image.shape)} where (channels, height, width) is needed")
-    if layers is None:
-        hookable = find_layers(model, lambda layer: isinstance(layer, (nn.Conv2d, *ACTIVATIONS)))
-    else:
-        hookable = layers_of_uses(model, layers)
+    more = layers_of_uses(model, layers or ())
     maps = {}
 
-    def keep(name: str, _: nn.Module, output: torch.Tensor) -> None:
-        if output.dim() == 4 and (layers is None or name in layers):
+    def keep(name: str, layer: nn.Module, output: torch.Tensor, is_last: bool) -> None:
+        is_wanted = isinstance(layer, (nn.Conv2d, *ACTIVATIONS)) if layers is None else name in layers
+        if output.dim() == 4 and is_wanted:
+            output = output.movedim(-1, 1) if is_last else output
             maps[name] = output[0].float().cpu().clone()  # a ReLU that works in place changes the original
 
-    with eval_mode(model), torch.no_grad(), hooked(hookable, keep):
+    with eval_mode(model), torch.no_grad(), hooked_maps(model, keep, more):
         model(image[None].to(device_of(model)))
     for name in layers or ():
         if name not in maps:
@@ -131,11 +162,12 @@ def last_spatial_layer(model: nn.Module, inputs: torch.Tensor) -> str:
     """
     names = []
 
-    def note(name: str, _: nn.Module, output: torch.Tensor) -> None:
-        if output.dim() == 4 and output.shape[2:].numel() > 1:
+    def note(name: str, layer: nn.Module, output: torch.Tensor, is_last: bool) -> None:
+        places = output.shape[1:-1] if is_last else output.shape[2:]
+        if output.dim() == 4 and places.numel() > 1 and is_visible(layer):
             names.append(name)
 
-    with eval_mode(model), torch.no_grad(), hooked(find_layers(model, is_visible), note):
+    with eval_mode(model), torch.no_grad(), hooked_maps(model, note):
         model(inputs[:1])
     if not names:
         raise NotThere("no layer of the network has an output with places, (N, channels, h, w)")
@@ -157,22 +189,24 @@ def grad_cam(
     `last_spatial_layer`.
     """
     layer = layer or last_spatial_layer(model, inputs)
-    kept = []
+    kept, is_turned = [], []
 
-    def cut(name: str, _: nn.Module, output: torch.Tensor) -> torch.Tensor | None:
+    def cut(name: str, _: nn.Module, output: torch.Tensor, is_last: bool) -> torch.Tensor | None:
         if name != layer:
             return None
+        is_turned.append(is_last)
         kept.append(output.detach().requires_grad_())  # gradients are wanted down to here, frozen or not
         return kept[0].clone()  # which a ReLU that works in place may change
 
-    layers = layers_of_uses(model, [layer])
-    with torch.inference_mode(False), torch.enable_grad(), eval_mode(model), hooked(layers, cut):
+    more = layers_of_uses(model, [layer])
+    with torch.inference_mode(False), torch.enable_grad(), eval_mode(model), hooked_maps(model, cut, more):
         logits = model(inputs.clone())  # a tensor made in inference mode cannot be differentiated through, its copy can
         if not kept or kept[0].dim() != 4:
             raise NotThere(f"{layer} gives no maps (N, channels, h, w)")
         labels = logits.argmax(1) if labels is None else labels.to(logits.device)
         (gradients,) = torch.autograd.grad(logits.gather(1, labels[:, None]).sum(), kept[0])
-    maps, gradients = kept[0].detach().float(), gradients.float()
+    maps, gradients = (each.movedim(-1, 1) if is_turned[0] else each for each in (kept[0].detach(), gradients))
+    maps, gradients = maps.float(), gradients.float()
     heat = F.relu((gradients.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True))
     heat = F.interpolate(heat, size=inputs.shape[2:], mode="bilinear", align_corners=False)[:, 0]
     return (heat / heat.amax((1, 2), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)).clamp(0, 1).cpu()

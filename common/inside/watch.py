@@ -7,7 +7,15 @@ import torch
 from torch import nn
 from torch.nn.utils import get_total_norm
 
-from common.inside.maps import ACTIVATIONS, NotThere, find_layers, first_filters, has_parameters, hooked, is_visible
+from common.inside.maps import (
+    ACTIVATIONS,
+    NotThere,
+    find_layers,
+    first_filters,
+    has_parameters,
+    hooked_maps,
+    is_visible,
+)
 from common.models.placement import eval_mode
 
 # What these make of negative inputs vanishes or nearly so, and its gradient with it.
@@ -107,7 +115,7 @@ class Watch:
         self._before = {}
 
 
-def dead_share(layer: nn.Module, output: torch.Tensor) -> torch.Tensor:
+def dead_share(layer: nn.Module, output: torch.Tensor, is_last: bool = False) -> torch.Tensor:
     """Return which share () of an activation's units is dead, that is, gives the same for all images and places.
 
     A unit of a rectifier (ReLU, GELU, SiLU, ...) is dead if its output is nowhere above 0, so that no gradient, or
@@ -116,9 +124,9 @@ def dead_share(layer: nn.Module, output: torch.Tensor) -> torch.Tensor:
     difficulty of training deep feedforward neural networks", 2010, show how such layers saturate). Fewer images make
     more units look dead.
 
-    Units are the channels of an output (N, C, H, W), the features of (N, F) or (N, tokens, F).
+    Units are the channels of an output (N, C, H, W), the features of (N, F) or (N, tokens, F), and what `is_last`.
     """
-    units = output.movedim(-1 if output.dim() == 3 else 1, 0).flatten(1)
+    units = output.movedim(-1 if output.dim() == 3 or is_last else 1, 0).flatten(1)
     highest, lowest = units.amax(1), units.amin(1)
     dead = highest <= 0 if isinstance(layer, RECTIFIERS) else highest - lowest <= CONSTANT
     return dead.float().mean()
@@ -128,13 +136,15 @@ def _activation_statistics(model: nn.Module, inputs: torch.Tensor) -> dict[str, 
     """Return {name of the use: (mean, standard deviation, dead share or NaN)} on the device."""
     statistics = {}
 
-    def note(name: str, layer: nn.Module, output: torch.Tensor) -> None:
+    def note(name: str, layer: nn.Module, output: torch.Tensor, is_last: bool) -> None:
+        if not is_visible(layer):
+            return
         values = output.float()
         is_activation = isinstance(layer, ACTIVATIONS)
-        dead = dead_share(layer, values) if is_activation else torch.full((), math.nan, device=values.device)
+        dead = dead_share(layer, values, is_last) if is_activation else torch.full((), math.nan, device=values.device)
         statistics[name] = torch.stack([values.mean(), values.std(correction=0), dead])
 
-    with eval_mode(model), torch.no_grad(), hooked(find_layers(model, is_visible), note):
+    with eval_mode(model), torch.no_grad(), hooked_maps(model, note):
         model(inputs)
     return statistics
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
@@ -110,16 +111,18 @@ class _OperationCounter(_Counting, TorchDispatchMode):
 @torch.no_grad()
 def _operations_by_layer(model: nn.Module, input_shape: tuple[int, ...]) -> Counter:
     """Return how many operations each layer takes by its name, as `flop_counter` has them, in a pass of one image."""
-    counter, hooks = _OperationCounter(), []
+    counter, hooks, is_fast = _OperationCounter(), [], torch.backends.mha.get_fastpath_enabled()
     inputs = torch.zeros(1, *input_shape, device=next(model.parameters()).device)
     for name, layer in model.named_modules():
         if next(layer.children(), None) is None:
             hooks.append(layer.register_forward_pre_hook(lambda *_, name=name: setattr(counter, "layer", name)))
             hooks.append(layer.register_forward_hook(lambda *_: setattr(counter, "layer", "")))
     try:
-        with eval_mode(model), counter:
+        torch.backends.mha.set_fastpath_enabled(False)  # it and fused attention are operators that nothing counts
+        with eval_mode(model), sdpa_kernel(SDPBackend.MATH), counter:
             model(inputs)
     finally:
+        torch.backends.mha.set_fastpath_enabled(is_fast)
         for hook in hooks:
             hook.remove()
     return counter.by_layer

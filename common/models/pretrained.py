@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from common.models.placement import eval_mode
 from common.system.distributed import local_main_first
 from common.system.download import DownloadFailed, download
 from common.system.errors import BadInput
@@ -49,14 +50,18 @@ def named_network(name: str, size: int, num_classes: int = 1000) -> nn.Module:
 
 
 def _check_size(network: nn.Module, name: str, size: int) -> None:
-    tensors = {name: tensor.to("meta") for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
-    network.eval()
     try:
-        torch.func.functional_call(network, tensors, torch.empty(1, 3, size, size, device="meta"))
+        _output_shape(network, size)
     except (AssertionError, RuntimeError, ValueError) as error:
         why = printable(error, 100)
         raise BadInput(f"--model {name} takes no images of {size}x{size} pixels, as they are here ({why})") from error
-    network.train()
+
+
+def _output_shape(network: nn.Module, size: int) -> torch.Size:
+    """Return the shape of what comes of one image, without computing anything."""
+    tensors = {name: tensor.to("meta") for name, tensor in [*network.named_parameters(), *network.named_buffers()]}
+    with eval_mode(network):
+        return torch.func.functional_call(network, tensors, torch.empty(1, 3, size, size, device="meta")).shape
 
 
 def head_of(network: nn.Module) -> str:
@@ -73,7 +78,14 @@ def backbone_of(name: str, size: int) -> tuple[nn.Module, int]:
     head = head_of(backbone)
     layer = backbone.get_submodule(head)
     backbone.set_submodule(head, nn.Identity())
-    return backbone, layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    features = layer.in_features if isinstance(layer, nn.Linear) else layer.in_channels
+    try:
+        is_alone = name in RESNETS or _output_shape(backbone, size) == (1, features)
+    except RuntimeError:
+        is_alone = False
+    if not is_alone:
+        raise BadInput(f"--model {name}: its last layer does not tell the classes alone (several heads, say)")
+    return backbone, features
 
 
 def find_weights(which: str | None, name: str | None) -> str | None:

@@ -15,7 +15,7 @@ from common.options.types import absolute_path, nearest
 from common.runs.code import experiments
 from common.runs.folder import read_config, unfinished_runs, why_no_run
 from common.runs.tracking import check_installed
-from common.system.distributed import is_restarted
+from common.system.distributed import is_restarted, started_by_torchrun
 from common.system.errors import BadInput
 from common.system.files import read_yaml
 from common.system.log import info
@@ -24,7 +24,7 @@ from common.system.text import printable
 
 TRACKERS = ("tensorboard", "wandb", "wandb_project", "wandb_entity")
 # Options that change where a run happens but not what comes out of it.
-MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "save_minutes", "print_every", "compile", "test", *TRACKERS)
+MAY_DIFFER_ON_RESUME = ("data", "workers", "save_every", "save_minutes", "print_every", "test", *TRACKERS)
 # Options that do nothing unless another one has one of these values.
 WORKS_ONLY_WITH = {
     "warmup_epochs": ("schedule", WITH_WARMUP),
@@ -53,6 +53,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(description=description, formatter_class=_HelpFormatter, allow_abbrev=False, add_help=False)
         self.script = script
         self.works_only_with = dict(WORKS_ONLY_WITH)
+        self.plans_epochs = False  # whether more than the schedule depends on their number
         self._typed: list[str] = []
         self.derived: dict[str, Callable[[argparse.Namespace], object]] = {}
 
@@ -114,18 +115,28 @@ class Parser(argparse.ArgumentParser):
             options["data"] = None  # a default place is that of the default data set
         if options["data"]:
             options["data"] = absolute_path(options["data"])
-        for name, (owner, values) in self.works_only_with.items():
-            if name in given and options[owner] not in values:
-                use = f"without --{owner}" if values == (True,) else f"with --{owner} {options[owner]}"
-                info(f"note: --{name} does nothing {use}")
         if options["folds"]:
             _check_folds(options, given)
             options["test"] = False
         _check_together(options)
+        for name in ("explore", "throughput"):
+            if options.get(name) and started_by_torchrun():
+                raise BadInput(f"--{name} is the work of one process: start it without torchrun")
         options = self._with_derived(options)
+        self._tell_what_does_nothing(options, given)
+        return options
+
+    def _tell_what_does_nothing(self, options: dict, given: dict) -> None:
+        for name, (owner, values) in self.works_only_with.items():
+            if name in given and options[owner] not in values:
+                use = f"without --{owner}" if values == (True,) else f"with --{owner} {options[owner]}"
+                info(f"note: --{name} does nothing {use}")
+        starts = {"step": options["step_size"], "multistep": min(options["milestones"] or [0])}
+        first = starts.get(options["schedule"], 0)
+        if 0 < options["epochs"] <= first and given.keys() & {"schedule", "step_size", "milestones"}:
+            info(f"note: the schedule does nothing: it lowers the rate after epoch {first}, and there are no more")
         if given.get("weights_key") and options["weights"] in (None, "none", "imagenet"):
             info("note: --weights_key does nothing without --weights FILE")
-        return options
 
     def _with_derived(self, options: dict) -> dict:
         for name, derive in self.derived.items():
@@ -198,14 +209,14 @@ class Parser(argparse.ArgumentParser):
             raise BadInput(f"--resume {folder}: that run is of {config['script']}.py; resume it with that")
         for name, value in given.items():
             is_more = name == "epochs" and value > stored["epochs"]
-            may_differ = name in MAY_DIFFER_ON_RESUME or (is_more and stored["schedule"] in OPEN_ENDED)
+            is_open = stored["schedule"] in OPEN_ENDED and not self.plans_epochs
+            may_differ = name in MAY_DIFFER_ON_RESUME or (is_more and is_open)
             if may_differ or name == "resume" or value == stored.get(name):
                 continue
             if is_more:
-                raise BadInput(
-                    f"--epochs {value}: the run began with {stored['epochs']}, and its schedule "
-                    f"{stored['schedule']!r} is planned for exactly so many; start a new run"
-                )
+                what = "all that it does" if self.plans_epochs else f"its schedule {stored['schedule']!r}"
+                planned = f"and {what} is planned for exactly so many; start a new run"
+                raise BadInput(f"--epochs {value}: the run began with {stored['epochs']}, {planned}")
             more = ", which can only become more" if name == "epochs" else ""
             raise BadInput(f"--{name}: the run has {_typed(stored.get(name))}{more}; leave it out, or start a new run")
         return stored | given

@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 
 from common.system import files
+from common.system.distributed import started_by_torchrun
 from common.system.errors import DISK_FULL, BadInput
 from common.system.files import Unreadable, first_free, json_text, read_json, remove_partial_files, write_json
 
 MAKING = ".making"
+ASKED, PAUSE = 10, 0.1  # how often it is asked whether somebody is at a run, and the seconds between
 NO_RUNS = ("throughput.json", "explore.json")  # what a script leaves that did something else than train
 
 
@@ -96,9 +98,18 @@ def unfinished_runs(parent: Path, *patterns: str) -> list[Path]:
         with contextlib.suppress(BadInput):  # no run, or in use
             read_config(path.parent)
             if read_train_json(path.parent)["status"] in ("running", "interrupted"):
-                with lock(path.parent):
+                if _is_free(path.parent):
                     found.append(path.parent)
     return sorted(found, key=lambda folder: (folder / "config.json").stat().st_mtime, reverse=True)
+
+
+def _is_free(folder: Path) -> bool:
+    """Tell whether nobody is at a run; the processes of torchrun all ask at once, each for a moment."""
+    for again in reversed(range(ASKED if started_by_torchrun() else 1)):
+        with contextlib.suppress(BadInput), lock(folder):
+            return True
+        time.sleep(PAUSE if again else 0)
+    return False
 
 
 def why_no_run(folder: Path) -> str:

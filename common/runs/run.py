@@ -3,6 +3,7 @@
 from common.system.start import undisturbed
 
 import contextlib
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from common.runs import code, images
 from common.runs.config import describe, device_line
 from common.runs.folder import lock, make_folder, read_config, read_train_json, write_config
 from common.runs.reopening import reopen
-from common.runs.saving import RunFolder
+from common.runs.saving import RunFolder, question_of
 from common.runs.tracking import Trackers
 from common.system.clock import TimeShare
 from common.system.device import Machine
@@ -58,7 +59,7 @@ class Run(RunFolder):
         self.script, self.options, self.data, self.machine = Path(script).resolve(), options, data, machine
         self.processes, self.num_classes = machine.processes, len(data.classes)
         self.recipe, self.weights, self.fit = Recipe.of(options), images.without_leaks(weights, data), fit
-        self._behind, self._drawing = Behind(), TimeShare(DRAWING_SHARE)
+        self._behind, self._drawing, self._question = Behind(), TimeShare(DRAWING_SHARE), question_of(self.script)
 
     def batches(self, train_transform, eval_transform) -> tuple[Batches, Batches, Batches]:
         """Return the batches of the training, validation and test images."""
@@ -104,7 +105,7 @@ class Run(RunFolder):
             yield
             return
         with lock(self.folder), pictures_also_as(self.options["figures"]):
-            self._train_json = read_train_json(self.folder)
+            self._train_json, self._saved_at = read_train_json(self.folder), time.monotonic()
             self._trackers = Trackers.of(self.options)
             remove_partial_files(self.folder)
             log_to(self.folder / "log.txt")

@@ -29,7 +29,7 @@ from common.runs.tracking import Trackers
 from common.system.checkpoints import pack, save_checkpoint
 from common.system.clock import TimeShare
 from common.system.device import Machine
-from common.system.distributed import Processes
+from common.system.distributed import Processes, processes_here, started_by_torchrun
 from common.system.errors import BadInput, Diverged
 from common.system.files import write_bytes, write_json
 from common.system.log import info
@@ -68,6 +68,8 @@ class RunFolder:
     _saved_at: float = 0.0
     _drawing: TimeShare
     _draw: Callable[[], None] | None = None  # what is newer than the pictures
+    _question: str  # that the experiment asks, as it was when it began
+    _has_finished: bool = False
 
     @_main_only
     def write_text(self, name: str, text: str) -> None:
@@ -214,8 +216,9 @@ class RunFolder:
         if self.data.test.checks and "test" not in self.config.get("checks_sha256", {}):  # they were read only now
             self._write_images()
         self._set_status("finished")
+        self._has_finished = True
         try:
-            write_report(self.folder, question_of(self.script), told or {})
+            write_report(self.folder, self._question, told or {})
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # of an old or an edited config.json
             info(f"note: no report.html: the records of this run lack something ({type(error).__name__})")
         self._trackers.finish(read_run_json(self.folder / "test.json"), sorted(self.folder.glob("*.png")))
@@ -232,7 +235,9 @@ class RunFolder:
     def resume_command(self) -> str:
         """Return the shell command that continues this run."""
         count = self.processes.world_size
-        start = ["torchrun", f"--nproc_per_node={count}"] if count > 1 else [Path(sys.executable).name]
+        here = processes_here() if started_by_torchrun() else count
+        nodes = [f"--nnodes={count // here}"] if count > here else []
+        start = ["torchrun", *nodes, f"--nproc_per_node={here}"] if count > 1 else [Path(sys.executable).name]
         script = self.script
         with contextlib.suppress(ValueError):  # below the current folder, the command is as it was typed
             script = script.relative_to(Path.cwd())
@@ -274,6 +279,8 @@ class RunFolder:
         self._trackers.epoch(history[-1], {"best_val_accuracy": best["val_accuracy"], "best_epoch": best["epoch"]})
 
     def _end_badly(self, error: BaseException) -> None:
+        if self._has_finished:  # all that counts is written
+            return
         with contextlib.suppress(Exception):
             self.wait_for_files()
         with contextlib.suppress(OSError):  # a full disk: what was written before is whole, and stays

@@ -11,9 +11,9 @@ from torch import nn
 from common.data.batches import GPU_MEMORY_SHARE, Batches
 from common.data.index import SHARED
 from common.models.finetuning import is_frozen
+from common.runs.run import Run
 from common.runs.state import weights_sha256
 from common.system.checkpoints import Damaged, load_checkpoint, save_checkpoint
-from common.system.device import Machine
 from common.system.log import info, progress
 
 
@@ -29,8 +29,8 @@ class FeatureBatches:
     once for all of them.
     """
 
-    def __init__(self, images: Batches, extractor: nn.Module, machine: Machine, views: int = 1):
-        self._source, self._extractor, self._machine, self._views = images, extractor, machine, views
+    def __init__(self, images: Batches, extractor: nn.Module, run: Run, views: int = 1):
+        self._source, self._extractor, self._run, self._views = images, extractor, run, views
         self._kept: list[torch.Tensor] = []  # (N, F) float32 for each view
         self._labels = torch.tensor(images.split.labels)
         self._places = torch.zeros(len(images.split.dataset), dtype=torch.int64)  # of each sample in `_kept`
@@ -65,7 +65,7 @@ class FeatureBatches:
                     bar.update(len(images) * self.processes.world_size)
             features = self._of_all(mine)
             size = self._views * features.nbytes
-            stays = self.device.type != "cuda" or size <= GPU_MEMORY_SHARE * self._machine.free_memory()
+            stays = self.device.type != "cuda" or size <= GPU_MEMORY_SHARE * self._run.machine.free_memory()
             self._kept.append(features if stays else features.cpu())
         if self.training:
             size = sum(features.nbytes for features in self._kept) / 1e6
@@ -76,13 +76,13 @@ class FeatureBatches:
         """Return the features (n, F) float32 of a batch, which an earlier trial with such `weights` may have kept."""
 
         def extract() -> torch.Tensor:
-            with self._machine.autocast():
+            with self._run.machine.autocast():  # which is settled when the run is opened
                 return self._extractor(images).float()
 
         shared = os.environ.get(SHARED, "")
         if not os.path.isdir(shared):
             return extract()
-        key = hashlib.sha256(f"{weights} {self._machine.precision} {tuple(images.shape)}".encode())
+        key = hashlib.sha256(f"{weights} {self._run.machine.precision} {tuple(images.shape)}".encode())
         key.update(images.cpu().contiguous().numpy())
         path = Path(shared, f"{key.hexdigest()[:32]}.features")
         try:

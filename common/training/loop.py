@@ -160,7 +160,8 @@ def evaluate(
         for inputs, labels in batches.epoch(0):
             with machine.autocast():
                 if views:
-                    logits = torch.stack([model(view(inputs)).float().softmax(1) for view in views]).mean(0).log()
+                    of_views = torch.stack([model(view(inputs)).float().log_softmax(1) for view in views])
+                    logits = of_views.logsumexp(0) - math.log(len(views))
                 else:
                     logits = model(inputs)
             all_logits.append(logits.float())

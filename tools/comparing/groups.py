@@ -16,7 +16,7 @@ from tools.comparing.finished_runs import FinishedRun
 NO_DIFFERENCE = {
     "dataset", "data", "seed", "output_dir", "resume", "workers", "save_every", "print_every", "watch", "explore",
     "tta", "question", "wandb_project", "wandb_entity", "submission_labels", "skip_unreadable", "throughput",
-    "max_batch", "memory_budget", "test", "tensorboard", "wandb", "fit", "figures",
+    "max_batch", "memory_budget", "test", "tensorboard", "wandb", "fit", "figures", "save_minutes", "shown_classes",
 }  # fmt: skip
 LOWER_IS_BETTER = re.compile("loss|error|time|seconds|memory|parameters|flops|power")
 NOTHING = "–"

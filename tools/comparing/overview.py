@@ -64,6 +64,8 @@ def compare(runs: Sequence[FinishedRun], question: Question, told: Told, passed:
     groups = [replace(group, number=number) for number, group in enumerate(groups, 1)]
     groups = named(groups, question.names)
     baseline = find_groups(groups, question.baseline, f"--baseline {question.baseline}") if question.baseline else []
+    if any(not group.values for group in baseline):
+        raise BadInput(f"--baseline {question.baseline}: no run of it has {question.metric}")
     contrasts = find_contrasts(groups, told.mistakes, baseline, question.margin)
     effects = find_effects(groups, question.by, baseline, question.margin) if len(options) > 1 else []
     notes = [*_notes(runs, groups, metric), *_notes_on_luck(runs, groups, contrasts, metric), *told.doubts]
@@ -132,7 +134,8 @@ def _wanted(groups: Sequence[Group], text: str, option: str) -> dict[str, str]:
 
 
 def _is_same(setting: str, value: str) -> bool:
-    """Tell whether a setting is what a person means by `value`."""
+    """Tell whether a setting is what a person means by `value`; a list is typed without brackets."""
+    setting, value = (text.strip("[]").replace(", ", ",") for text in (setting, value))
     try:
         return float(setting) == float(value)
     except ValueError:

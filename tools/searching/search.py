@@ -178,8 +178,9 @@ class Search:
 
     def _is_surplus(self, trial: Trial, earlier: list[FrozenTrial]) -> bool:
         """Tell whether another machine, at the same moment, has taken the last place or the same point of the grid."""
-        if "again" in trial.user_attrs:
-            return False
+        if "again" in trial.user_attrs:  # two machines that start together find the same crashed ones
+            known = self._storage.study.get_trials(deepcopy=False)[: trial.number]
+            return any(other.user_attrs.get("again") == trial.user_attrs["again"] for other in known)
         if seed_of(trial):
             key = (repr(self.results.configuration_of(self._storage.latest(trial))), seed_of(trial))
             return self.results.known_seeds()[key] < trial.number
@@ -204,7 +205,8 @@ class Search:
         self._report(trial, process)
         train_json = process.train_json()
         values = [value for _, value in self._values(process)]
-        facts = {"epochs": len(train_json["epochs"]), "best_epoch": train_json.get("best_epoch")}
+        best_epoch, best_value = self._best_of(process)
+        facts = {"epochs": len(train_json["epochs"]), "best_epoch": best_epoch}
         facts |= {"seconds": round(train_json.get("train_time", 0), 1), "exit_code": process.exit_code}
         best = None
         if process.exit_code == REFUSED and not (is_interrupted or facts["epochs"] or seed_of(trial)):
@@ -213,7 +215,7 @@ class Search:
             info(f"trial {trial.number}: passed over, {reason}   {self._in_words(trial)}")
             return self._write_table()
         if process.exit_code == 0 and values:
-            state, best = TrialState.COMPLETE, (max if self._sweep.maximize else min)(values)
+            state, best = TrialState.COMPLETE, best_value
             outcome = f"{self._sweep.metric} {best:.4f}"
         elif "stopped" in trial.user_attrs:
             state = TrialState.PRUNED
@@ -249,6 +251,11 @@ class Search:
         """Return (epoch, value of the metric) of all epochs so far."""
         records = process.train_json()["epochs"]
         return [(r["epoch"], r[self._metric]) for r in records if r.get(self._metric) is not None]
+
+    def _best_of(self, process: TrialProcess) -> tuple[int | None, float | None]:
+        """Return the epoch with the best value of the metric, the earliest of equals, and that value."""
+        sign = -1 if self._sweep.maximize else 1
+        return min(self._values(process), key=lambda pair: sign * pair[1], default=(None, None))
 
     def _queue_trials(self) -> None:
         """Queue the grid, and once more those that crashed before; refused and diverged ones would end alike."""

@@ -96,7 +96,7 @@ class Range(Parameter):
     def value(self, proposed: float) -> float:
         if self.step is None:
             return proposed
-        lowest, highest = math.ceil(self.low / self.step), math.floor(self.high / self.step)
+        lowest, highest = multiples_between(self.low, self.high, self.step)
         return _multiple(min(max(round(proposed / self.step), lowest), highest), self.step)
 
     def grid(self) -> range | None:
@@ -104,6 +104,12 @@ class Range(Parameter):
 
     def examples(self) -> list[Value]:
         return [self.value(self.low), self.value(self.high)]
+
+
+def multiples_between(low: float, high: float, step: float) -> tuple[int, int]:
+    """Return the first and the last n for which n times `step` is in a range; bounds count: 0.3 / 0.1 is below 3."""
+    low, high = low / step, high / step
+    return math.ceil(low - 1e-9 * max(1, abs(low))), math.floor(high + 1e-9 * max(1, abs(high)))
 
 
 @dataclass(frozen=True)
@@ -171,7 +177,10 @@ class Bands(optuna.pruners.BasePruner):
         if not reached:
             return False
         states = (TrialState.RUNNING, TrialState.PRUNED, TrialState.COMPLETE)
-        others = [other.intermediate_values for other in study.get_trials(deepcopy=False, states=states)]
+        others = [
+            other.intermediate_values for other in study.get_trials(deepcopy=False, states=states)
+            if not other.user_attrs.get("seed")  # only configurations that end well get the others
+        ]  # fmt: skip
         values = sorted(sign * values[reached[-1]] for values in others if reached[-1] in values)
         value = sign * mine[reached[-1]] if self.is_strict else min(sign * value for value in mine.values())
         return value > values[int(len(values) / self.eta)]

@@ -13,7 +13,7 @@ from common.options.types import nearest
 from common.system.errors import BadInput
 from common.system.files import read_yaml
 from common.system.log import info
-from tools.searching.spaces import Beta, Normal, OneOf, Parameter, Range, Value, Weighted
+from tools.searching.spaces import Beta, Normal, OneOf, Parameter, Range, Value, Weighted, multiples_between
 
 TOP_KEYS = (
     "method", "program", "parameters", "metric", "name", "description", "project", "entity", "command",
@@ -277,7 +277,8 @@ def _numeric(kind: str, numbers: dict, section: _Section, is_grid: bool) -> Para
         section.require(is_whole, "int_uniform needs whole numbers as min and max")
         return Range(int(low), int(high), is_integer=True)
     if step is not None:
-        has_multiple = math.floor(high / step) >= math.ceil(low / step)
+        lowest, highest = multiples_between(low, high, step)
+        has_multiple = lowest <= highest
         section.require(has_multiple, f"no multiple of q = {step:g} lies between min and max")
     return Range(low, high, is_log="log" in kind, step=step)
 
@@ -352,7 +353,7 @@ def _early_terminate(content: object) -> dict:
         count = min(count, 64, math.ceil(math.log(last, eta)))  # the bands that follow are less than one epoch
         bands = {int(last / eta**i) for i in range(1, count + 1)} - {0}
         section.require(bands, "max_iter / eta is less than one epoch; raise max_iter")
-    return {"bands": sorted(bands), "eta": eta, "is_strict": strict is not False}
+    return {"bands": sorted(bands), "eta": eta, "is_strict": strict is None or bool(strict)}
 
 
 def _command(file: _Section) -> list[str]:

@@ -142,12 +142,18 @@ class Launcher:
         A run that is there already is continued: one of the same trial that was cut off, or a finished one that is to
         `test` its best weights.
         """
-        more = [*self.fixed, f"--output_dir={folder}", "--test=False"]
+        command, more = self.command, [*self.fixed, f"--output_dir={folder}", "--test=False"]
         earlier = run_in(folder)
         if earlier:
             _wait_until_free(earlier)
+            command = self._without_options()
             values, more = {"resume": str(earlier)}, ["--test=True"] if test else []
-        return TrialProcess(self._expand(self.command, values, more), folder, self.slots[slot])
+        return TrialProcess(self._expand(command, values, more), folder, self.slots[slot])
+
+    def _without_options(self) -> list[str]:
+        """Return the command without the options that it gives the program: a run has stored them, and those varied."""
+        start = self.command.index(PROGRAM) + 1 if PROGRAM in self.command else len(self.command)
+        return self.command[:start] + [word for word in self.command[start:] if word in ARGUMENTS]
 
     @contextlib.contextmanager
     def decoding_once(self, folder: Path) -> Iterator[None]:

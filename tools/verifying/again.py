@@ -22,14 +22,16 @@ from common.evaluation.looks import FOLDER as LOOKS_FOLDER
 from common.runs import code
 from common.runs.config import differences
 from common.runs.folder import read_config, read_train_json, write_config
-from common.system.files import write_json
+from common.system.files import read_json, write_json
 from common.system.log import info
 from common.system.text import printable
+from tools.comparing.finished_runs import is_number
 from tools.comparing.predictions import read_predictions
-from tools.verifying.claims import stored_code
-from tools.verifying.folder import LOOK, Folder, Refuted, Unknown
+from tools.verifying.claims import FLIPPED, OF_VIEWS, guarded, stored_code
+from tools.verifying.folder import LOOK, UNKNOWN, Folder, Refuted, Unknown
 from tools.verifying.options import BESIDE_TRAINING
 
+HARDWARE = ("precision", "device", "device_name", "cpu")  # entries of a config's machine
 CLOSE = 1e-3  # of a probability: what another kind of CPU may change
 ANOTHER_RESULT = 0.02  # of a validation accuracy: what other code changes, and last bits hardly ever do
 PAUSE = 0.2  # seconds between two looks at what a run has come to
@@ -49,18 +51,29 @@ def predict_again(folder: Folder, data: str | None) -> None:
         copy.mkdir(parents=True)
         for name in ("config.json", "train.json", "last.pth", "best.pth"):
             shutil.copyfile(folder.path / name, copy / name)
-        words = ["--resume", str(copy), "--test", str(bool(folder.options["test"]))]
-        if not folder.options["test"]:  # a finished run that is not to be tested has nothing to do
+        words = ["--resume", str(copy), "--test", str(folder.is_tested)]
+        if not folder.is_tested:  # a finished run that is not to be tested has nothing to do
             write_json(copy / "train.json", folder.json("train.json") | {"status": "interrupted"})
         done = _run(code.ROOT / f"{folder.config['script']}.py", words + _data(data), place)
         if done.returncode:
             raise Unknown(f"predictions cannot be made again: {_last_line(done)}")
         for name in ("val_predictions.npz", "predictions.npz"):
             if (copy / name).exists():
-                _compare(folder, name, copy / name)
+                guarded(folder, _compare, name, copy / name, _reasons(copy))
+        if (copy / "test.json").exists() and (folder.path / "test.json").exists():
+            _compare_others(folder, folder.json("test.json"), read_json(copy / "test.json"))
 
 
-def _compare(folder: Folder, name: str, again: Path) -> None:
+def _reasons(copy: Path) -> list[str]:
+    """Return what is other here than where the run was, if its network rounds so coarsely that this can be seen."""
+    config = read_config(copy)
+    if config["machine"]["precision"] == "fp32":
+        return []
+    differing = config.get("resumed", [{}])[-1].get("differences", {})
+    return [name for name in differing if name in HARDWARE]
+
+
+def _compare(folder: Folder, name: str, again: Path, reasons: list[str]) -> None:
     stored, new = (read_predictions(path, len(folder.config["classes"])) for path in (folder.path / name, again))
     if stored is None or new is None:
         raise Unknown(f"{name}: there are no labels")
@@ -71,9 +84,22 @@ def _compare(folder: Folder, name: str, again: Path) -> None:
     largest = float(np.abs(stored.probabilities - new.probabilities).max())
     changed = int((stored.probabilities.argmax(1) != new.probabilities.argmax(1)).sum())
     told = f"{name}: made again, the largest difference of a probability is {largest:.2g}, {changed} answers differ"
+    if largest > CLOSE and reasons and changed <= ANOTHER_RESULT * len(new.labels):
+        raise Unknown(f"{told}, as may be: {', '.join(reasons)} was another, and the network is not in float32")
     folder.claim(largest <= CLOSE, told)
     if largest <= CLOSE:
         folder.note(told)
+
+
+def _compare_others(folder: Folder, said: dict, found: dict) -> None:
+    """Compare the scores of test.json that do not follow from the stored predictions."""
+    if (UNKNOWN, OF_VIEWS) in folder.findings:
+        folder.findings.remove((UNKNOWN, OF_VIEWS))
+    for name in ("tta", "accuracy_without_copies"):
+        one, two = ((scores.get(name) or {}).get("accuracy") for scores in (said, found))
+        if is_number(one) and is_number(two):
+            is_same = abs(one - two) * found["images"] < FLIPPED + 0.5
+            folder.claim(is_same, f"test.json: {name} {one:.4f}, made again {two:.4f}")
 
 
 def rerun(folder: Folder, epochs: int | None, this_code: bool, data: str | None) -> None:

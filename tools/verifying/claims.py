@@ -22,48 +22,54 @@ from common.runs.images import UsedImages
 from common.runs.resuming import STATE_KEYS, load_best
 from common.runs.state import weights_sha256
 from common.system.checkpoints import load_checkpoint
-from common.system.errors import BadInput
+from common.system.errors import DISK_FULL, BadInput, is_out_of_memory
 from common.system.files import Unreadable, table_text
 from tools.comparing.predictions import Predictions, each_image, read_predictions, tell_loss
-from tools.verifying.folder import FALSE, UNKNOWN, Folder, Refuted, Unknown, as_json
+from tools.verifying.folder import FALSE, LOOK, UNKNOWN, Folder, Refuted, Unknown, as_json
 from tools.verifying.report import check_report
 
 SCORE_TOLERANCE = 1e-6  # of a score that is computed again, relatively: other machines round otherwise
 LOSS_TOLERANCE = 1e-3  # probabilities are stored as float32, so that those near 0 and 1 have lost digits
 FLIPPED = 2  # validation images that may be told otherwise at the end: a resumed run may be on another kind of CPU
 LARGEST_CODE = 50 * 2**20  # bytes, unpacked
-PICTURES = ("loss.png", "accuracy.png", "val_confusion_matrix.png", "val_predictions.png")
+CURVES = ("loss.png", "accuracy.png")
+PICTURES = (*CURVES, "val_confusion_matrix.png", "val_predictions.png")
 NOT_COMPARED = ("notes", "calibration_error_by_chance")
 NAMES_IN_LEDGER = ("run", "recipe", "images")
+OF_VIEWS = "test.json: the accuracy of several views follows from no file; --predict computes it"
 ABOVE = 7  # folders above a run in which the account of looks may lie
 
 
 def check(folder: Folder) -> None:
-    """Check all that a folder claims by itself, and add to its findings."""
-    for one in (
-        check_config, check_history, check_last, check_best, check_code, check_images, check_looks, check_pictures,
-        check_report,
-    ):  # fmt: skip
+    """Check all that a folder claims by itself, and add to its findings: of a run that goes on, little."""
+    for one in (check_config, check_code, check_images):
         guarded(folder, one)
-    guarded(folder, lambda folder: check_scores(folder, "val_"))
-    if folder.known("config.json", "options") and folder.options.get("test"):
-        guarded(folder, lambda folder: check_scores(folder, ""))
+    if not folder.is_finished:
+        folder.note("the run has not come to its end: its weights and scores were not checked", UNKNOWN)
+        return
+    for one in (check_history, check_last, check_best, check_looks, check_pictures, check_report):
+        guarded(folder, one)
+    guarded(folder, check_scores, "val_")
+    if folder.is_tested:
+        guarded(folder, check_scores, "")
 
 
-def guarded(folder: Folder, one: Callable[[Folder], None]) -> None:
-    """Let a check add to the findings whatever ends it: there may be anything in a folder."""
+def guarded(folder: Folder, one: Callable, *arguments: object) -> None:
+    """Let a check, `one(folder, *arguments)`, add to the findings whatever ends it: a folder may hold anything."""
     try:
-        one(folder)
+        one(folder, *arguments)
     except Unknown as reason:
         folder.findings.append((UNKNOWN, str(reason)))
     except (Refuted, Unreadable, BadInput) as reason:
         text = str(reason).replace(f"{folder.path}/", "")
         if (FALSE, text) not in folder.findings:  # several checks read the same file
             folder.claim(False, text)
-    except Exception as error:  # types and numbers that no run writes
-        folder.claim(
-            False, f"what no run writes: {one.__name__.replace('check_', '')}: {type(error).__name__}: {error}"
-        )
+    except Exception as error:
+        what = f"{one.__name__.removeprefix('check_')}: {type(error).__name__}: {error}"
+        if is_out_of_memory(error) or getattr(error, "errno", None) in DISK_FULL:  # here, which is no fault of the run
+            folder.findings.append((UNKNOWN, f"this machine could not check {what}"))
+        else:  # types and numbers
+            folder.claim(False, f"what no run writes: {what}")
 
 
 def check_config(folder: Folder) -> None:
@@ -178,7 +184,8 @@ def check_images(folder: Folder) -> None:
     for name, count in counts.items():  # images with the same pixels are one there
         folder.claim(0 < count <= said[name], f"config.json: {said[name]} {name} images; {IMAGES} knows {count}")
     both = len(used.splits["train"] & used.splits["val"])
-    folder.claim(not both, f"{IMAGES}: {both} validation images were trained on")
+    if both:  # a data set with validation images of its own may have copies
+        folder.note(f"{both} validation images have a copy among the training images, or were trained on", LOOK)
     shared = len(used.splits["test"] & (used.splits["train"] | used.splits["val"]))
     if shared:
         folder.note(f"{shared} test images have a copy among the training or validation images")
@@ -215,15 +222,17 @@ def lines_of(ledger: Path) -> list[dict]:
 
 
 def check_pictures(folder: Folder) -> None:
-    """The pictures that every run has are there."""
+    """The pictures that every run has are there, but for the curves of one that has trained no epoch."""
     for name in PICTURES:
-        folder.claim((folder.path / name).is_file(), f"{name} is missing")
+        is_wanted = folder.history or name not in CURVES
+        folder.claim(not is_wanted or (folder.path / name).is_file(), f"{name} is missing")
 
 
 def check_scores(folder: Folder, prefix: str) -> None:
     """Every score, and every row of a table, follows from the stored predictions."""
     name, npz = "validation.json" if prefix else "test.json", f"{prefix}predictions.npz"
     if not prefix and not folder.is_labeled:
+        folder.claim(not (folder.path / name).exists(), f"{name} beside submission.csv: no run writes both")
         raise Unknown("the test images have no labels: there is no score")
     said, classes = folder.json(name), folder.config["classes"]
     try:
@@ -240,7 +249,8 @@ def check_scores(folder: Folder, prefix: str) -> None:
         found["loss"] = float(each_image("loss", stored).mean())
     else:
         folder.note(f"{npz} has a true class of probability 0, so the loss in {name} cannot be checked")
-    differing = list(_differing(said, found))
+    compared = found if not folder.has_other_code else {key: found[key] for key in found if key != "top5_accuracy"}
+    differing = list(_differing(said, compared))  # ties among five were counted otherwise before
     folder.claim(not differing, f"{name} does not follow from {npz}: {'; '.join(differing[:4])}")
     tables = {
         f"{prefix}predictions.csv": prediction_rows(labels, probabilities, stored.ids.astype(str).tolist(), classes),
@@ -253,13 +263,15 @@ def check_scores(folder: Folder, prefix: str) -> None:
         folder.digests[npz] = _digest(stored)
     if prefix:
         _check_epoch(folder, said)
+    elif "tta" in said:
+        folder.note(OF_VIEWS, UNKNOWN)
 
 
 def _check_epoch(folder: Folder, said: dict) -> None:
     """The validation images of the weights that are tested score what their epoch scored."""
     if not folder.history:
         return
-    last = (folder.path / "clock.json").exists()  # of a script that tests its last weights
+    last = _tests_last_weights(folder)
     record = folder.history[-1] if last else best_record(folder.history)
     flipped = abs(said["accuracy"] - record["val_accuracy"]) * said["images"]
     text = (
@@ -268,6 +280,13 @@ def _check_epoch(folder: Folder, said: dict) -> None:
     folder.claim(flipped < FLIPPED + 0.5, text)
     epochs = 1 if last or len(folder.history) < 2 else len(folder.history)
     folder.claim(said.get("best_of_epochs", epochs) == epochs, f"validation.json: the best of {epochs} epochs")
+
+
+def _tests_last_weights(folder: Folder) -> bool:
+    script = folder.path / code.FOLDER / f"{folder.config['script']}.py"
+    if script.is_file() and script.stat().st_size <= LARGEST_CODE:
+        return "evaluate_last(" in script.read_text(encoding="utf-8", errors="replace")
+    return (folder.path / "clock.json").exists()
 
 
 def _differing(said: object, found: dict, path: str = "") -> Iterable[str]:

@@ -17,9 +17,10 @@ from tools.comparing.finished_runs import candidates, expand
 # What is found: a claim is refuted; somebody must look at this; the run is none that the task wants; nothing can be
 # said about a claim; or it holds, and this should be known besides.
 FALSE, LOOK, NOT_ASKED, UNKNOWN, NOTE = "false", "look at", "not asked for", "not checked", "note"
-OTHER_CODE, OK = "ok, other code", "ok"
+OTHER_CODE, OK, NOT_FINISHED = "ok, other code", "ok", "not finished"
+UNFINISHED = ("running", "interrupted", "diverged")  # what train.json says of a run that has not come to its end
 NAMED = 3  # folders or findings that are named in a line; of more the number is told
-VERDICTS = (FALSE, OTHER_CODE, OK, NOT_ASKED)  # in the order in which one reads them
+VERDICTS = (FALSE, OTHER_CODE, OK, NOT_FINISHED, NOT_ASKED)  # in the order in which one reads them
 
 
 class Refuted(Exception):
@@ -80,13 +81,17 @@ class Folder:
         Whose run a copy is nobody can tell from the folders, and the one who was copied from must not pay for it.
         """
         false, copies = self.of_kind(FALSE), self.copies
-        return self.is_run and not self.of_kind(NOT_ASKED) and all(text in copies for text in false)
+        is_checked = "validation.json" in self.computed  # or the run is not finished, or a machine was too small
+        is_wanted = self.is_run and is_checked and not self.of_kind(NOT_ASKED)
+        return is_wanted and all(text in copies for text in false)
 
     @property
     def verdict(self) -> str:
         """Which of VERDICTS the folder deserves."""
         if not self.is_as_claimed:
             return FALSE
+        if not self.is_finished:
+            return NOT_FINISHED
         if self.of_kind(NOT_ASKED):
             return NOT_ASKED
         return OTHER_CODE if self.has_other_code else OK
@@ -95,6 +100,17 @@ class Folder:
     def is_run(self) -> bool:
         """Whether there is a run at all, whatever its files are, and not a file or an empty folder in its place."""
         return any(os.path.lexists(self.path / name) for name in ("config.json", "train.json"))
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run claims to have come to its end, or its files do not say."""
+        return self.known("train.json", "status") not in UNFINISHED
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether there should be a test result, or is one."""
+        is_to_be = self.known("config.json", "options") is not None and self.options.get("test")
+        return bool(is_to_be) or (self.path / "test.json").exists()
 
     @property
     def has_other_code(self) -> bool:
@@ -150,8 +166,8 @@ class Folder:
             return None
 
     def score(self, name: str, key: str) -> object:
-        """Return a score as it was computed from the predictions, or as it is claimed where that could not be."""
-        return self.computed.get(name, {}).get(key, self.known(name, key))
+        """Return a score as it was computed from the predictions, None where that could not be."""
+        return self.computed.get(name, {}).get(key)
 
 
 def in_short(names: list[str]) -> str:

@@ -48,6 +48,7 @@ class Person:
             "in another folder too": sum(bool(folder.copies) for folder in self.folders),
             "other code": sum(folder.has_other_code for folder in self.folders),
             "not checked in all": sum(bool(folder.of_kind(UNKNOWN)) for folder in self.folders),
+            "not finished": sum(not folder.is_finished for folder in self.folders),
             "not asked for": sum(bool(folder.of_kind(NOT_ASKED)) for folder in self.folders),
         }
         texts = texts[:NAMED] + [f"and {len(texts) - NAMED} more"] * (len(texts) > NAMED)

@@ -10,7 +10,17 @@ from common.system.files import table_text, write_bytes
 from common.system.log import info
 from common.system.text import printable
 from tools.comparing.finished_runs import is_number
-from tools.verifying.folder import FALSE, LOOK, NOT_ASKED, NOTE, OTHER_CODE, UNKNOWN, VERDICTS, Folder
+from tools.verifying.folder import (
+    FALSE,
+    LOOK,
+    NOT_ASKED,
+    NOT_FINISHED,
+    NOTE,
+    OTHER_CODE,
+    UNKNOWN,
+    VERDICTS,
+    Folder,
+)
 from tools.verifying.people import COLUMNS_OF_PEOPLE, Person, hint_of_several, line_of, row_of_person
 
 KINDS = {"problems": FALSE, "look_at": LOOK, "not_asked_for": NOT_ASKED, "not_checked": UNKNOWN, "notes": NOTE}
@@ -67,7 +77,7 @@ def row_of(folder: Folder) -> dict:
         "val_accuracy": folder.score("validation.json", "accuracy"),
         "test_accuracy": folder.score("test.json", "accuracy"),
         "interval_95": " to ".join(f"{end:.4f}" for end in interval) if _are_numbers(interval) else None,
-        "test_images": folder.known("test.json", "images"),
+        "test_images": folder.score("test.json", "images"),
         "looks_of_run": folder.known("test.json", "test_evaluations"),
         **{name: "; ".join(folder.of_kind(kind)) for name, kind in KINDS.items()},
     }
@@ -121,7 +131,7 @@ def _cells(kind: str, values: Iterable) -> str:
 
 
 def _page_row(folder: Folder) -> str:
-    row, verdict = row_of(folder), {FALSE: "false", OTHER_CODE: "look"}.get(folder.verdict, "ok")
+    row, verdict = row_of(folder), {FALSE: "false", OTHER_CODE: "look", NOT_FINISHED: "look"}.get(folder.verdict, "ok")
     items = (f'<li class="{CSS[kind]}">{html.escape(printable(text, 400))}</li>' for kind, text in _ordered(folder))
     test = f"{_text(row['test_accuracy'])}<br>{_text(row['interval_95'])}, n = {_text(row['test_images'])}"
     cells = [

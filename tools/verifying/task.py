@@ -21,7 +21,6 @@ from common.runs import code
 from common.system.errors import BadInput
 from common.system.files import read_yaml
 from common.system.text import printable
-from tools.comparing.finished_runs import is_number
 from tools.verifying.folder import NOT_ASKED, Folder
 
 KINDS = {"script": str, "dataset": str, "split_sha256": str, "options": dict, "code": str, "seeds": list,
@@ -29,7 +28,7 @@ KINDS = {"script": str, "dataset": str, "split_sha256": str, "options": dict, "c
 
 
 def read_task(path: str) -> dict:
-    """Return the content of a task file, with names as they are spelled; BadInput is raised if it asks for nothing."""
+    """Return the content of a task file, with names as they are spelled; BadInput: it asks for what there is not."""
     task = read_yaml(path, f"--task {path}") or {}
     if not isinstance(task, dict):
         raise BadInput(f"--task {path} must hold lines such as `script: ex_1`")
@@ -86,8 +85,7 @@ def _other_than_asked(task: dict, folder: Folder) -> list[str]:
         if not _same(said, wanted):
             what = f"no --{name}" if wanted is None else f"--{name} {wanted}"
             found.append(what if wanted is None else f"{what}, not {printable(said, 80)}")
-    count, least = folder.known("test.json", "images"), task.get("min_test_images", 0)
-    count = count if is_number(count) else 0
+    count, least = folder.score("test.json", "images") or 0, task.get("min_test_images", 0)
     return found + [f"{least} test images, not {count}"] * (count < least)
 
 
