@@ -322,12 +322,16 @@ def test_class_folders_in_a_folder_with_spaces(tmp_path):
     assert read(folder, "test.json")["top5_accuracy"] is None
 
 
-def test_unlabelled_test_images_get_a_submission_and_no_score(tmp_path):
+def test_unlabelled_test_images_get_a_submission_and_no_score(tmp_path, capsys):
     root = write_pets(tmp_path / "data", "train")
     (root / "test").mkdir()
     for number in range(3):
         Image.new("RGB", (32, 32), (90 * number, 80, 80)).save(root / "test" / f"{number}.png")
-    folder = without_pictures(["--data", str(root), "-e", "1", "-b", "4", "--output_dir", str(tmp_path)])
+    words = ["--data", str(root), "-e", "1", "-b", "4", "--output_dir", str(tmp_path)]
+    with pytest.raises(BadInput, match="--null_test tells by the labels of test images, and here they have none"):
+        without_pictures([*words, "--null_test"])
+    folder = without_pictures([*words, "--tta", "2"])
+    assert "note: --tta does nothing where test images have no labels" in capsys.readouterr().out
     assert not (folder / "test.json").exists()
     rows = list(csv.reader(io.StringIO((folder / "submission.csv").read_text())))
     assert rows[0] == ["id", "label"]

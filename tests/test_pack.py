@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from helpers import ROOT, SIDE, command, noise, write_class
+from helpers import ROOT, SIDE, command, noise, read, without_pictures, write_class
 from PIL import Image
 from torchvision import transforms
 
@@ -18,6 +18,8 @@ import pack
 from common.data.hdf5 import load_hdf5
 from common.data.images import read_image
 from common.data.load import Source
+from common.predicting.classifier import load_run
+from common.runs.images import UsedImages
 from common.system.errors import BadInput, explain
 from common.system.files import lock
 from tools import packing
@@ -362,7 +364,7 @@ def test_an_interruption_at_any_moment_leaves_no_half_file_under_the_name(tmp_pa
         ended.append(process.returncode)
         # A signal that arrives when all is done and Python leaves ends the process as usual: minus its number.
         codes = {0, code, -getattr(signal, ended_by)} if place else {0}
-        assert process.returncode in codes and "Traceback" not in error
+        assert process.returncode in codes and "Traceback" not in error, error
         assert target.exists() or process.returncode != 0
         if target.exists():  # whole, even if the signal came just after the renaming
             assert sum(map(len, load_hdf5(str(target)).values())) == 1200 * len(parts)
@@ -402,3 +404,15 @@ def test_small_squares_keep_their_size_and_their_place_in_the_split(tmp_path):
         for kind, place in (("folder", tmp_path / "data"), ("hdf5", file))
     )
     assert one.train.hashes == other.train.hashes and one.val.hashes == other.val.hashes
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_a_run_knows_how_a_packed_picture_became_a_square(tmp_path, fit):
+    write_parts(tmp_path / "data", "train", "val", width=SIDE + 8)
+    file = pack.main([str(tmp_path / "data"), str(tmp_path / "data.hdf5"), "--size", "8", "--fit", fit])
+    run = without_pictures(["--data", str(file), "-e", "1", "-b", "4", "--output_dir", str(tmp_path / "out")])
+    assert read(run, "config.json")["fit"] == fit
+    classifier = load_run(str(run))
+    used = UsedImages(run)
+    square, digest = classifier.read(tmp_path / "data" / "val" / "Ant" / "000.png")
+    assert used.parts_of(square[None], [digest]) == ["test"]

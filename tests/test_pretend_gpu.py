@@ -138,11 +138,13 @@ def test_a_gpu_transforms_several_batches_in_one_call():
         machine = prepare_machine("cuda", "fp32", False)
         one, few = batches(40, HEAVY, machine), batches(40, HEAVY, machine)
         with mock.patch("common.data.batches.TOGETHER", 1):
-            assert one.batches_together == 1
+            assert one.batches_together(1) == 1
             expected = list(one.epoch(3))
         with mock.patch("common.data.batches.TOGETHER", 3 * BATCH):
-            assert few.batches_together == 3
+            assert few.batches_together(1) == 3
             whole, rest = list(few.epoch(3)), list(few.epoch(3, skip=2))
+            few.later_sizes = [(4, 3 * BATCH)]
+            assert (few.batches_together(3), few.batches_together(4)) == (3, 1)
     assert len(whole) == 5 and len(rest) == 3
     for (inputs, labels), (wanted, numbers) in zip(whole + rest, expected + expected[2:], strict=True):
         assert torch.equal(inputs.numbers, wanted.numbers) and torch.equal(labels.numbers, numbers.numbers)

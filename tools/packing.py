@@ -85,6 +85,7 @@ def pack(splits: dict[str, Split], target: Path, skip_unreadable: bool) -> dict[
     with lock(target.with_name(f".{target.name}.lock"), str(target)), partial_file(target) as partial:
         remove_partial_files(target.parent, target.name)  # of processes that were killed
         with _new_file(partial) as file:
+            file.attrs["fit"] = splits["train"].dataset.fit
             file.attrs["classes"] = fixed_length([_text(name) for name in splits["train"].dataset.classes])
             for name, split in splits.items():
                 written[name] = _write_split(file, name, split, failures, converted)

@@ -138,7 +138,12 @@ class Split:
 
 
 def with_shuffled_labels(splits: Sequence[Split], seed: int) -> list[Split]:
-    """Return the same splits with labels that are dealt out anew within each: as many of each class, at random."""
+    """Return the same splits with labels that are dealt out anew within each: as many of each class, at random.
+
+    BadInput is raised if images have no labels.
+    """
+    if min(min(split.labels) for split in splits) < 0:
+        raise BadInput("--null_test tells by the labels of test images, and here they have none")
     datasets, generator = {}, torch.Generator().manual_seed(seed)
     for split in splits:
         shuffled = datasets.setdefault(id(split.dataset), copy.copy(split.dataset))

@@ -94,15 +94,14 @@ class Batches:
     def _is_on_device(self) -> bool:
         return isinstance(self.dataset, ArrayDataset) and self.dataset.pixels.device.type == self.device.type
 
-    @property
-    def batches_together(self) -> int:
-        """The number of batches that are transformed in one call, which changes no result."""
+    def batches_together(self, epoch: int) -> int:
+        """Return how many batches of an epoch are transformed in one call, which changes no result."""
         if not self._is_on_device:
             return 1
         numbers, limit = math.prod(self.dataset.pixels.shape[1:]), GPU_BYTES
         if self.device.type == "cpu":
             numbers, limit = max(numbers, math.prod(self.input_shape)), CPU_BYTES
-        return max(1, min(TOGETHER, limit // (4 * numbers)) // self.batch_size)
+        return max(1, min(TOGETHER, limit // (4 * numbers)) // self.size_in(epoch))
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -167,7 +166,7 @@ class Batches:
     def _inputs(
         self, batches: Sequence[tuple[torch.Tensor, torch.Tensor]], epoch: int, skip: int = 0
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        count = self.batches_together
+        count = self.batches_together(epoch)
         # The groups are the same ones wherever an epoch begins.
         groups = [batches[max(start, skip) : start + count] for start in range(0, len(batches), count)]
         groups = [group for group in groups if group]

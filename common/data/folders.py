@@ -28,12 +28,14 @@ class Reading:
     """What there is to tell of the files that were read.
 
     `converted` counts pictures by what had to be done with them (see `images`); `sizes` counts them by their own
-    (width, height); `skipped` names unreadable files that were left out.
+    (width, height); `skipped` names unreadable files that were left out; `fit` is how those in a packed file were made
+    squares, None where this run has made them.
     """
 
     converted: Counter = field(default_factory=Counter)
     sizes: Counter = field(default_factory=Counter)
     skipped: list[str] = field(default_factory=list)
+    fit: str | None = None
 
 
 def load_folder(

@@ -188,6 +188,12 @@ def _keys(dataset: HDF5Dataset, split: str) -> Sequence[bytes]:
     return dataset.hashes
 
 
+def fit_of(location: str) -> str:
+    """Return how pictures became the squares in a file, see `images.frame`: as pack.py says it, else "crop"."""
+    with _opened(Path(location).absolute()) as file:
+        return "squash" if file.attrs.get("fit") == "squash" else "crop"
+
+
 def open_hdf5(location: str | None) -> dict[str, HDF5Dataset]:
     """Return the data sets in the file by what they serve for, without reading images; raises as `load_hdf5`."""
     if location is None:

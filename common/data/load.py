@@ -105,9 +105,9 @@ class Source:
             layout = layout_of(sources)
             return read_images(layout, *how) if layout else (splits_of(sources), Reading())
         if name == "hdf5":
-            from common.data.hdf5 import load_hdf5  # imports h5py, which other data does not need
+            from common.data.hdf5 import fit_of, load_hdf5  # imports h5py, which other data does not need
 
-            return load_hdf5(self.data), Reading()
+            return load_hdf5(self.data), Reading(fit=fit_of(self.data))
         return load_folder(self.data, *how)
 
 
@@ -142,8 +142,8 @@ class Undivided:
         if "test" not in splits:
             train, splits["test"] = train.set_aside(TEST_FRACTION, TEST_SEED)
         if "val" in splits and source.folds:
-            has = f"{source.data} has validation images of its own, so no training images take turns in validating"
-            raise BadInput(f"--folds: {has}; give with --data its training images alone")
+            has = f"{source.data or self.name} has validation images of its own, so no training images take turns"
+            raise BadInput(f"--folds: {has}{'; give with --data its train/ alone' if self.name == 'folder' else ''}")
         if source.folds:
             train, splits["val"] = train.fold(*map(int, source.folds.split("/")), source.split_seed)
         elif "val" not in splits:

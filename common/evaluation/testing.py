@@ -24,7 +24,10 @@ from common.training.loop import evaluate
 from common.transforms.tta import views
 
 EARLIER = "earlier_test"  # the folder within a run's for a test that is no longer of its weights
-OF_A_TEST = ("test", "submission", "predictions", "confusion", "confusion_matrix", "roc", "class_predictions")  # files
+OF_A_TEST = (
+    "test", "submission", "predictions", "confusion", "confusion_matrix", "roc", "class_predictions", "inside",
+    "grad_cam", "feature_maps", "filters", "gradients", "updates", "activations",
+)  # files; the last ones are drawn with a test  # fmt: skip
 
 
 def evaluate_last(run: Run, model: nn.Module, val: Batches, test: Batches) -> None:
@@ -56,7 +59,10 @@ def _evaluate(
             _set_earlier_test_aside(run.folder)
         _finish(run)
         return
-    count = run.options["tta"]
+    has_labels, count = min(test.split.labels) >= 0, run.options["tta"]
+    if count > 1 and not has_labels:
+        info("note: --tta does nothing where test images have no labels: submission.csv is of one view")
+        count = 1
     what = "images as they are" + (f", and {count} views of each" if count > 1 else "")
     looks = run.processes.broadcast(lambda: note_look(run, test.split, what))
     started = time.perf_counter()
@@ -64,8 +70,7 @@ def _evaluate(
     testing_time = time.perf_counter() - started
     if test.split.checks:
         test.split.checks.share(run.processes.gather)
-    has_labels = bool((labels >= 0).all())
-    of_views = _score_views(run, model, test, count) if count > 1 and has_labels else {}
+    of_views = _score_views(run, model, test, count) if count > 1 else {}
     if not run.processes.is_main:
         return
     probabilities, classes = logits.softmax(1).numpy(), run.config["classes"]

@@ -94,7 +94,7 @@ class Run(RunFolder):
         why = self._choose_precision(model, train.input_shape)
         # In all processes: synchronized batch norms wait for each other.
         config = describe(self.script.stem, self.options, self.data, model, train, self.machine)
-        config |= {"fit": self.fit, "precision_because": why}
+        config |= {"fit": self.data.reading.fit or self.fit, "precision_because": why}
         options = {name: value for name, value in self.options.items() if name not in OF_A_MACHINE}
         facts = {"images": config["split_sha256"], "code": config["code_sha256"], "options": options}
         _check_equal(self.processes, facts | {"--resume": self.is_resumed})
