@@ -116,7 +116,7 @@ def build_model(options, num_classes):
 
 def trained_parts(model, options, epoch):
     """Return the parts of the network that are trained in an epoch, the last ones first. All others are frozen."""
-    stages = stages_of(model.backbone, least=options.last)
+    stages = stages_of(model.backbone, least=options.last) if options.strategy == "last" else []
     is_first_stage = epoch <= options.stage_epochs
     return {
         "head": [model.head],

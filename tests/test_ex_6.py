@@ -11,6 +11,8 @@ from helpers import ROOT, interrupt, noise, read, same_result, small_run, withou
 from torch import nn
 
 import ex_6
+from common.predicting.classifier import load_run
+from common.system.checkpoints import load_checkpoint
 from common.system.errors import BadInput
 from common.transforms.basic import AlternatingFlip, Grow
 from common.transforms.random_streams import Draws
@@ -211,3 +213,15 @@ def test_weights_that_were_given_are_not_said_to_be_chosen_by_nothing(tmp_path):
 def test_momentum_is_not_said_to_do_nothing(capsys):
     options("--momentum", "0.9")
     assert "does nothing" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_what_was_tested_is_what_predicts(tmp_path, capsys):
+    folder = without_pictures([*SMALL, "--output_dir", str(tmp_path)], ex_6)
+    network = load_run(str(folder), "cpu").model.state_dict()
+    last = load_checkpoint(folder / "last.pth")["model"]
+    assert all(torch.equal(network[name], last[name]) for name in last)
+    assert "weights of the last epoch, which the test was of" in capsys.readouterr().out
+    (folder / "last.pth").unlink()
+    load_run(str(folder), "cpu")
+    assert "note: the test was of the last weights" in capsys.readouterr().out

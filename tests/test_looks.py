@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from helpers import read, small_run, without_pictures
@@ -152,3 +153,9 @@ def test_recipes_are_the_same_on_another_machine(tmp_path):
 
 def test_options_that_make_no_recipe_are_options():
     assert looks.NOT_OF_A_RECIPE <= vars(ex_1.parse_options([])).keys()
+
+
+def test_a_run_of_a_search_is_counted_with_all_others(tmp_path):
+    outputs, run = tmp_path / "outputs", Path("ex_2", "digits", "now")
+    for place in (outputs, outputs / "sweeps" / "a" / "trials" / "0003"):
+        assert looks._output_folder(place / run, {"script": "ex_2"}) == outputs

@@ -355,3 +355,16 @@ def test_cutmix_on_kept_features_is_said_to_do_nothing(capsys):
     assert "note: --cutmix does nothing with --strategy head" in capsys.readouterr().out
     trainB.parse_options(["--cutmix", "0.5", "--strategy", "all"])
     assert "does nothing" not in capsys.readouterr().out
+
+
+def test_the_last_stages_are_looked_for_where_they_are_trained_alone(monkeypatch):
+    def too_few(*_, **__):
+        raise BadInput("only 2 stages")
+
+    monkeypatch.setattr(trainB, "stages_of", too_few)
+    options = trainB.parse_options([*SMALL, "--last", "3"])
+    model = trainB.build_model(options, 3)
+    assert trainB.trained_parts(model, options, 1) == [model.head]
+    options = trainB.parse_options([*SMALL, "--last", "3", "--strategy", "last"])
+    with pytest.raises(BadInput, match="only 2 stages"):
+        trainB.trained_parts(model, options, 1)

@@ -71,6 +71,8 @@ def note_look_at(run_folder: Path, config: dict, images: str, what: str) -> Look
 def _output_folder(folder: Path, config: dict) -> Path:
     """Return the folder that has the experiments' folders; of a run that lies elsewhere, the one that it lies in."""
     folder = folder.resolve()
+    if [folder.parents[depth].name for depth in (3, 5) if depth < len(folder.parents)] == ["trials", "sweeps"]:
+        return folder.parents[6]  # of a trial of a search
     return folder.parents[2] if folder.parent.parent.name == config["script"] else folder.parent
 
 

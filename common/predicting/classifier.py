@@ -13,6 +13,7 @@ from common.data.arrays import pixel_hash
 from common.data.images import read_frame, square
 from common.models.placement import place
 from common.models.weights import difference_of
+from common.runs.folder import read_run_json
 from common.system.checkpoints import Damaged, Foreign, load_checkpoint
 from common.system.device import Machine, prepare_machine
 from common.system.errors import BadInput
@@ -94,6 +95,9 @@ def load_classifier(checkpoint: Path, machine: Machine) -> Classifier:
         ) from error
     config, weights = content["config"], content["model"]
     check_config(config, str(checkpoint))
+    what = f"weights of epoch {content['epoch']}, validation accuracy {content['val_accuracy']:.4f}"
+    if last := _tested_last_weights(checkpoint, config):
+        weights, what = last, "weights of the last epoch, which the test was of"
     missing = {"script", "classes", "options", "stored_size"} - config.keys()
     if missing:
         raise BadInput(f"{checkpoint} is of an earlier version: it does not tell {', '.join(sorted(missing))}")
@@ -115,15 +119,27 @@ def load_classifier(checkpoint: Path, machine: Machine) -> Classifier:
     model = script.build_model(options, len(classes))
     model.load_state_dict(weights)
     _, transform = script.build_transforms(options)
-    info(
-        f"{config.get('name', config['script'])}, {len(classes)} classes; weights of epoch {content['epoch']}, "
-        f"validation accuracy {content['val_accuracy']:.4f}"
-    )
+    info(f"{config.get('name', config['script'])}, {len(classes)} classes; {what}")
     fit = config.get("fit") or config["options"].get("fit", "crop")  # older runs have it elsewhere, or not at all
     size, light = config["stored_size"], config.get("brightness", {})
     classifier = Classifier(model, transform, classes, size, fit, machine, light)
     place(model, machine, classifier.blank()).eval()
     return classifier
+
+
+def _tested_last_weights(checkpoint: Path, config: dict) -> dict | None:
+    """Return the weights that the run beside `checkpoint` has tested if these are not the best: the last ones."""
+    folder = checkpoint.parent
+    if not str(read_run_json(folder / "test.json").get("selected_on")).startswith("nothing: the last"):
+        return None
+    try:
+        state = load_checkpoint(folder / "last.pth", {"model", "history", "run_id"})
+    except Damaged:  # or not there
+        state = {"run_id": None}
+    if state["run_id"] == config.get("run_id") and "average" not in state:
+        return state["model"]
+    info("note: the test was of the last weights, and these are the best on validation images")
+    return None
 
 
 def load_run(run: str, device: str = "auto") -> Classifier:
