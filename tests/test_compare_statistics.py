@@ -1,5 +1,6 @@
 """What compare.py says of differences: intervals, corrections, verdicts, folds, margins and effects."""
 
+import itertools
 import json
 
 import numpy as np
@@ -302,3 +303,20 @@ def test_few_seeds_are_told_when_their_interval_decides_nothing(real, tmp_path, 
     assert "not significant at n = 3" in said
     assert ("not significant at n = 3: this interval is too wide to decide" in said) == is_too_wide
     assert "may be lower by up to " in in_plain_words(contrast, "val_accuracy")
+
+
+def test_of_several_data_sets_each_line_says_which(real, tmp_path, capsys):
+    for name in ("digits", "letters"):
+        for lr, dropout in itertools.product((0.1, 0.2), (0.0, 0.5)):
+            for seed in range(2):
+                folder, config = tmp_path / f"{name}-{lr}-{dropout}-{seed}", {"dataset": name}
+                scored(real[0], folder, 0.5 + lr, config=config, lr=lr, dropout=dropout, seed=seed)
+    overview = overview_of(tmp_path, by=("lr",))
+    titles = [one.title for one in (*overview.contrasts, *overview.effects)]
+    assert overview.effects and len(set(titles)) == len(titles)
+    assert all("digits" in one or "letters" in one for one in titles)
+    run_compare(tmp_path, "--baseline", tmp_path / "digits-0.1-0.0-0", "--out", tmp_path / "out")
+    said = capsys.readouterr().out.partition("each change from the baseline:")[2]
+    assert "lr 0.2, digits" in said
+    verdicts = [line for line in said.splitlines() if line.startswith("group ") and line.endswith(", letters")]
+    assert len(verdicts) == 3  # of the best there, as nobody has named one

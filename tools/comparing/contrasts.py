@@ -139,7 +139,7 @@ def find_contrasts(
     It is that of the `baseline` that is of this data set, else the best one: of those with several seeds, so that one
     lucky run does not hide what there is to say of the others.
     """
-    contrasts = []
+    contrasts, has_several = [], len({group.dataset for group in groups}) > 1
     for dataset in dict.fromkeys(group.dataset for group in groups):
         known = [group for group in groups if group.dataset == dataset and group.values]
         named = [group for group in baseline if group in known]
@@ -154,7 +154,8 @@ def find_contrasts(
         corrected = family.corrected_p_values(estimates, margin)
         for (one, other), estimate, (p, p_equivalent) in zip(sides, estimates, corrected, strict=True):
             differing = _differing(one, other)
-            words = _title(one, other), (one.called(differing), other.called(differing))
+            where = f", {one.dataset}" if has_several else ""
+            words = _title(one, other) + where, (one.called(differing) + where, other.called(differing))
             numbers = estimate, family, p, margin, p_equivalent
             contrasts.append(Contrast(*words, *numbers, one, other, against, _pairs(one, other, mistakes)))
     return contrasts

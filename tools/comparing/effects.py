@@ -18,7 +18,7 @@ def find_effects(
     Groups that differ in the option alone are compared, by seed, and the mean is over all such pairs; whether one
     option helps another is not asked. All effects of a data set are corrected together.
     """
-    effects = []
+    effects, has_several = [], len({group.dataset for group in groups}) > 1
     for dataset in dict.fromkeys(group.dataset for group in groups):
         known = [group for group in groups if group.dataset == dataset and group.values]
         named = next((group for group in baseline if group in known), None)
@@ -27,6 +27,8 @@ def find_effects(
         family = Family(sum(one.has_test for one in estimates), is_chosen=False)
         corrected = family.corrected_p_values(estimates, margin)
         for (title, sides, _), estimate, (p, p_equivalent) in zip(found, estimates, corrected, strict=True):
+            where = f", {dataset}" if has_several else ""
+            title, sides = title + where, (sides[0] + where, sides[1])
             effects.append(Effect(title, sides, estimate, family, p, margin, p_equivalent))
     return effects
 

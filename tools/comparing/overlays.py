@@ -76,12 +76,13 @@ def draw_differences(path: Path, overview: Overview) -> None:
     axes.axvline(0, color="black", linewidth=0.8)
     if effects[0].margin is not None:
         axes.axvspan(-effects[0].margin, effects[0].margin, color="#e8e8e8", linewidth=0, label="within the margin")
+    first_wide = next((row for row, one in enumerate(effects) if one.family.count > 1), None)
     for row, one in enumerate(effects):
         color = TRAIN_COLOR if one.is_significant else OTHERS_COLOR
         narrow, wide = (within(some, overview.metric) for some in (one.estimate.interval(), one.wide_interval))
         if one.family.count > 1:
             axes.plot(wide, (row, row), color=color, linewidth=1, scalex=False,
-                      label="corrected for the number of tests" if row == 0 else None)  # fmt: skip
+                      label="corrected for the number of tests" if row == first_wide else None)  # fmt: skip
         axes.plot(narrow, (row, row), color=color, linewidth=4, solid_capstyle="butt",
                   label="95 % interval" if row == 0 else None)  # fmt: skip
         axes.plot(one.estimate.value, row, "o", color="black", markersize=5)

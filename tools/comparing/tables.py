@@ -189,12 +189,14 @@ def print_overview(overview: Overview) -> None:
     if changes := change_columns(overview):
         info("", "each change from the baseline:")
         _print_table(changes, "changes, all in compare_groups.csv")
-        sentences = [in_plain_words(one, overview.metric) for one in overview.contrasts[:MOST_CONTRASTS]]
+        named = [one for one in overview.contrasts if not one.family.is_chosen]
+        sentences = [in_plain_words(one, overview.metric) for one in named[:MOST_CONTRASTS]]
         info(*(printable(sentence, 400) for sentence in sentences if sentence))
-    for one in overview.contrasts[: 0 if changes else MOST_CONTRASTS]:
+    of_best = [one for one in overview.contrasts if one.family.is_chosen]
+    for one in of_best[:MOST_CONTRASTS]:
         info("", printable(one.title, 200), *(f"  {printable(line, 400)}" for line in told(one, overview.metric)))
-    if len(overview.contrasts) > MOST_CONTRASTS and not changes:
-        info("", f"… and {len(overview.contrasts) - MOST_CONTRASTS} more, all in compare_groups.csv")
+    if len(of_best) > MOST_CONTRASTS:
+        info("", f"… and {len(of_best) - MOST_CONTRASTS} more, all in compare_groups.csv")
     if overview.effects:
         info("", *(line for one in overview.effects for line in _effect_lines(one, overview.metric)))
     if overview.contrasts:
