@@ -98,15 +98,15 @@ def main(argv=None):
 def _do_again(options, folders: list[Folder]) -> None:
     """Draw, predict and train again, as far as that is asked for."""
     folders = [folder for folder in folders if folder.is_finished]
-    before = [len(folder.findings) for folder in folders]
+    before = [list(folder.findings) for folder in folders]
     for folder in told(folders, "drawing again") if options.pictures else ():
         guarded(folder, check_drawn)
     for folder in told(folders, "predicting again") if options.predict else ():
         guarded(folder, predict_again, options.data)
     for folder in told(folders, "training again") if options.rerun is not None else ():
         guarded(folder, rerun, options.rerun or None, options.this_code, options.data)
-    for folder, count in zip(folders, before, strict=True):
-        folder.asked = folder.findings[count:]
+    for folder, known in zip(folders, before, strict=True):
+        folder.asked = [one for one in folder.findings if one not in known]
 
 
 if __name__ == "__main__":

@@ -350,3 +350,9 @@ def test_nothing_in_a_file_is_ever_executed(tmp_path, way):
     # Else the trap is none, and the test shows nothing.
     pickle.loads(pickle.dumps(content["trap"]))
     assert sprung.exists()
+
+
+def test_a_word_in_a_text_is_no_attack(tmp_path):
+    content = {"config": {"data": "/home/me/bytearray/x", "classes": ["bytearray"]}}
+    save_checkpoint(tmp_path / "a.pth", content)
+    assert load_checkpoint(tmp_path / "a.pth") == content

@@ -4,6 +4,7 @@ import importlib
 import re
 import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -187,3 +188,12 @@ def test_roc_curves_in_one_corner_are_enlarged(tmp_path, monkeypatch, wrong, is_
     assert ("corner" in axes.get_title()) == is_zoomed
     corner = np.maximum(*np.abs(axes.lines[0].get_xydata() - [0, 1]).T).min()
     assert corner < axes.get_xlim()[1]  # what matters of the curve is seen
+
+
+def test_classes_without_test_images_are_passed_over_in_their_picture(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures, "predicted", lambda _, places, *rest: (None, places, places))
+    monkeypatch.setattr(figures, "save_sheets", lambda path, sheets, **_: drawn.extend(sheets))
+    test = SimpleNamespace(split=SimpleNamespace(labels=[3] * 20))
+    plots.draw_class_predictions("a.png", test, np.full((20, 5), 0.2), [f"class {number}" for number in range(5)], 2)
+    assert [heading for heading, *_ in drawn] == ["class 3: 0 of 10 right"]

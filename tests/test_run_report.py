@@ -6,7 +6,7 @@ import shutil
 import pytest
 from helpers import read, small_run
 
-from common.runs.report import limits, write_report
+from common.runs.report import _classes, limits, write_report
 from common.system.files import write_json
 
 SECTIONS = ["Question", "Data", "Network", "Training", "Result", "Classes", "Mistakes", "Limits", "Again"]
@@ -151,3 +151,9 @@ def test_the_page_fits_a_phone_and_a_screen(run, width):
         pdf = page.pdf(format="A4")
         assert pdf.startswith(b"%PDF") and 1 <= pdf.count(b"/Type /Page\n") + pdf.count(b"/Type /Page/") <= 12
         browser.close()
+
+
+def test_classes_without_test_images_are_none_of_the_worst():
+    classes = {"none": {"f1_score": None, "images": 0}, "bad": {"f1_score": 0.1}, "good": {"f1_score": 0.9}}
+    table = _classes({"per_class": classes})
+    assert "none" not in table and table.index("bad") < table.index("good")

@@ -185,9 +185,7 @@ def draw_roc(path: Path, labels: np.ndarray, probabilities: np.ndarray, scores: 
     for (area, label, name), color in zip(known, COLORS, strict=False):
         false, true, _ = roc_curve(labels == label, probabilities[:, label])
         farthest = max(farthest, np.maximum(false, 1 - true).min())  # from the upper left corner
-        axes.step(
-            false, true, where="post", color=color, linewidth=1.2, label=f"{plain(name, LONGEST_ON_AXIS)}: {area:.4f}"
-        )
+        axes.plot(false, true, color=color, linewidth=1.2, label=f"{plain(name, LONGEST_ON_AXIS)}: {area:.4f}")
     few = f"\nthe {len(COLORS)} hardest of {len(known):,} classes" if len(known) > len(COLORS) else ""
     side = max(0.05, 3 * farthest)
     if side < 0.5:
@@ -233,14 +231,13 @@ def draw_predictions(path: Path, batches: Batches, probabilities: np.ndarray, cl
 def draw_class_predictions(
     path: Path, test: Batches, probabilities: np.ndarray, classes: list[str], shown_classes: int
 ) -> None:
-    """Draw ten random test images of each of the first `shown_classes` classes, with predicted name and confidence."""
+    """Draw ten random test images of each of the first `shown_classes` classes that have any, with the answers."""
     labels = test.split.labels
     random = random_places(len(labels))
     sheets = []
-    for label, name in enumerate(classes[:shown_classes]):
+    for label in sorted(set(labels))[:shown_classes]:
         places = [place for place in random if labels[place] == label][:CLASS_IMAGES]
-        if places:
-            correct = (probabilities[places].argmax(1) == label).sum()
-            _, pictures, titles = figures.predicted(test, places, probabilities, classes)
-            sheets.append((f"{plain(name)}: {correct} of {len(places)} right", pictures, titles))
+        correct = (probabilities[places].argmax(1) == label).sum()
+        _, pictures, titles = figures.predicted(test, places, probabilities, classes)
+        sheets.append((f"{plain(classes[label])}: {correct} of {len(places)} right", pictures, titles))
     figures.save_sheets(path, sheets, columns=CLASS_IMAGES)

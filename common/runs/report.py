@@ -162,8 +162,8 @@ def _matrices(folder: Path, test: dict) -> Iterable[str]:
 
 def _classes(scores: dict) -> str:
     """Return a table of the classes, the worst first."""
-    classes = scores.get("per_class", {})
-    ordered = sorted(classes.items(), key=lambda item: item[1].get("f1_score") or 0)[:MOST_CLASSES]
+    classes = {name: one for name, one in scores.get("per_class", {}).items() if one.get("f1_score") is not None}
+    ordered = sorted(classes.items(), key=lambda item: item[1]["f1_score"])[:MOST_CLASSES]
     names = ("images", "precision_score", "recall_score", "f1_score", "auc_score")
     head = ["class", *(name.removesuffix("_score") for name in names)]
     more = f" (the worst {MOST_CLASSES} of {len(classes):,})" if len(classes) > MOST_CLASSES else ""

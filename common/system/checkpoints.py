@@ -6,6 +6,7 @@ bits. The zip format ignores what follows, so `torch.load(path, weights_only=Tru
 
 import hashlib
 import io
+import pickletools
 import re
 import warnings
 import zipfile
@@ -127,7 +128,7 @@ def unpack(content: bytes, stand_ins: Sequence[tuple[type, str]] = ()) -> object
                 raise Unreadable("it is TorchScript")
             if any(entry.compress_type for entry in entries) or sum(e.file_size for e in entries) > len(content):
                 raise Unreadable("it is compressed")
-        if b"bytearray" in content:  # `torch.load` would make one of any length
+        if b"bytearray" in content and _makes_bytearrays(content):  # `torch.load` would make one of any length
             raise Unreadable("it holds other things than tensors and plain values")
         with warnings.catch_warnings(action="ignore"), torch.serialization.safe_globals(list(stand_ins)):
             return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -137,6 +138,19 @@ def unpack(content: bytes, stand_ins: Sequence[tuple[type, str]] = ()) -> object
         unknown = re.search(r"GLOBAL (\S+) was not an allowed global", str(error))
         what = f"it holds {printable(unknown[1], 80)}" if unknown else f"{type(error).__name__} in it"
         raise Unreadable(what) from error
+
+
+def _makes_bytearrays(content: bytes) -> bool:
+    """Tell whether a file that has the word may make a bytearray, and does not just have a text with it."""
+    if not content.startswith(b"PK"):
+        return True
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
+    used = [(opcode.name, str(argument)) for one in pickles for opcode, argument, _ in pickletools.genops(one)]
+    return any(
+        name in ("BYTEARRAY8", "STACK_GLOBAL") or (name in ("GLOBAL", "INST") and "bytearray" in argument)
+        for name, argument in used
+    )
 
 
 def read_sealed(path: Path) -> tuple[bytes, bool]:
