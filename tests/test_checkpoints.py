@@ -4,14 +4,16 @@ import io
 import os
 import pickle
 import random
+import zipfile
 
 import pytest
 import torch
 from torch import nn
 
 from common.models.weights import load_weights
-from common.system.checkpoints import Damaged, load_checkpoint, save_checkpoint
+from common.system.checkpoints import Damaged, load_checkpoint, save_checkpoint, unpack
 from common.system.errors import BadInput, explain
+from common.system.files import Unreadable
 
 CLASSES = ["a", "b"]
 
@@ -356,3 +358,13 @@ def test_a_word_in_a_text_is_no_attack(tmp_path):
     content = {"config": {"data": "/home/me/bytearray/x", "classes": ["bytearray"]}}
     save_checkpoint(tmp_path / "a.pth", content)
     assert load_checkpoint(tmp_path / "a.pth") == content
+
+
+@pytest.mark.parametrize("name", ["archive/data.PKL", "archive/data.pkl"])
+def test_a_bytearray_is_refused_whatever_its_entry_is_called(name):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, b"cbuiltins\nbytearray\n(I1000\ntR.")
+        archive.writestr("archive/version", "3")
+    with pytest.raises(Unreadable):
+        unpack(buffer.getvalue())

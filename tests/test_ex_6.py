@@ -221,7 +221,7 @@ def test_what_was_tested_is_what_predicts(tmp_path, capsys):
     network = load_run(str(folder), "cpu").model.state_dict()
     last = load_checkpoint(folder / "last.pth")["model"]
     assert all(torch.equal(network[name], last[name]) for name in last)
-    assert "weights of the last epoch, which the test was of" in capsys.readouterr().out
+    assert "weights of the last epoch, which are those that were tested" in capsys.readouterr().out
     (folder / "last.pth").unlink()
     load_run(str(folder), "cpu")
-    assert "note: the test was of the last weights" in capsys.readouterr().out
+    assert "note: this script tests the last weights" in capsys.readouterr().out

@@ -13,7 +13,8 @@ from common.data.arrays import pixel_hash
 from common.data.images import read_frame, square
 from common.models.placement import place
 from common.models.weights import difference_of
-from common.runs.folder import read_run_json
+from common.runs.folder import read_train_json
+from common.runs.resuming import validated_weights
 from common.system.checkpoints import Damaged, Foreign, load_checkpoint
 from common.system.device import Machine, prepare_machine
 from common.system.errors import BadInput
@@ -96,12 +97,12 @@ def load_classifier(checkpoint: Path, machine: Machine) -> Classifier:
     config, weights = content["config"], content["model"]
     check_config(config, str(checkpoint))
     what = f"weights of epoch {content['epoch']}, validation accuracy {content['val_accuracy']:.4f}"
-    if last := _tested_last_weights(checkpoint, config):
-        weights, what = last, "weights of the last epoch, which the test was of"
     missing = {"script", "classes", "options", "stored_size"} - config.keys()
     if missing:
         raise BadInput(f"{checkpoint} is of an earlier version: it does not tell {', '.join(sorted(missing))}")
     script = _import_experiment(config["script"], checkpoint)
+    if hasattr(script, "evaluate_last") and (last := _last_weights(checkpoint.parent, config.get("run_id"))):
+        weights, what = last, "weights of the last epoch, which are those that were tested"
     classes = config["classes"]
     try:
         options = script.parse_options(config["options"])  # those that the script has got since have its defaults
@@ -127,18 +128,17 @@ def load_classifier(checkpoint: Path, machine: Machine) -> Classifier:
     return classifier
 
 
-def _tested_last_weights(checkpoint: Path, config: dict) -> dict | None:
-    """Return the weights that the run beside `checkpoint` has tested if these are not the best: the last ones."""
-    folder = checkpoint.parent
-    if not str(read_run_json(folder / "test.json").get("selected_on")).startswith("nothing: the last"):
-        return None
+def _last_weights(folder: Path, run_id: str | None) -> dict | None:
+    """Return the weights that a finished run has ended with, None (and say so) where they are not in `folder`."""
+    train = read_train_json(folder)
     try:
-        state = load_checkpoint(folder / "last.pth", {"model", "history", "run_id"})
+        state = load_checkpoint(folder / "last.pth", {"model", "history"})
+        is_own = state.get("run_id") == run_id and len(state["history"]) == len(train["epochs"])
+        if is_own and train["status"] == "finished" and not state.get("under_way"):
+            return validated_weights(state)
     except Damaged:  # or not there
-        state = {"run_id": None}
-    if state["run_id"] == config.get("run_id") and "average" not in state:
-        return state["model"]
-    info("note: the test was of the last weights, and these are the best on validation images")
+        pass
+    info("note: this script tests the last weights of a run, and these are the best on validation images")
     return None
 
 

@@ -31,7 +31,7 @@ def newest_state(folder: Path) -> tuple[dict | None, dict | None]:
                 warn(fault := f"warning: {error}")
         for other in _own_states(folder, run_id, silently=True):
             if other["history"][-1:] == [record] and "under_way" not in other:
-                return state, _validated_weights(other)
+                return state, validated_weights(other)
     return None, None
 
 
@@ -79,7 +79,7 @@ def _own_states(folder: Path, run_id: str | None, silently: bool = False) -> Ite
                 warn(f"warning: {error}; using the one before it")
 
 
-def _validated_weights(state: dict) -> dict:
+def validated_weights(state: dict) -> dict:
     """Return the weights that were validated at the end of the epoch: the running average, if there is one."""
     average = state.get("average", {})
     return {name.removeprefix("module."): value for name, value in average.items() if name.startswith("module.")} or (

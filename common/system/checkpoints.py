@@ -145,8 +145,10 @@ def _makes_bytearrays(content: bytes) -> bool:
     if not content.startswith(b"PK"):
         return True
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        pickles = [archive.read(name) for name in archive.namelist() if name.endswith(".pkl")]
-    used = [(opcode.name, str(argument)) for one in pickles for opcode, argument, _ in pickletools.genops(one)]
+        pickles = [entry for entry in archive.infolist() if entry.filename.lower().endswith(".pkl")]
+        if len(pickles) != 1:  # else `torch.load` may read another one
+            return True
+        used = [(opcode.name, str(argument)) for opcode, argument, _ in pickletools.genops(archive.read(pickles[0]))]
     return any(
         name in ("BYTEARRAY8", "STACK_GLOBAL") or (name in ("GLOBAL", "INST") and "bytearray" in argument)
         for name, argument in used

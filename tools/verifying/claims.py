@@ -1,5 +1,6 @@
 """What a run folder claims, checked against what else lies in it; nothing is executed, and no image is needed."""
 
+import ast
 import csv
 import hashlib
 import io
@@ -25,7 +26,7 @@ from common.system.checkpoints import load_checkpoint
 from common.system.errors import DISK_FULL, BadInput, is_out_of_memory
 from common.system.files import Unreadable, table_text
 from tools.comparing.predictions import Predictions, each_image, read_predictions, tell_loss
-from tools.verifying.folder import FALSE, LOOK, UNKNOWN, Folder, Refuted, Unknown, as_json
+from tools.verifying.folder import FALSE, LOOK, NOT_HERE, UNKNOWN, Folder, Refuted, Unknown, as_json
 from tools.verifying.report import check_report
 
 SCORE_TOLERANCE = 1e-6  # of a score that is computed again, relatively: other machines round otherwise
@@ -67,7 +68,7 @@ def guarded(folder: Folder, one: Callable, *arguments: object) -> None:
     except Exception as error:
         what = f"{one.__name__.removeprefix('check_')}: {type(error).__name__}: {error}"
         if is_out_of_memory(error) or getattr(error, "errno", None) in DISK_FULL:  # here, which is no fault of the run
-            folder.findings.append((UNKNOWN, f"this machine could not check {what}"))
+            folder.findings.append((UNKNOWN, f"{NOT_HERE} {what}"))
         else:  # types and numbers
             folder.claim(False, f"what no run writes: {what}")
 
@@ -264,6 +265,8 @@ def check_scores(folder: Folder, prefix: str) -> None:
     if prefix:
         _check_epoch(folder, said)
     elif "tta" in said:
+        views, asked = said["tta"]["views"], folder.options.get("tta")
+        folder.claim(views == asked, f"test.json: {_short(views)} views; --tta is {_short(asked)}")
         folder.note(OF_VIEWS, UNKNOWN)
 
 
@@ -283,10 +286,14 @@ def _check_epoch(folder: Folder, said: dict) -> None:
 
 
 def _tests_last_weights(folder: Folder) -> bool:
-    script = folder.path / code.FOLDER / f"{folder.config['script']}.py"
-    if script.is_file() and script.stat().st_size <= LARGEST_CODE:
-        return "evaluate_last(" in script.read_text(encoding="utf-8", errors="replace")
-    return (folder.path / "clock.json").exists()
+    """Tell whether the script of a run calls `evaluate_last`: this tree's, or the stored one if that is other code."""
+    name = f"{folder.config['script']}.py"
+    if folder.has_other_code and (folder.path / code.FOLDER / code.PROJECT).exists():
+        text = stored_code(folder).get(name, b"")
+    else:
+        text = (code.ROOT / name).read_bytes() if (code.ROOT / name).is_file() else b""
+    calls = (node.func for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call))
+    return any("evaluate_last" in (getattr(one, "id", ""), getattr(one, "attr", "")) for one in calls)
 
 
 def _differing(said: object, found: dict, path: str = "") -> Iterable[str]:

@@ -19,6 +19,7 @@ from tools.comparing.finished_runs import candidates, expand
 FALSE, LOOK, NOT_ASKED, UNKNOWN, NOTE = "false", "look at", "not asked for", "not checked", "note"
 OTHER_CODE, OK, NOT_FINISHED = "ok, other code", "ok", "not finished"
 UNFINISHED = ("running", "interrupted", "diverged")  # what train.json says of a run that has not come to its end
+NOT_HERE = "this machine could not check"  # begins the finding of a check that memory or the disk did not suffice for
 NAMED = 3  # folders or findings that are named in a line; of more the number is told
 VERDICTS = (FALSE, OTHER_CODE, OK, NOT_FINISHED, NOT_ASKED)  # in the order in which one reads them
 
@@ -81,7 +82,8 @@ class Folder:
         Whose run a copy is nobody can tell from the folders, and the one who was copied from must not pay for it.
         """
         false, copies = self.of_kind(FALSE), self.copies
-        is_checked = "validation.json" in self.computed  # or the run is not finished, or a machine was too small
+        is_checked = "validation.json" in self.computed  # or the run is not finished
+        is_checked = is_checked and not any(text.startswith(NOT_HERE) for text in self.of_kind(UNKNOWN))
         is_wanted = self.is_run and is_checked and not self.of_kind(NOT_ASKED)
         return is_wanted and all(text in copies for text in false)
 

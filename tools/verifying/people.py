@@ -71,8 +71,10 @@ def people_of(task: dict, folders: list[Folder]) -> list[Person]:
 
 def _person(task: dict, name: str, folders: list[Folder]) -> Person:
     counted: dict[int, Folder] = {}
-    for folder in folders:
-        if folder.is_valid and type(seed := folder.known("config.json", "seed")) is int:
+    are_tested = any(folder.score("test.json", "accuracy") is not None for folder in folders)
+    for folder in folders:  # a seed whose test is left out would raise the mean of the others
+        is_hidden = are_tested and folder.score("test.json", "accuracy") is None
+        if folder.is_valid and not is_hidden and type(seed := folder.known("config.json", "seed")) is int:
             counted.setdefault(seed, folder)
     wanted, missing = task.get("seeds", []), []
     absent = [seed for seed in wanted if seed not in counted]
